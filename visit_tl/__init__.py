@@ -1,0 +1,1 @@
+"""visit_tl: an X-ray of one forward pass, for TransformerLens."""

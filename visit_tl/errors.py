@@ -1,0 +1,29 @@
+"""The errors that visit_tl raises on purpose.
+
+Each message says what failed, what was expected, what came instead and what to do about it. The
+command line prints the message alone; `--debug` adds the traceback.
+"""
+
+
+class VisitError(Exception):
+    """Anything that visit_tl refuses to do, with the reason and the remedy."""
+
+
+class ModelError(VisitError):
+    """A model that cannot be opened, or cannot be taken apart exactly."""
+
+
+class InputError(VisitError):
+    """A prompt, target, layer, position, head or budget that does not fit the model."""
+
+
+class DecompositionError(VisitError):
+    """The parts do not sum to the whole: the numbers of a graph would be wrong."""
+
+
+class GraphError(VisitError):
+    """A graph file, node id or edge that is not what it says it is."""
+
+
+class FileError(VisitError):
+    """A path that cannot be written, or that holds something that is not ours to overwrite."""

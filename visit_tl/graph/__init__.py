@@ -1,0 +1,1 @@
+"""The graph as data: frozen records that know neither torch nor plotly."""

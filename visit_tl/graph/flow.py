@@ -1,0 +1,423 @@
+"""Node, Edge and FlowGraph: frozen records, and the questions that a person asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from visit_tl.errors import GraphError
+from visit_tl.graph.ids import KINDS, Kind, NodeId
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+EdgeKind = Literal["coefficient", "sum", "flow"]
+"""What an edge's score is (paper, A.4).
+
+- `coefficient`: the number that the target is multiplied by: attention, activation, an entry of z.
+- `sum`: the L2 norm of what the source adds to the target.
+- `flow`: a function of one vector (a norm, a projection, a copy); the L2 norm of the source.
+"""
+EDGE_KINDS: Final[tuple[EdgeKind, ...]] = get_args(EdgeKind)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenProb:
+    """One token of a readout.
+
+    Attributes:
+        token: Its text, as the tokenizer shows it. Never markup: views escape it.
+        id: Its index in the vocabulary.
+        prob: Its probability under the logit lens, in [0, 1].
+    """
+
+    token: str
+    id: int
+    prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Where a node's vector, or the coefficient that switches it on, lives in the model.
+
+    Attributes:
+        name: TransformerLens hook name, such as `blocks.9.attn.hook_z`.
+        index: Index into that hook's tensor, batch first, such as `(0, 13, 6)`.
+    """
+
+    name: str
+    index: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One vector of the forward pass (or one row of a weight matrix), read as words.
+
+    Attributes:
+        id: Its name; carries kind, layer, head, key_position and neuron.
+        top: The tokens that it promotes most, best first.
+        bottom: The tokens that it promotes least, worst first.
+        entropy: Entropy of its distribution over the vocabulary, in nats.
+        norm: L2 norm of the vector that was read.
+        rank: 0-based rank of the graph's target in its distribution (0 is the argmax).
+        prob: The target's probability, in [0, 1].
+        token: For keys and values, the token that made them; else None.
+        coefficient: For rows and columns of weight matrices and for memories, the number that the
+            forward pass multiplied them by; else None.
+        attention: For heads, the attention over all key positions at the graph's position; else
+            None.
+        hook: Where it lives in the model; None for biases.
+    """
+
+    id: NodeId
+    top: tuple[TokenProb, ...]
+    bottom: tuple[TokenProb, ...]
+    entropy: float
+    norm: float
+    rank: int
+    prob: float
+    token: str | None = None
+    coefficient: float | None = None
+    attention: tuple[float, ...] | None = None
+    hook: Hook | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return self.id.kind
+
+    @property
+    def layer(self) -> int | None:
+        return self.id.layer
+
+    @property
+    def negative(self) -> bool:
+        """Whether the forward pass subtracts this neuron, so that it promotes its bottom tokens."""
+        return (
+            self.kind in ("attn_neuron", "neuron")
+            and self.coefficient is not None
+            and self.coefficient < 0
+        )
+
+    @property
+    def label(self) -> str:
+        """The token that this node promotes: its top token, or its bottom token if negative."""
+        return self.promoted[0].token
+
+    @property
+    def promoted(self) -> tuple[TokenProb, ...]:
+        """The tokens that this node promotes, given the sign of its coefficient."""
+        return self.bottom if self.negative else self.top
+
+    @property
+    def suppressed(self) -> tuple[TokenProb, ...]:
+        """The tokens at the other end of `promoted`."""
+        return self.top if self.negative else self.bottom
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One interaction between two nodes; what its score means depends on its kind.
+
+    Attributes:
+        source: Id of the node that comes first in the forward pass.
+        target: Id of the node that it acts on.
+        kind: What the score is; see `EdgeKind`.
+        score: Signed for `coefficient`, a norm for `sum` and `flow`.
+    """
+
+    source: NodeId
+    target: NodeId
+    kind: EdgeKind
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What pruning left out of one block, so that no one takes the picture for the whole.
+
+    Attributes:
+        heads: Heads not shown.
+        values: Memory values of shown heads not shown.
+        attn_neurons: Rows of W_O not shown.
+        neurons: MLP neurons not shown.
+    """
+
+    heads: int = 0
+    values: int = 0
+    attn_neurons: int = 0
+    neurons: int = 0
+
+
+@dataclass(frozen=True)
+class FlowGraph:
+    """The X-ray of one forward pass at one position.
+
+    Attributes:
+        model: Name of the model.
+        prompt: The text that was given; the decoded tokens where token ids were given.
+        tokens: The text of each token, BOS included where there is one.
+        token_ids: Their ids.
+        prepend_bos: Whether the first token is a BOS that was put before the prompt.
+        position: The query position that the graph is of, counted from 0.
+        target: The token whose rank and probability every node carries.
+        target_id: Its id.
+        target_given: True if the caller named it, False if it is the model's own prediction.
+        layers: The blocks in the graph, ascending and without gaps.
+        n_layers: Number of blocks of the model.
+        d_vocab: Size of the vocabulary; ranks go from 0 to d_vocab - 1.
+        pruning: How it was pruned: the budgets by name.
+        hidden: By block, how much pruning left out.
+        residual_error: By block, the largest relative error of the conservation laws of
+            docs/maths.md, as measured on this forward pass.
+        nodes: In the order of the forward pass.
+        edges: In the order of their targets.
+
+    Raises:
+        GraphError: two nodes have the same id, or an edge names a node that is not there or does
+            not follow the order of the forward pass.
+    """
+
+    model: str
+    prompt: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    prepend_bos: bool
+    position: int
+    target: str
+    target_id: int
+    target_given: bool
+    layers: tuple[int, ...]
+    n_layers: int
+    d_vocab: int
+    pruning: Mapping[str, str | int | None]
+    hidden: Mapping[int, Hidden]
+    residual_error: Mapping[int, float]
+    nodes: tuple[Node, ...] = field(repr=False)
+    edges: tuple[Edge, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        order = {node.id: i for i, node in enumerate(self.nodes)}
+        if len(order) != len(self.nodes):
+            seen: set[NodeId] = set()
+            twice = next(n.id for n in self.nodes if n.id in seen or seen.add(n.id))
+            raise GraphError(f"the node {twice} is there twice")
+        for edge in self.edges:
+            for end in (edge.source, edge.target):
+                if end not in order:
+                    raise GraphError(
+                        f"the edge {edge.source} -> {edge.target} ends at {end}, "
+                        f"which is no node of this graph"
+                    )
+            if order[edge.source] >= order[edge.target]:
+                raise GraphError(
+                    f"the edge {edge.source} -> {edge.target} runs against the forward pass"
+                )
+
+    # --- looking things up -------------------------------------------------------------------
+
+    @cached_property
+    def _by_id(self) -> dict[NodeId, Node]:
+        return {node.id: node for node in self.nodes}
+
+    @cached_property
+    def _into(self) -> dict[NodeId, list[Edge]]:
+        into: dict[NodeId, list[Edge]] = {node.id: [] for node in self.nodes}
+        for edge in self.edges:
+            into[edge.target].append(edge)
+        return into
+
+    @cached_property
+    def _out_of(self) -> dict[NodeId, list[Edge]]:
+        out_of: dict[NodeId, list[Edge]] = {node.id: [] for node in self.nodes}
+        for edge in self.edges:
+            out_of[edge.source].append(edge)
+        return out_of
+
+    def __getitem__(self, node: str | NodeId) -> Node:
+        """The node of that id, such as `g["L29H1"]` or `g["29.1"]`.
+
+        Raises:
+            GraphError: the id cannot be read, or the node is not in the graph (pruned, perhaps).
+        """
+        found = self._by_id.get(wanted := NodeId.parse(node))
+        if found is None:
+            raise GraphError(
+                f"{wanted} is not in this graph of layers {self.layers[0]}..{self.layers[-1]}; "
+                f"it was pruned or never there: build the graph with more layers or a larger budget"
+            )
+        return found
+
+    def __contains__(self, node: object) -> bool:
+        if not isinstance(node, str | NodeId):
+            return False
+        try:
+            return NodeId.parse(node) in self._by_id
+        except GraphError:
+            return False
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def of_kind(self, *kinds: Kind) -> tuple[Node, ...]:
+        """The nodes of these kinds, in the order of the forward pass.
+
+        Raises:
+            GraphError: a name is no kind.
+        """
+        for kind in kinds:
+            if kind not in KINDS:
+                raise GraphError(f"{kind!r} is no kind of node; the kinds are {', '.join(KINDS)}")
+        return tuple(node for node in self.nodes if node.kind in kinds)
+
+    def edges_into(self, node: str | NodeId) -> tuple[Edge, ...]:
+        """The edges that end at a node."""
+        return tuple(self._into[self[node].id])
+
+    def edges_out_of(self, node: str | NodeId) -> tuple[Edge, ...]:
+        """The edges that start at a node."""
+        return tuple(self._out_of[self[node].id])
+
+    def ancestors(self, node: str | NodeId) -> frozenset[NodeId]:
+        """Every node from which this one can be reached, itself left out."""
+        return _closure(self[node].id, self._into, lambda edge: edge.source)
+
+    def descendants(self, node: str | NodeId) -> frozenset[NodeId]:
+        """Every node that can be reached from this one, itself left out."""
+        return _closure(self[node].id, self._out_of, lambda edge: edge.target)
+
+    def find(self, word: str) -> tuple[Node, ...]:
+        """The nodes that read a word: it is among the tokens that they promote (case ignored)."""
+        wanted = word.strip().casefold()
+        return tuple(
+            node
+            for node in self.nodes
+            if any(read.token.strip().casefold() == wanted for read in node.promoted)
+        )
+
+    def subgraph(self, layers: Iterable[int]) -> FlowGraph:
+        """The same graph, cut down to consecutive blocks (paper, A.5, last point).
+
+        The final norm and the logits stay only if the model's last block does.
+
+        Raises:
+            GraphError: a layer is not in this graph, or the layers have a gap.
+        """
+        from dataclasses import replace
+
+        kept = tuple(sorted(set(layers)))
+        outside = [layer for layer in kept if layer not in self.layers]
+        if not kept or outside:
+            raise GraphError(
+                f"layers {outside or '(none)'} are not in this graph, "
+                f"which has {self.layers[0]}..{self.layers[-1]}"
+            )
+        if kept != tuple(range(kept[0], kept[-1] + 1)):
+            raise GraphError(f"layers {list(kept)} have a gap; a subgraph needs consecutive blocks")
+        whole_end = kept[-1] == self.n_layers - 1
+        nodes = tuple(
+            n for n in self.nodes if (n.layer in kept if n.layer is not None else whole_end)
+        )
+        ids = {n.id for n in nodes}
+        return replace(
+            self,
+            layers=kept,
+            nodes=nodes,
+            edges=tuple(e for e in self.edges if e.source in ids and e.target in ids),
+            hidden={layer: self.hidden[layer] for layer in kept},
+            residual_error={layer: self.residual_error[layer] for layer in kept},
+        )
+
+    @cached_property
+    def hidden_in_all(self) -> Hidden:
+        """How much pruning left out, over all blocks of the graph."""
+        parts = list(self.hidden.values())
+        return Hidden(
+            heads=sum(part.heads for part in parts),
+            values=sum(part.values for part in parts),
+            attn_neurons=sum(part.attn_neurons for part in parts),
+            neurons=sum(part.neurons for part in parts),
+        )
+
+    # --- tables ------------------------------------------------------------------------------
+
+    def heads(self) -> pd.DataFrame:
+        """One row a kept head: what it says, how it ranks the target, where it looks.
+
+        Columns: head, top, bottom, rank, prob, norm, looks_at (tokens of the shown memory values
+        with their attention), entropy; sorted as in the forward pass.
+        """
+        from visit_tl.graph.tables import heads_table
+
+        return heads_table(self)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a node, with everything that the node knows but its attention row."""
+        from visit_tl.graph.tables import nodes_table
+
+        return nodes_table(self)
+
+    # --- to look at and to keep: the views and the files live in rooms of their own ------------
+
+    def figure(self, layers: Iterable[int] | None = None, theme: str = "light") -> go.Figure:
+        """The Plotly figure; see `visit_tl.view.sankey.sankey`."""
+        from visit_tl.view.sankey import sankey
+
+        return sankey(self, layers=layers, theme=theme)
+
+    def text(self, layers: Iterable[int] | None = None) -> str:
+        """The graph as text; see `visit_tl.view.text.text`."""
+        from visit_tl.view.text import text
+
+        return text(self, layers=layers)
+
+    def _repr_html_(self) -> str:
+        from visit_tl.view.notebook import notebook_html
+
+        return notebook_html(self)
+
+    def save(self, path: str | Path, *, overwrite: bool = False, theme: str = "light") -> Path:
+        """Write the graph to `.json` (to load again) or `.html` (to look at); see `graph.files`.
+
+        Raises:
+            FileError: an unknown suffix, a path that cannot be written, or a file already there
+                that is not a graph of ours (`overwrite=True` replaces it all the same).
+        """
+        from visit_tl.graph.files import save
+
+        return save(self, path, overwrite=overwrite, theme=theme)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FlowGraph:
+        """Read a graph that was saved as `.json`; equal to the one that was saved.
+
+        Raises:
+            GraphError: it is no graph, or of another schema, or not consistent in itself.
+            FileError: it cannot be read.
+        """
+        from visit_tl.graph.files import load
+
+        return load(path)
+
+    def to_json(self) -> dict[str, Any]:
+        """The graph as plain JSON types; see `visit_tl.graph.export`."""
+        from visit_tl.graph.export import to_json
+
+        return to_json(self)
+
+
+def _closure(start: NodeId, edges: dict[NodeId, list[Edge]], end: Any) -> frozenset[NodeId]:
+    seen: set[NodeId] = set()
+    waiting = [start]
+    while waiting:
+        for edge in edges[waiting.pop()]:
+            if (there := end(edge)) not in seen:
+                seen.add(there)
+                waiting.append(there)
+    return frozenset(seen)

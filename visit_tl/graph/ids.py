@@ -1,0 +1,181 @@
+"""NodeId: the one grammar for the names of nodes, printed and parsed here only.
+
+| kind          | printed          | what lives there                                             |
+|---------------|------------------|--------------------------------------------------------------|
+| `resid_pre`   | `L9.resid_pre`   | residual stream entering block 9                             |
+| `attn_in`     | `L9.attn_in`     | the same after ln1                                           |
+| `query`       | `L9.query`       | all heads' queries, read through W_K                         |
+| `head_query`  | `L9H6.q`         | the query of head 6, read through W_K                        |
+| `key`         | `L9H6.k3`        | memory key of key position 3, read through W_Q               |
+| `value`       | `L9H6.v3`        | memory value of key position 3, after W_O                    |
+| `head`        | `L9H6`           | output of head 6, after W_O                                  |
+| `z`           | `L9.z`           | the concatenated heads, after W_O                            |
+| `attn_neuron` | `L9O120`         | row 120 of W_O (rows counted over the concatenated heads)    |
+| `b_O`         | `L9.b_O`         | output bias of the attention                                 |
+| `attn_out`    | `L9.attn_out`    | what the attention adds to the residual stream               |
+| `resid_mid`   | `L9.resid_mid`   | residual stream between attention and MLP                    |
+| `mlp_in`      | `L9.mlp_in`      | the same after ln2                                           |
+| `neuron_key`  | `L9N120.k`       | column 120 of W_in                                           |
+| `neuron`      | `L9N120`         | row 120 of W_out                                             |
+| `b_out`       | `L9.b_out`       | output bias of the MLP                                       |
+| `mlp_out`     | `L9.mlp_out`     | what the MLP adds to the residual stream                     |
+| `resid_post`  | `L9.resid_post`  | residual stream leaving block 9                              |
+| `final_norm`  | `final_norm`     | the last resid_post after the final norm                     |
+| `logits`      | `logits`         | the model's prediction                                       |
+
+Heads are also understood as `9.6`, `a9.h6` and `A9.6`, the spellings of other tools.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from visit_tl.errors import GraphError
+
+Kind = Literal[
+    "resid_pre",
+    "attn_in",
+    "query",
+    "head_query",
+    "key",
+    "value",
+    "head",
+    "z",
+    "attn_neuron",
+    "b_O",
+    "attn_out",
+    "resid_mid",
+    "mlp_in",
+    "neuron_key",
+    "neuron",
+    "b_out",
+    "mlp_out",
+    "resid_post",
+    "final_norm",
+    "logits",
+]
+
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+"""Every kind, in the order in which a forward pass reaches it inside a block."""
+
+_FINAL: Final = ("final_norm", "logits")
+_HEAD_KINDS: Final = ("head_query", "key", "value", "head")
+_MEMORY_KINDS: Final = ("key", "value")
+_NEURON_KINDS: Final = ("attn_neuron", "neuron_key", "neuron")
+_STATES: Final = tuple(k for k in KINDS if k not in (*_FINAL, *_HEAD_KINDS, *_NEURON_KINDS))
+
+_HEAD = re.compile(r"L([0-9]{1,9})H([0-9]{1,9})(?:\.(q|[kv]([0-9]{1,9})))?")
+_NEURON = re.compile(r"L([0-9]{1,9})([NO])([0-9]{1,9})(\.k)?")
+_STATE = re.compile(r"L([0-9]{1,9})\.(" + "|".join(_STATES) + ")")
+_FOREIGN_HEAD = re.compile(r"[aA]?([0-9]{1,9})\.h?([0-9]{1,9})")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeId:
+    """The name of one node: a kind and the indices that this kind needs, no others.
+
+    Attributes:
+        kind: One of `KINDS`.
+        layer: Block index; None for `final_norm` and `logits`.
+        head: Query head index, for `head_query`, `key`, `value` and `head`.
+        key_position: Position of the token that made a memory key or value.
+        neuron: Row of W_O (`attn_neuron`), column of W_in (`neuron_key`) or row of W_out (`neuron`).
+
+    Raises:
+        GraphError: an index is missing, superfluous or negative, or the kind is unknown.
+    """
+
+    kind: Kind
+    layer: int | None = None
+    head: int | None = None
+    key_position: int | None = None
+    neuron: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise GraphError(f"{self.kind!r} is no kind of node; the kinds are {', '.join(KINDS)}")
+        needs = {
+            "layer": self.kind not in _FINAL,
+            "head": self.kind in _HEAD_KINDS,
+            "key_position": self.kind in _MEMORY_KINDS,
+            "neuron": self.kind in _NEURON_KINDS,
+        }
+        for name, needed in needs.items():
+            value = getattr(self, name)
+            if needed and (type(value) is not int or value < 0):
+                raise GraphError(
+                    f"a node of kind {self.kind} needs {name} as an integer from 0 up, got {value!r}"
+                )
+            if not needed and value is not None:
+                raise GraphError(f"a node of kind {self.kind} has no {name}, got {value!r}")
+
+    def __str__(self) -> str:
+        if self.kind in _FINAL:
+            return self.kind
+        if self.kind == "head":
+            return f"L{self.layer}H{self.head}"
+        if self.kind == "head_query":
+            return f"L{self.layer}H{self.head}.q"
+        if self.kind in _MEMORY_KINDS:
+            return f"L{self.layer}H{self.head}.{self.kind[0]}{self.key_position}"
+        if self.kind == "attn_neuron":
+            return f"L{self.layer}O{self.neuron}"
+        if self.kind == "neuron":
+            return f"L{self.layer}N{self.neuron}"
+        if self.kind == "neuron_key":
+            return f"L{self.layer}N{self.neuron}.k"
+        return f"L{self.layer}.{self.kind}"
+
+    @classmethod
+    def parse(cls, text: str | NodeId) -> NodeId:
+        """Read a printed id, or a head in another tool's spelling.
+
+        Args:
+            text: `L9H6`, `L9H6.v3`, `L9N120`, `L9.resid_mid`, `logits` ...; for heads also `9.6`,
+                `a9.h6`, `A9.6`. A NodeId is returned as it is.
+
+        Raises:
+            GraphError: the text follows none of these.
+        """
+        if isinstance(text, NodeId):
+            return text
+        found = _read_head(text) or _read_neuron(text) or _read_state(text)
+        if found is None:
+            raise GraphError(
+                f"{text!r} is no node id; ids look like L9H6, L9H6.q, L9H6.k3, L9H6.v3, L9O120, "
+                f"L9N120, L9N120.k, L9.resid_mid or logits"
+            )
+        return found
+
+
+def _read_head(text: str) -> NodeId | None:
+    if foreign := _FOREIGN_HEAD.fullmatch(text):
+        return NodeId("head", int(foreign[1]), int(foreign[2]))
+    match = _HEAD.fullmatch(text)
+    if match is None:
+        return None
+    layer, head, part, position = int(match[1]), int(match[2]), match[3], match[4]
+    if part is None:
+        return NodeId("head", layer, head)
+    if part == "q":
+        return NodeId("head_query", layer, head)
+    return NodeId("key" if part[0] == "k" else "value", layer, head, int(position))
+
+
+def _read_neuron(text: str) -> NodeId | None:
+    match = _NEURON.fullmatch(text)
+    if match is None:
+        return None
+    layer, matrix, neuron, is_key = int(match[1]), match[2], int(match[3]), match[4] is not None
+    if matrix == "O":
+        return None if is_key else NodeId("attn_neuron", layer, neuron=neuron)
+    return NodeId("neuron_key" if is_key else "neuron", layer, neuron=neuron)
+
+
+def _read_state(text: str) -> NodeId | None:
+    if text in _FINAL:
+        return NodeId(text)
+    match = _STATE.fullmatch(text)
+    return None if match is None else NodeId(match[2], int(match[1]))  # type: ignore[arg-type]
