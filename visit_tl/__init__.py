@@ -1,1 +1,80 @@
-"""visit_tl: an X-ray of one forward pass, for TransformerLens."""
+"""visit_tl: an X-ray of one forward pass, for TransformerLens.
+
+    import visit_tl as vt
+    model = vt.load_model("smollm2-135m")
+    g = vt.flow_graph(model, "The capital of Japan is the city of", target=" Tokyo")
+    g.heads()
+    g.save("tokyo.html")
+
+Names are imported when they are first used, so that `import visit_tl` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from visit_tl.errors import (
+        DecompositionError,
+        FileError,
+        GraphError,
+        InputError,
+        ModelError,
+        VisitError,
+    )
+    from visit_tl.graph.flow import Edge, FlowGraph, Node
+    from visit_tl.graph.ids import NodeId
+    from visit_tl.lens import Readout, read
+    from visit_tl.model.load import load_model
+    from visit_tl.model.view import ModelView
+    from visit_tl.trace import Trace
+    from visit_tl.xray import flow_graph
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "flow_graph": "visit_tl.xray",
+    "load_model": "visit_tl.model.load",
+    "FlowGraph": "visit_tl.graph.flow",
+    "Node": "visit_tl.graph.flow",
+    "Edge": "visit_tl.graph.flow",
+    "NodeId": "visit_tl.graph.ids",
+    "ModelView": "visit_tl.model.view",
+    "Trace": "visit_tl.trace",
+    "Readout": "visit_tl.lens",
+    "read": "visit_tl.lens",
+    "VisitError": "visit_tl.errors",
+    "ModelError": "visit_tl.errors",
+    "InputError": "visit_tl.errors",
+    "DecompositionError": "visit_tl.errors",
+    "GraphError": "visit_tl.errors",
+    "FileError": "visit_tl.errors",
+}
+
+__all__ = [
+    "DecompositionError",
+    "Edge",
+    "FileError",
+    "FlowGraph",
+    "GraphError",
+    "InputError",
+    "ModelError",
+    "ModelView",
+    "Node",
+    "NodeId",
+    "Readout",
+    "Trace",
+    "VisitError",
+    "flow_graph",
+    "load_model",
+    "read",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'visit_tl' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

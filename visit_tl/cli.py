@@ -1,0 +1,171 @@
+"""`visit-tl`: the X-ray from a terminal.
+
+Exit codes: 0 done, 1 refused or failed (one line says why), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from visit_tl.errors import InputError, VisitError
+
+app = typer.Typer(
+    name="visit-tl",
+    help="An X-ray of one forward pass, for TransformerLens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Keeps `graph` a command of its own name however many there are."""
+
+
+@app.command()
+def graph(
+    prompt: Annotated[str, typer.Argument(help="The text that goes through the model.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the picture here (.html).")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the graph here (.json).")
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", help="Embedded model, local folder or TransformerLens name.")
+    ] = "smollm2-135m",
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="Blocks, such as 22-29 or 29. Default: all.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", help="Token to follow, such as ' Tokyo'. Default: the prediction."),
+    ] = None,
+    position: Annotated[
+        int, typer.Option("--position", help="Query position; negative ones count from the end.")
+    ] = -1,
+    no_bos: Annotated[
+        bool, typer.Option("--no-bos", help="Put no BOS before the prompt.")
+    ] = False,
+    preset: Annotated[
+        str, typer.Option("--preset", help="default, or paper: all heads, neurons by activation.")
+    ] = "default",
+    heads: Annotated[
+        int | None, typer.Option("--heads", help="Heads per block. Default: 10.")
+    ] = None,
+    values: Annotated[
+        int | None, typer.Option("--values", help="Memory values per head. Default: 2.")
+    ] = None,
+    neurons: Annotated[
+        int | None, typer.Option("--neurons", help="Neurons per matrix. Default: 25.")
+    ] = None,
+    theme: Annotated[str, typer.Option("--theme", help="light or dark.")] = "light",
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite files that are no graphs of ours.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Build the flow graph of a prompt; write it, and print it as text."""
+    try:
+        if theme not in ("light", "dark"):
+            raise InputError(f"the theme {theme!r} is unknown; the themes are light and dark")
+        _check_paths(out, json, force)
+        chosen = None if layers is None else _parse_layers(layers)
+        from visit_tl.model.load import load_model
+        from visit_tl.xray import flow_graph
+
+        opened = load_model(model, verbose=not quiet)
+        built = flow_graph(
+            opened,
+            prompt,
+            target=target,
+            layers=chosen,
+            position=position,
+            prepend_bos=False if no_bos else None,
+            preset=preset,  # type: ignore[arg-type]
+            heads=heads,
+            values=values,
+            neurons=neurons,
+        )
+        written = [
+            built.save(path, overwrite=force, theme=theme) for path in (json, out) if path is not None
+        ]
+        if not quiet:
+            _say(built.text())
+            for path in written:
+                _say(f"wrote {path}")
+    except VisitError as error:
+        _fail(error, debug)
+
+
+@app.command()
+def models() -> None:
+    """List the embedded models."""
+    from visit_tl.model.load import EMBEDDED
+
+    for model in EMBEDDED:
+        _say(f"{model.name}: {model.description} ({model.licence})")
+    _say("Any other name, or a local folder, is opened by TransformerLens.")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from visit_tl import __version__
+
+    _say(__version__)
+
+
+def main() -> NoReturn:
+    """Entry point of the `visit-tl` command."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _check_paths(out: Path | None, json: Path | None, force: bool) -> None:
+    """Refuse a path that cannot be written before a model is loaded for it."""
+    from visit_tl.graph.files import check
+
+    for option, path, suffix in (("--out", out, ".html"), ("--json", json, ".json")):
+        if path is None:
+            continue
+        if path.suffix.lower() != suffix:
+            raise typer.BadParameter(f"{option} writes {suffix} files, got {path.name!r}")
+        check(path, overwrite=force)
+
+
+def _parse_layers(text: str) -> list[int]:
+    match = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"--layers takes one block or a range such as 22-29, got {text!r}")
+    first = int(match[1])
+    last = first if match[2] is None else int(match[2])
+    if last < first:
+        raise typer.BadParameter(f"--layers goes from low to high, got {text!r}")
+    if last - first > 10_000:
+        raise InputError(f"the layers {text} are more than any model has")
+    return list(range(first, last + 1))
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+def _fail(error: Any, debug: bool) -> NoReturn:
+    if debug:
+        raise error
+    typer.echo(f"visit-tl: {' '.join(str(error).split())}", err=True)
+    raise typer.Exit(1)

@@ -1,0 +1,80 @@
+"""Trace and weights to vectors in the residual stream's space, per component (docs/maths.md).
+
+Every function takes stacks and returns stacks; nothing loops over heads, positions or neurons.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import einsum, rearrange, reduce
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from visit_tl.model.rotary import Rotation
+
+
+def head_outputs(
+    z: Float[Tensor, "head d_head"], W_O: Float[Tensor, "head d_head d_model"]
+) -> Float[Tensor, "head d_model"]:
+    """What each head adds to the residual stream, `z_h W_O^h` (paper, 3.1)."""
+    return einsum(z, W_O, "head d_head, head d_head d_model -> head d_model")
+
+
+def memory_values(
+    values: Float[Tensor, "memory d_head"], W_O: Float[Tensor, "memory d_head d_model"]
+) -> Float[Tensor, "memory d_model"]:
+    """What each memory value would add at attention 1, `v_j W_O^h` (paper, 3.1).
+
+    Args:
+        values: One value a row.
+        W_O: The output matrix of the head that reads it, one a row.
+    """
+    return einsum(values, W_O, "memory d_head, memory d_head d_model -> memory d_model")
+
+
+def query_readings(
+    query: Float[Tensor, "head d_head"], W_K: Float[Tensor, "head d_model d_head"]
+) -> Float[Tensor, "head d_model"]:
+    """Each head's query through the QK circuit, `q_h W_K^h^T` (paper, D.3).
+
+    Its inner product with a normalised state is that state's unscaled attention score, where the
+    state would stand at the query's own position (positions and key biases apart).
+    """
+    return einsum(query, W_K, "head d_head, head d_model d_head -> head d_model")
+
+
+def key_readings(
+    keys: Float[Tensor, "memory d_head"],
+    W_Q: Float[Tensor, "memory d_model d_head"],
+    rotation: Rotation | None,
+) -> Float[Tensor, "memory d_model"]:
+    """Each memory key through the QK circuit, `k_j W_Q^h^T` (paper, D.3).
+
+    Args:
+        keys: One key a row, as the model scored it (after rotary positions).
+        W_Q: The query matrix of the head that reads it, one a row.
+        rotation: Rotation of the query position; the keys are turned back into its frame, so that
+            the inner product with the query is the score that the model used. None if positions
+            are not rotary.
+    """
+    turned = keys if rotation is None else rotation.transpose(keys)
+    return einsum(turned, W_Q, "memory d_head, memory d_model d_head -> memory d_model")
+
+
+def grouped(
+    per_kv_head: Float[Tensor, "pos kv_head d_head"], kv_head: Int[Tensor, " head"]
+) -> Float[Tensor, "head pos d_head"]:
+    """Keys or values as each query head sees them: grouped K/V heads are shared, not copied."""
+    return rearrange(per_kv_head, "pos kv_head d_head -> kv_head pos d_head")[kv_head]
+
+
+def attn_neurons(
+    W_O: Float[Tensor, "head d_head d_model"],
+) -> Float[Tensor, "entry d_model"]:
+    """The rows of W_O, one for each entry of the concatenated heads (paper, A.1.6)."""
+    return rearrange(W_O, "head d_head d_model -> (head d_head) d_model")
+
+
+def row_norms(rows: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
+    """L2 norm of each row."""
+    return torch.sqrt(reduce(rows * rows, "row d_model -> row", "sum"))

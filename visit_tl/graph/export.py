@@ -1,0 +1,248 @@
+"""FlowGraph to plain JSON types and back, with a schema version; equal after the round trip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar, cast
+
+from visit_tl.errors import GraphError
+from visit_tl.graph.flow import EDGE_KINDS, Edge, FlowGraph, Hidden, Hook, Node, TokenProb
+from visit_tl.graph.ids import NodeId
+
+SCHEMA: Final = 1
+
+_T = TypeVar("_T")
+
+
+def to_json(graph: FlowGraph) -> dict[str, Any]:
+    """The graph as dicts, lists, strings and numbers, as docs/schema.md describes it."""
+    return {
+        "schema": SCHEMA,
+        "model": graph.model,
+        "prompt": graph.prompt,
+        "tokens": list(graph.tokens),
+        "token_ids": list(graph.token_ids),
+        "prepend_bos": graph.prepend_bos,
+        "position": graph.position,
+        "target": graph.target,
+        "target_id": graph.target_id,
+        "target_given": graph.target_given,
+        "layers": list(graph.layers),
+        "n_layers": graph.n_layers,
+        "d_vocab": graph.d_vocab,
+        "pruning": dict(graph.pruning),
+        "hidden": {str(layer): _slots(part) for layer, part in graph.hidden.items()},
+        "residual_error": {str(layer): e for layer, e in graph.residual_error.items()},
+        "nodes": [_node_to_json(node) for node in graph.nodes],
+        "edges": [
+            {"source": str(e.source), "target": str(e.target), "kind": e.kind, "score": e.score}
+            for e in graph.edges
+        ],
+    }
+
+
+def from_json(data: object) -> FlowGraph:
+    """The graph that `to_json` wrote.
+
+    Raises:
+        GraphError: it is no graph, of another schema, or something in it is missing, of the wrong
+            type, out of range or does not fit the rest; the message names the place.
+    """
+    root = _Reader(data, "the file")
+    if not isinstance(data, Mapping) or "schema" not in data:
+        raise GraphError("this is no visit_tl graph: it has no schema")
+    if data["schema"] != SCHEMA or isinstance(data["schema"], bool):
+        raise GraphError(
+            f"this graph has schema {data['schema']!r}, but this release of visit_tl reads schema "
+            f"{SCHEMA}; open it with the release that wrote it, or build it again"
+        )
+    graph = FlowGraph(
+        model=root.text("model"),
+        prompt=root.text("prompt"),
+        tokens=tuple(root.items("tokens", str)),
+        token_ids=tuple(root.items("token_ids", int)),
+        prepend_bos=root.boolean("prepend_bos"),
+        position=root.integer("position"),
+        target=root.text("target"),
+        target_id=root.integer("target_id"),
+        target_given=root.boolean("target_given"),
+        layers=tuple(root.items("layers", int)),
+        n_layers=root.integer("n_layers"),
+        d_vocab=root.integer("d_vocab"),
+        pruning=_pruning(root),
+        hidden={layer: _hidden(part) for layer, part in root.by_layer("hidden")},
+        residual_error={
+            layer: part.number("error") for layer, part in root.by_layer("residual_error")
+        },
+        nodes=tuple(_node(part) for part in root.parts("nodes")),
+        edges=tuple(_edge(part) for part in root.parts("edges")),
+    )
+    _check_whole(graph)
+    return graph
+
+
+def _node_to_json(node: Node) -> dict[str, Any]:
+    """A node, with what its id says written out for those who do not parse ids."""
+    return {
+        "id": str(node.id),
+        "kind": node.kind,
+        "layer": node.id.layer,
+        "head": node.id.head,
+        "key_position": node.id.key_position,
+        "neuron": node.id.neuron,
+        "label": node.label,
+        "token": node.token,
+        "top": [_slots(t) for t in node.top],
+        "bottom": [_slots(t) for t in node.bottom],
+        "rank": node.rank,
+        "prob": node.prob,
+        "entropy": node.entropy,
+        "norm": node.norm,
+        "coefficient": node.coefficient,
+        "attention": None if node.attention is None else list(node.attention),
+        "hook": None if node.hook is None else {"name": node.hook.name, "index": list(node.hook.index)},
+    }
+
+
+def _slots(record: TokenProb | Hidden) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
+class _Reader:
+    """Takes typed values out of untrusted JSON and says where one is wrong."""
+
+    def __init__(self, data: object, where: str) -> None:
+        self._data, self._where = data, where
+
+    def get(self, key: str) -> object:
+        if not isinstance(self._data, Mapping):
+            raise GraphError(f"{self._where} is {type(self._data).__name__}, not an object")
+        if key not in self._data:
+            raise GraphError(f"{self._where} has no {key!r}")
+        return self._data[key]
+
+    def text(self, key: str) -> str:
+        return self._typed(key, self.get(key), str)
+
+    def boolean(self, key: str) -> bool:
+        return self._typed(key, self.get(key), bool)
+
+    def integer(self, key: str) -> int:
+        value = self._typed(key, self.get(key), int)
+        if value < 0:
+            raise GraphError(f"{self._where}: {key!r} is {value}, below 0")
+        return value
+
+    def number(self, key: str) -> float:
+        value = self.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise GraphError(f"{self._where}: {key!r} is {value!r}, not a finite number")
+        return float(value)
+
+    def prob(self, key: str) -> float:
+        value = self.number(key)
+        if not 0.0 <= value <= 1.0:
+            raise GraphError(f"{self._where}: {key!r} is {value}, outside 0..1")
+        return value
+
+    def items(self, key: str, kind: type[_T]) -> list[_T]:
+        value = self._typed(key, self.get(key), list)
+        return [self._typed(f"{key}[{i}]", item, kind) for i, item in enumerate(value)]
+
+    def parts(self, key: str) -> list[_Reader]:
+        value = self._typed(key, self.get(key), list)
+        return [_Reader(item, f"{key}[{i}]") for i, item in enumerate(value)]
+
+    def by_layer(self, key: str) -> list[tuple[int, _Reader]]:
+        value = self._typed(key, self.get(key), dict)
+        found = []
+        for layer, part in value.items():
+            if not (isinstance(layer, str) and layer.isascii() and layer.isdigit()):
+                raise GraphError(f"{self._where}: {key!r} has {layer!r} where a layer belongs")
+            part = part if isinstance(part, dict) else {"error": part}
+            found.append((int(layer), _Reader(part, f"{key}[{layer}]")))
+        return found
+
+    def optional(self, key: str) -> bool:
+        return self.get(key) is not None
+
+    def _typed(self, key: str, value: object, kind: type[_T]) -> _T:
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise GraphError(
+                f"{self._where}: {key!r} is {type(value).__name__}, expected {kind.__name__}"
+            )
+        return value
+
+
+def _pruning(root: _Reader) -> dict[str, str | int | None]:
+    value = root.get("pruning")
+    if not isinstance(value, dict) or not all(
+        isinstance(v, str | int) or v is None for v in value.values()
+    ):
+        raise GraphError("the file: 'pruning' is not an object of strings, integers and nulls")
+    return value
+
+
+def _hidden(part: _Reader) -> Hidden:
+    return Hidden(*(part.integer(name) for name in Hidden.__slots__))
+
+
+def _node(part: _Reader) -> Node:
+    hook = None
+    if part.optional("hook"):
+        inner = _Reader(part.get("hook"), "hook")
+        hook = Hook(inner.text("name"), tuple(inner.items("index", int)))
+    attention = None
+    if part.optional("attention"):
+        row = part.items("attention", object)
+        attention = tuple(_Reader({"attention": a}, "a node").prob("attention") for a in row)
+    node_id = NodeId.parse(part.text("id"))
+    return Node(
+        id=node_id,
+        top=tuple(_token(t) for t in part.parts("top")),
+        bottom=tuple(_token(t) for t in part.parts("bottom")),
+        entropy=part.number("entropy"),
+        norm=part.number("norm"),
+        rank=part.integer("rank"),
+        prob=part.prob("prob"),
+        token=part.text("token") if part.optional("token") else None,
+        coefficient=part.number("coefficient") if part.optional("coefficient") else None,
+        attention=attention,
+        hook=hook,
+    )
+
+
+def _token(part: _Reader) -> TokenProb:
+    return TokenProb(part.text("token"), part.integer("id"), part.prob("prob"))
+
+
+def _edge(part: _Reader) -> Edge:
+    kind = part.text("kind")
+    if kind not in EDGE_KINDS:
+        raise GraphError(f"an edge has the kind {kind!r}; the kinds are {', '.join(EDGE_KINDS)}")
+    source, target = NodeId.parse(part.text("source")), NodeId.parse(part.text("target"))
+    return Edge(source, target, cast(Any, kind), part.number("score"))
+
+
+def _check_whole(graph: FlowGraph) -> None:
+    """What no single field can be wrong about by itself."""
+    if not graph.nodes or not graph.layers:
+        raise GraphError("this graph has no nodes or no layers")
+    if graph.layers != tuple(range(graph.layers[0], graph.layers[-1] + 1)):
+        raise GraphError(f"the layers {list(graph.layers)} are not consecutive and ascending")
+    if len(graph.tokens) != len(graph.token_ids) or graph.position >= len(graph.tokens):
+        raise GraphError(
+            f"{len(graph.tokens)} tokens, {len(graph.token_ids)} token ids and the position "
+            f"{graph.position} do not fit together"
+        )
+    for name, table in (("hidden", graph.hidden), ("residual_error", graph.residual_error)):
+        if set(table) != set(graph.layers):
+            raise GraphError(f"{name!r} is not given for exactly the layers of the graph")
+    for node in graph.nodes:
+        if node.layer is not None and node.layer not in graph.layers:
+            raise GraphError(f"the node {node.id} is outside the graph's layers")
+        if node.rank >= graph.d_vocab:
+            raise GraphError(f"the node {node.id} has rank {node.rank} of {graph.d_vocab} tokens")
+        if not node.top or not node.bottom:
+            raise GraphError(f"the node {node.id} has no readout")

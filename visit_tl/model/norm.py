@@ -1,0 +1,80 @@
+"""Normalisation as data: what a LayerNorm or RMSNorm computes, without the module that computes it.
+
+Calling the model's own module would fire the caller's hooks; a copy of its numbers does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from visit_tl.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation over the last axis (docs/maths.md, "Norms").
+
+    Attributes:
+        kind: `LN` centres and scales, `RMS` only scales, `none` does nothing.
+        weight: Gain, with a Gemma-style offset of 1 already added; None is a gain of 1.
+        bias: What LN adds at the end; None is 0.
+        eps: What is added to the mean square before the root.
+    """
+
+    kind: Literal["LN", "RMS", "none"]
+    weight: Float[Tensor, " d_model"] | None = None
+    bias: Float[Tensor, " d_model"] | None = None
+    eps: float = 0.0
+
+    def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """Normalise each row, in float32 or better."""
+        x = x if x.dtype == torch.float64 else x.float()
+        if self.kind == "none":
+            return x
+        if self.kind == "LN":
+            x = x - x.mean(-1, keepdim=True)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+        if self.weight is not None:
+            x = x * self.weight
+        return x if self.bias is None else x + self.bias
+
+
+def read_norm(module: Any, default_eps: float) -> Norm:
+    """Read a TransformerLens normalisation module, bridged or native, folded or not.
+
+    Raises:
+        ModelError: the module is of no kind that can be read exactly.
+    """
+    wrapped = getattr(module, "original_component", None)
+    inner = module if wrapped is None else wrapped
+    if module is None or isinstance(inner, torch.nn.Identity):
+        return Norm("none")
+    name = type(inner).__name__
+    if "LayerNorm" not in name and "RMSNorm" not in name:
+        raise ModelError(
+            f"the normalisation {name} is neither a LayerNorm nor an RMSNorm; "
+            f"its effect cannot be split exactly, so this model is refused"
+        )
+    rms = bool(getattr(module, "uses_rms_norm", "RMSNorm" in name))
+    weight = _parameter(inner, "weight", "w")
+    if weight is not None and getattr(module, "uses_weight_offset", False):
+        weight = 1.0 + weight
+    eps = next(
+        (e for a in ("eps", "variance_epsilon") if isinstance(e := getattr(inner, a, None), float)),
+        default_eps,
+    )
+    bias = None if rms else _parameter(inner, "bias", "b")
+    return Norm("RMS" if rms else "LN", weight, bias, eps)
+
+
+def _parameter(module: Any, *names: str) -> Tensor | None:
+    for name in names:
+        value = getattr(module, name, None)
+        if isinstance(value, Tensor):
+            return value.detach().float()
+    return None

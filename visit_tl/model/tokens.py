@@ -1,0 +1,197 @@
+"""Text to token ids and back, as the model's own tokenizer does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visit_tl.errors import InputError
+
+_BROKEN = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised prompt.
+
+    Attributes:
+        text: What was given; the decoded tokens where ids were given.
+        ids: Token ids, in order.
+        prepend_bos: Whether the first of them is a BOS that the text does not contain.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    prepend_bos: bool
+
+
+class Tokens:
+    """The tokenizer of one model.
+
+    Args:
+        model: A TransformerLens model; its tokenizer may be None.
+        d_vocab: Number of token ids that the model knows.
+        n_ctx: Number of positions that the model has.
+        name: Name of the model, for messages.
+    """
+
+    def __init__(self, model: Any, d_vocab: int, n_ctx: int, name: str) -> None:
+        self._model = model
+        self._tokenizer = getattr(model, "tokenizer", None)
+        self._d_vocab = d_vocab
+        self._n_ctx = n_ctx
+        self._name = name
+        self._texts: dict[int, str] = {}
+
+    def encode(self, prompt: str | Sequence[int] | Tensor, prepend_bos: bool | None) -> Prompt:
+        """Tokenise as the model's own `to_tokens` does.
+
+        Args:
+            prompt: Text, or token ids of shape [pos] or [1, pos], which are taken as they are.
+            prepend_bos: Whether a BOS is put before a text; None is the model's own default.
+
+        Raises:
+            InputError: nothing to read, more than the context holds, an id outside the vocabulary,
+                a batch, or a text for a model without a tokenizer.
+        """
+        if isinstance(prompt, str):
+            ids = self._encode_text(prompt, prepend_bos)
+            own = self._plain_ids(prompt)
+            bos = getattr(self._tokenizer, "bos_token_id", None)
+            has_bos = bos is not None and ids[:1] == [bos] and len(ids) > len(own)
+            text = prompt
+        else:
+            ids, has_bos = self._check_ids(prompt), False
+            text = "".join(self.text(i) for i in ids)
+        if len(ids) > self._n_ctx:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens, but {self._name} has a context of "
+                f"{self._n_ctx}; shorten it by {len(ids) - self._n_ctx}"
+            )
+        return Prompt(text, tuple(ids), has_bos)
+
+    def single(self, target: str | int) -> int:
+        """The id of a target, which must be one token.
+
+        Raises:
+            InputError: the text is not one token (the message says how it splits and what was meant
+                perhaps), or the id is outside the vocabulary.
+        """
+        if isinstance(target, int) and not isinstance(target, bool):
+            return self._check_ids([target])[0]
+        if not isinstance(target, str) or not target:
+            raise InputError(f"a target is one token, as text or as id; got {target!r}")
+        self._need_tokenizer()
+        ids = self._plain_ids(target)
+        if len(ids) == 1:
+            return ids[0]
+        split = " + ".join(repr(self.text(i)) for i in ids)
+        message = f"the target {target!r} is {len(ids)} tokens of {self._name}: {split}"
+        spaced = " " + target.lstrip(" ")
+        if target != spaced and len(self._plain_ids(spaced)) == 1:
+            raise InputError(f"{message}; did you mean {spaced!r}, with its space?")
+        raise InputError(f"{message}; choose a target that is one token, such as its first")
+
+    def text(self, token_id: int) -> str:
+        """The text of one token; bytes that are no text by themselves as `<0xE2>`."""
+        if token_id not in self._texts:
+            self._texts[token_id] = self._read(token_id)
+        return self._texts[token_id]
+
+    # --- details -------------------------------------------------------------------------------
+
+    def _encode_text(self, prompt: str, prepend_bos: bool | None) -> list[int]:
+        self._need_tokenizer()
+        if not prompt:
+            raise InputError("the prompt is empty; give at least one character to read")
+        options = {} if prepend_bos is None else {"prepend_bos": prepend_bos}
+        tokens = self._model.to_tokens(prompt, truncate=False, **options)
+        ids = [int(i) for i in tokens[0]]
+        if not ids:
+            raise InputError(f"the prompt {prompt!r} has no tokens for {self._name}")
+        return self._check_ids(ids)
+
+    def _plain_ids(self, text: str) -> list[int]:
+        tokens = self._model.to_tokens(text, prepend_bos=False, truncate=False)
+        return [int(i) for i in tokens[0]]
+
+    def _check_ids(self, ids: Sequence[int] | Tensor) -> list[int]:
+        tensor = torch.as_tensor(ids)
+        if tensor.ndim == 2 and tensor.shape[0] != 1:
+            raise InputError(
+                f"a graph is of one prompt, but a batch of {tensor.shape[0]} was given; "
+                f"pass one row, tokens[i]"
+            )
+        tensor = tensor.reshape(-1) if tensor.ndim == 2 else tensor
+        if tensor.ndim != 1 or tensor.numel() == 0:
+            raise InputError("the prompt is empty; give at least one token id, as [pos]")
+        if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+            raise InputError(f"token ids are integers, but {tensor.dtype} was given")
+        out = [int(i) for i in tensor if not 0 <= int(i) < self._d_vocab]
+        if out:
+            raise InputError(
+                f"token id {out[0]} is outside 0..{self._d_vocab - 1} of {self._name}"
+            )
+        return [int(i) for i in tensor]
+
+    def _need_tokenizer(self) -> None:
+        if self._tokenizer is None:
+            raise InputError(
+                f"{self._name} has no tokenizer; pass the prompt as token ids and the target as one"
+            )
+
+    def _read(self, token_id: int) -> str:
+        if self._tokenizer is None:
+            return f"<{token_id}>"
+        piece = self._tokenizer.convert_ids_to_tokens(token_id)
+        if piece is None:
+            return f"<{token_id}>"
+        # SentencePiece marks a leading space by U+2581, and decode() of one token drops it.
+        if isinstance(piece, str) and piece.startswith("\u2581"):
+            return piece.replace("\u2581", " ")
+        # Cleaning up would turn ' .' into '.', which is another token.
+        text = self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        if _BROKEN in text and isinstance(piece, str) and (raw := _bytes_of(piece)) is not None:
+            return _show_bytes(raw)
+        return text or str(piece)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable stand-ins that byte-level BPE uses for bytes, as GPT-2 defined them."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
+
+
+_BYTES = _byte_alphabet()
+
+
+def _bytes_of(piece: str) -> bytes | None:
+    if any(char not in _BYTES for char in piece):
+        return None
+    return bytes(_BYTES[char] for char in piece)
+
+
+def _show_bytes(raw: bytes) -> str:
+    """Whole characters as they are, each stray byte as `<0xE2>`."""
+    shown = raw.decode("utf-8", errors="backslashreplace")
+    if "\\x" not in shown:
+        return shown
+    parts: list[str] = []
+    at = 0
+    while at < len(raw):
+        for size in (1, 2, 3, 4):
+            try:
+                parts.append(raw[at : at + size].decode("utf-8"))
+                at += size
+                break
+            except UnicodeDecodeError:
+                continue
+        else:
+            parts.append(f"<0x{raw[at]:02X}>")
+            at += 1
+    return "".join(parts)

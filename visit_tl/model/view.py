@@ -1,0 +1,274 @@
+"""ModelView: one model's weights, norms and hooks by standard names, whatever class is underneath.
+
+What cannot be taken apart exactly is refused here, when the model is opened, and by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from visit_tl.errors import InputError, ModelError
+from visit_tl.model.norm import Norm, read_norm
+from visit_tl.model.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """The weights of one block, float32, detached, without copies where the model allows.
+
+    Attributes:
+        W_Q: Queries, per query head.
+        W_K: Keys, per K/V head.
+        W_O: Output, per query head.
+        b_O: Output bias; None where the model has none.
+        W_in: MLP keys, one a column; None in attention-only models.
+        W_out: MLP values, one a row.
+        b_out: MLP output bias.
+    """
+
+    W_Q: Float[Tensor, "head d_model d_head"]
+    W_K: Float[Tensor, "kv_head d_model d_head"]
+    W_O: Float[Tensor, "head d_head d_model"]
+    b_O: Float[Tensor, " d_model"] | None
+    W_in: Float[Tensor, "d_model d_mlp"] | None
+    W_out: Float[Tensor, "d_mlp d_model"] | None
+    b_out: Float[Tensor, " d_model"] | None
+
+
+class ModelView:
+    """A decoder of TransformerLens, opened for reading.
+
+    Takes a HookedTransformer or a TransformerBridge by what it offers, not by its class, and never
+    changes it.
+
+    Args:
+        model: The model, as the caller has it.
+
+    Raises:
+        ModelError: it is no such model, or one that cannot be taken apart exactly; the message
+            says why.
+    """
+
+    def __init__(self, model: Any) -> None:
+        _require_transformer_lens(model)
+        self.model = model
+        cfg = model.cfg
+        self.name: str = str(getattr(cfg, "model_name", None) or type(model).__name__)
+        self.class_name: str = type(model).__name__
+        self._require_decoder()
+        self.n_layers = int(cfg.n_layers)
+        self.n_heads = int(cfg.n_heads)
+        self.d_model = int(cfg.d_model)
+        self.d_head = int(cfg.d_head)
+        self.n_ctx = int(cfg.n_ctx)
+        self.parallel = bool(getattr(cfg, "parallel_attn_mlp", False))
+        self.attn_only = bool(getattr(cfg, "attn_only", False))
+        self.gated = bool(getattr(cfg, "gated_mlp", False))
+        self.rotary = getattr(cfg, "positional_embedding_type", None) == "rotary"
+        self._require_plain_blocks()
+        self._require_still()
+        self._require_finite()
+        self.W_U: Float[Tensor, "d_model d_vocab"] = _weight(model, "W_U", "the unembedding")
+        b_U = getattr(model, "b_U", None)
+        self.b_U: Float[Tensor, " d_vocab"] | None = _nonzero(b_U)
+        self.d_vocab = int(self.W_U.shape[1])
+        self.final_norm: Norm = read_norm(getattr(model, "ln_final", None), float(cfg.eps))
+        self.tokens = Tokens(model, int(cfg.d_vocab), self.n_ctx, self.name)
+
+    # --- weights -------------------------------------------------------------------------------
+
+    def weights(self, layer: int) -> LayerWeights:
+        """The weights of one block."""
+        block = self.model.blocks[layer]
+        where = f"blocks.{layer}"
+        attn, mlp = block.attn, None if self.attn_only else block.mlp
+        bare = self.attn_only
+        return LayerWeights(
+            W_Q=_weight(attn, "W_Q", where),
+            W_K=_weight(attn, "W_K", where),
+            W_O=_weight(attn, "W_O", where),
+            b_O=_bias(attn, "b_O"),
+            W_in=None if bare else _weight(mlp, "W_in", where),
+            W_out=None if bare else _weight(mlp, "W_out", where),
+            b_out=None if bare else _bias(mlp, "b_out"),
+        )
+
+    def norm(self, layer: int, name: str) -> Norm:
+        """The norm `ln1` or `ln2` of one block."""
+        return read_norm(getattr(self.model.blocks[layer], name, None), float(self.model.cfg.eps))
+
+    def kv_head(self, n_kv_heads: int) -> Int[Tensor, " head"]:
+        """For each query head, the K/V head that it shares (itself where they are not grouped)."""
+        return torch.arange(self.n_heads) // (self.n_heads // n_kv_heads)
+
+    @cached_property
+    def output_transform(self) -> Callable[[Tensor], Tensor] | None:
+        """What the model does to `x W_U + b_U`, entry by entry: a softcap, a scale, or None."""
+        adapter = getattr(self.model, "adapter", None)
+        transform = getattr(adapter, "apply_output_logits_transform", None)
+        if callable(transform):
+            probe = torch.linspace(-100, 100, 9)
+            return None if torch.equal(transform(probe.clone()), probe) else transform
+        cap = float(getattr(self.model.cfg, "output_logits_soft_cap", -1.0) or -1.0)
+        return None if cap <= 0 else lambda logits: cap * torch.tanh(logits / cap)
+
+    # --- hooks ---------------------------------------------------------------------------------
+
+    @cached_property
+    def _hooks(self) -> frozenset[str]:
+        names = set(self.model.hook_dict)
+        for prefix, module in self.model.named_modules():
+            aliases = getattr(module, "hook_aliases", None)
+            if isinstance(aliases, dict):
+                names.update(f"{prefix}.{alias}" if prefix else alias for alias in aliases)
+        return frozenset(names)
+
+    def has_hook(self, name: str) -> bool:
+        """Whether the model can be hooked at this name."""
+        return name in self._hooks
+
+    # --- ranges --------------------------------------------------------------------------------
+
+    def check_layers(self, layers: Any) -> tuple[int, ...]:
+        """Sorted, existing and consecutive layers; None is all of them.
+
+        Raises:
+            InputError: none, a layer that is not there, or a gap.
+        """
+        if layers is None:
+            return tuple(range(self.n_layers))
+        chosen = [layers] if isinstance(layers, int) else list(layers)
+        if not chosen:
+            raise InputError(f"no layers were chosen; {self.name} has 0..{self.n_layers - 1}")
+        for layer in chosen:
+            if type(layer) is not int or not 0 <= layer < self.n_layers:
+                raise InputError(
+                    f"layer {layer} is outside 0..{self.n_layers - 1} of {self.name}"
+                )
+        kept = tuple(sorted(set(chosen)))
+        if len(kept) != kept[-1] - kept[0] + 1:
+            raise InputError(
+                f"layers {list(kept)} have a gap; a graph is of consecutive blocks, "
+                f"such as range({kept[0]}, {kept[-1] + 1})"
+            )
+        return kept
+
+    def check_position(self, position: int, n_tokens: int) -> int:
+        """A query position counted from 0; negative ones count from the end.
+
+        Raises:
+            InputError: it is outside the prompt.
+        """
+        if type(position) is not int or not -n_tokens <= position < n_tokens:
+            raise InputError(
+                f"position {position} is outside the prompt, which has {n_tokens} tokens: "
+                f"0..{n_tokens - 1}, or -{n_tokens}..-1 from the end"
+            )
+        return position % n_tokens
+
+    # --- refusals ------------------------------------------------------------------------------
+
+    def _require_decoder(self) -> None:
+        children = {name for name, _ in self.model.named_children()}
+        cfg = self.model.cfg
+        if {"encoder", "decoder"} <= children or {"encoder_blocks", "decoder_blocks"} & children:
+            raise ModelError(
+                f"{self.name} is an encoder-decoder; a graph is of one residual stream, "
+                f"so only decoders such as GPT-2, Llama or Gemma can be opened"
+            )
+        if getattr(cfg, "attention_dir", "causal") != "causal":
+            raise ModelError(
+                f"{self.name} is an encoder (its attention is {cfg.attention_dir}); "
+                f"only decoders, whose attention is causal, can be opened"
+            )
+        if "unembed" not in children or "blocks" not in children:
+            raise ModelError(
+                f"{self.name} ({self.class_name}) has no "
+                f"{'unembed' if 'blocks' in children else 'blocks'}; there is no residual stream "
+                f"that the logit lens could read"
+            )
+
+    def _require_plain_blocks(self) -> None:
+        for layer, block in enumerate(self.model.blocks):
+            missing = [
+                part
+                for part in ("attn", "mlp")
+                if not hasattr(block, part) and not (part == "mlp" and self.attn_only)
+            ]
+            if missing:
+                raise ModelError(
+                    f"blocks.{layer} of {self.name} ({type(block).__name__}) has no "
+                    f"{' and no '.join(missing)}; only blocks of attention and MLP can be split"
+                )
+            post = [n for n in ("ln1_post", "ln2_post") if getattr(block, n, None) is not None]
+            if post:
+                raise ModelError(
+                    f"{self.name} normalises what its blocks add ({', '.join(post)} in "
+                    f"blocks.{layer}); splitting that over heads is not supported yet"
+                )
+            mlp = getattr(block, "mlp", None)
+            if getattr(self.model.cfg, "num_experts", None) or hasattr(mlp, "experts"):
+                raise ModelError(
+                    f"{self.name} is a mixture of experts (blocks.{layer}); "
+                    f"its neurons depend on a router, which is not supported yet"
+                )
+
+    def _require_still(self) -> None:
+        """Dropout would draw random numbers, and the graph would be of a pass that never was."""
+        for name, module in self.model.named_modules():
+            dropping = isinstance(module, torch.nn.modules.dropout._DropoutNd)
+            if dropping and module.training and module.p > 0:
+                raise ModelError(
+                    f"{self.name} is in training mode and would drop out ({name}); "
+                    f"call model.eval() first"
+                )
+
+    def _require_finite(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            # One sum over the whole is 4 x faster than asking every number; ask only if it fails.
+            finite = parameter.is_floating_point() and torch.isfinite(parameter.detach().sum())
+            if not finite and not torch.isfinite(parameter.detach()).all():
+                clean = name.replace("_original_component.", "")
+                raise ModelError(
+                    f"the parameter {clean} of {self.name} holds NaN or infinity; "
+                    f"no number of a graph would mean anything, so load the weights again"
+                )
+
+
+def _require_transformer_lens(model: Any) -> None:
+    wanted = ("cfg", "run_with_hooks", "to_tokens", "hook_dict", "named_modules")
+    missing = [name for name in wanted if not hasattr(model, name)]
+    if missing:
+        raise ModelError(
+            f"{type(model).__name__} is no TransformerLens model (it has no "
+            f"{', '.join(missing)}); pass a HookedTransformer, a TransformerBridge, or what "
+            f"visit_tl.load_model gives"
+        )
+
+
+def _weight(module: Any, name: str, where: str) -> Tensor:
+    weight = getattr(module, name, None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        raise ModelError(
+            f"{where} has no readable {name} ({type(module).__name__} gives "
+            f"{type(weight).__name__}); such a block cannot be split into heads and neurons"
+        )
+    return weight.detach().float()
+
+
+def _bias(module: Any, name: str) -> Tensor | None:
+    return _nonzero(getattr(module, name, None))
+
+
+def _nonzero(bias: Any) -> Tensor | None:
+    """A bias that does something; TransformerLens gives zeros where the model has none."""
+    if not isinstance(bias, Tensor) or not bool(bias.detach().any()):
+        return None
+    return bias.detach().float()

@@ -1,0 +1,102 @@
+"""Tokens as a person can read them: every character visible, and none of it markup.
+
+A vocabulary holds spaces, newlines, control characters, half characters and text that spells HTML.
+`visible` makes each of them show; `for_plotly` and `for_html` then make the result safe in the two
+places where it is drawn. Escape once, at the place where the text is drawn.
+"""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from typing import Final
+
+ELLIPSIS: Final = "…"
+
+_NAMED: Final = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+_UNSEEN: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"))
+_RIGHT_TO_LEFT: Final = frozenset(("R", "AL", "AN"))
+
+# Plotly reads a subset of HTML, TeX between dollar signs where MathJax is loaded, and %{...}
+# where a layout has `meta`; it turns numeric entities back into characters after all three.
+_PLOTLY: Final = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;", "\\": "&#92;"}
+)
+
+
+def visible(text: str, limit: int | None = None) -> str:
+    """A token or prompt with nothing hidden in it.
+
+    Args:
+        text: As the tokenizer shows it.
+        limit: The most columns that the result may take in a terminal; what is longer ends in an
+            ellipsis. None for no limit.
+
+    Returns:
+        The text with spaces as `␣`, newlines as `⏎`, tabs as `⇥`, and every other character that
+        has no shape of its own (controls, bidi marks, zero-width characters, halves of surrogate
+        pairs) as an escape such as `\\x00` or `\\u202e`. A combining mark that would change the
+        character before it stands on a dotted circle. The empty string is `⟨empty⟩`.
+    """
+    if not text:
+        return "⟨empty⟩"
+    shown = "".join(_visible_character(c) for c in text)
+    if unicodedata.combining(shown[0]):
+        shown = "◌" + shown
+    return shown if limit is None else _clip(shown, limit)
+
+
+def columns(text: str) -> int:
+    """How many terminal columns a text takes: two for wide characters, none for combining marks."""
+    return sum(_width(c) for c in text)
+
+
+def pad(text: str, width: int) -> str:
+    """The text, filled with spaces to a number of terminal columns."""
+    return text + " " * max(0, width - columns(text))
+
+
+def for_html(text: str) -> str:
+    """Text as the content of an HTML element or of a quoted attribute."""
+    return html.escape(text, quote=True)
+
+
+def for_plotly(text: str) -> str:
+    """Text as Plotly draws it in labels, hovers, titles and annotations: shown, never read.
+
+    Text that runs from right to left is put into an isolate, so that it cannot turn round the
+    numbers beside it.
+    """
+    escaped = text.translate(_PLOTLY)
+    if any(unicodedata.bidirectional(c) in _RIGHT_TO_LEFT for c in text):
+        return f"\u2068{escaped}\u2069"
+    return escaped
+
+
+def _visible_character(character: str) -> str:
+    if character in _NAMED:
+        return _NAMED[character]
+    if unicodedata.category(character) not in _UNSEEN:
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _width(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _clip(text: str, limit: int) -> str:
+    if columns(text) <= limit:
+        return text
+    kept, used = [], 0
+    for character in text:
+        used += _width(character)
+        if used > limit - 1:
+            break
+        kept.append(character)
+    return "".join(kept) + ELLIPSIS

@@ -1,0 +1,69 @@
+"""Which blocks a view shows: all of a few, the last of many, and a word on how to see the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from visit_tl.errors import InputError
+from visit_tl.graph.flow import FlowGraph
+
+FEW: Final = 4
+"""Up to this many blocks, a view shows all that the graph has."""
+
+LAST: Final = 2
+"""Of more than a few, a view opens on this many: two blocks are some 2500 px wide."""
+
+
+def choose(graph: FlowGraph, layers: Iterable[int] | None) -> FlowGraph:
+    """The part of a graph that a view shows.
+
+    Args:
+        graph: The graph.
+        layers: Consecutive blocks; None for all of a few, or the last of many.
+
+    Raises:
+        InputError: a layer is not in the graph, there is none, or they have a gap.
+    """
+    if layers is None:
+        if len(graph.layers) <= FEW:
+            return graph
+        return graph.subgraph(graph.layers[-LAST:])
+    wanted = tuple(sorted(set(layers)))
+    if outside := [layer for layer in wanted if layer not in graph.layers]:
+        raise InputError(
+            f"layer {outside[0]} is outside {_range(graph.layers)}, which this graph of "
+            f"{graph.model} has: choose among those, or build the graph with more layers"
+        )
+    if not wanted:
+        raise InputError(f"no layers to show; this graph has {_range(graph.layers)}")
+    if wanted != tuple(range(wanted[0], wanted[-1] + 1)):
+        raise InputError(
+            f"layers {', '.join(map(str, wanted))} have a gap; show consecutive blocks, "
+            f"such as layers=range({wanted[0]}, {wanted[-1] + 1})"
+        )
+    return graph if wanted == graph.layers else graph.subgraph(wanted)
+
+
+def notice(whole: FlowGraph, shown: FlowGraph, call: str) -> str:
+    """Which blocks are shown, of which; and, where some are left out, the call that shows all."""
+    if not shown.layers:
+        return "no blocks"
+    words = f"layers {_range(shown.layers)} of 0..{whole.n_layers - 1}"
+    if shown.layers == whole.layers:
+        return words
+    return (
+        f"{words} shown; {call}(layers=range({whole.layers[0]}, {whole.layers[-1] + 1})) "
+        f"shows all {len(whole.layers)}"
+    )
+
+
+def windows(graph: FlowGraph, size: int = LAST) -> list[tuple[int, ...]]:
+    """The blocks cut into runs of equal size, ascending; the first run takes what is left over."""
+    layers = graph.layers
+    cuts = range(len(layers), 0, -size)
+    return [layers[max(0, end - size) : end] for end in cuts][::-1]
+
+
+def _range(layers: tuple[int, ...]) -> str:
+    return f"{layers[0]}..{layers[-1]}" if layers else "nothing"

@@ -1,0 +1,182 @@
+"""What a node or an edge knows, in words: the lines that hovers and tables show."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from visit_tl.graph.flow import Edge, FlowGraph, Node, TokenProb
+from visit_tl.graph.ids import Kind
+from visit_tl.view.labels import visible
+
+KIND_WORDS: Final[dict[Kind, str]] = {
+    "resid_pre": "residual stream entering block {layer}",
+    "attn_in": "input of attention {layer}, after ln1",
+    "query": "all queries of block {layer}, read through W_K",
+    "head_query": "query of head {head}, read through W_K",
+    "key": "memory key at position {key_position}, read through W_Q",
+    "value": "memory value of position {key_position}, after W_O",
+    "head": "output of head {head}, after W_O",
+    "z": "concatenated heads of block {layer}, after W_O",
+    "attn_neuron": "row {neuron} of W_O",
+    "b_O": "output bias of attention {layer}",
+    "attn_out": "what attention {layer} adds to the residual stream",
+    "resid_mid": "residual stream between attention and MLP {layer}",
+    "mlp_in": "input of MLP {layer}, after ln2",
+    "neuron_key": "column {neuron} of W_in",
+    "neuron": "row {neuron} of W_out",
+    "b_out": "output bias of MLP {layer}",
+    "mlp_out": "what MLP {layer} adds to the residual stream",
+    "resid_post": "residual stream leaving block {layer}",
+    "final_norm": "last residual stream after the final norm",
+    "logits": "the model's prediction",
+}
+
+COLUMN_WORDS: Final[dict[Kind, str]] = {
+    "resid_pre": "resid_pre",
+    "attn_in": "attn_in",
+    "query": "query",
+    "head_query": "queries",
+    "key": "keys",
+    "value": "values",
+    "head": "heads",
+    "z": "z",
+    "attn_neuron": "W_O rows",
+    "b_O": "W_O rows",
+    "attn_out": "attn_out",
+    "resid_mid": "resid_mid",
+    "mlp_in": "mlp_in",
+    "neuron_key": "W_in cols",
+    "neuron": "neurons",
+    "b_out": "neurons",
+    "mlp_out": "mlp_out",
+    "resid_post": "resid_post",
+    "final_norm": "ln_final",
+    "logits": "logits",
+}
+
+SCORE_WORDS: Final[dict[str, str]] = {
+    "coefficient": "coefficient",
+    "sum": "norm of what is added",
+    "flow": "norm of the source",
+}
+
+SHORT: Final = 12
+"""The most columns of a token in a node's label; the hover has it whole."""
+
+
+def number(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:.3g}"
+
+
+def promoted_label(node: Node, limit: int | None = None) -> str:
+    """The token that a node promotes, readable."""
+    return visible(node.promoted[0].token, limit) if node.promoted else "⟨unread⟩"
+
+
+def short_label(node: Node) -> str:
+    """The label of a node in the figure: its token, with what tells it from its neighbours."""
+    says = promoted_label(node, SHORT)
+    if node.kind == "head":
+        return f"H{node.id.head} {says}"
+    if node.kind == "value":
+        came_from = visible(node.token, SHORT) if node.token is not None else "?"
+        return f"{came_from} → {says}"
+    if node.kind in ("b_O", "b_out"):
+        return f"{node.kind} {says}"
+    return f"−{says}" if node.negative else says
+
+
+def node_title(node: Node) -> str:
+    """The id of a node and what it is."""
+    words = KIND_WORDS[node.kind].format(
+        layer=node.id.layer,
+        head=node.id.head,
+        key_position=node.id.key_position,
+        neuron=node.id.neuron,
+    )
+    return f"{node.id} · {words}"
+
+
+def token_list(reads: tuple[TokenProb, ...], limit: int | None = None) -> str:
+    """Tokens with their probabilities, in one line."""
+    return "  ".join(f"{visible(r.token, limit)} {number(r.prob)}" for r in reads)
+
+
+def looks_at(node: Node, graph: FlowGraph, count: int = 5) -> list[tuple[int, str, float]]:
+    """Where a head looks: position, token and attention, the largest first."""
+    if not node.attention:
+        return []
+    order = sorted(range(len(node.attention)), key=lambda i: (-node.attention[i], i))  # type: ignore[index]
+    return [
+        (i, visible(graph.tokens[i]) if i < len(graph.tokens) else "?", node.attention[i])
+        for i in order[:count]
+    ]
+
+
+def node_facts(node: Node, graph: FlowGraph) -> list[str]:
+    """Everything else that a node knows, a line each."""
+    facts = []
+    if node.token is not None:
+        facts.append(f"made by {visible(node.token)} at position {node.id.key_position}")
+    if node.negative:
+        facts.append("subtracted: it promotes its bottom tokens")
+    facts.append(f"top: {token_list(node.top)}")
+    facts.append(f"bottom: {token_list(node.bottom)}")
+    facts.append(
+        f"target {visible(graph.target)}: rank {node.rank} of 0..{graph.d_vocab - 1}, "
+        f"p = {number(node.prob)}"
+    )
+    numbers = f"norm {number(node.norm)} · entropy {number(node.entropy)} nats"
+    if node.coefficient is not None:
+        numbers += f" · coefficient {number(node.coefficient)}"
+    facts.append(numbers)
+    if places := looks_at(node, graph):
+        facts.append("looks at: " + "  ".join(f"{t} @{i} {number(a)}" for i, t, a in places))
+    if node.hook is not None:
+        facts.append(f"{node.hook.name}[{', '.join(map(str, node.hook.index))}]")
+    return facts
+
+
+def edge_fact(edge: Edge, source: Node, target: Node) -> str:
+    """What the score of an edge is, and the score."""
+    kinds = {source.kind, target.kind}
+    what = SCORE_WORDS[edge.kind]
+    if edge.kind == "coefficient" and kinds & {"key", "value"}:
+        what = "attention"
+    elif edge.kind == "coefficient" and kinds & {"neuron_key", "neuron"}:
+        what = "activation"
+    return f"{what} {number(edge.score)}"
+
+
+def heading(graph: FlowGraph) -> dict[str, str]:
+    """What every view says first: model, prompt, position, target, prediction, and what is hidden.
+
+    Returns:
+        Plain text by name, in the order to show it; `prediction` only if the logits are there.
+    """
+    inside = 0 <= graph.position < len(graph.tokens)
+    here = visible(graph.tokens[graph.position]) if inside else "?"
+    whose = "given" if graph.target_given else "the model's own prediction"
+    words = {
+        "model": graph.model,
+        "prompt": visible(graph.prompt).replace("␣", " "),
+        "position": f"{graph.position} ({here})",
+        "target": f"{visible(graph.target)} ({whose})",
+    }
+    if "logits" in graph:
+        words["prediction"] = token_list(graph["logits"].top[:3])
+    words["hidden"] = hidden_words(graph)
+    return words
+
+
+def hidden_words(graph: FlowGraph) -> str:
+    """How much pruning hid in the blocks of this graph."""
+    hidden = graph.hidden_in_all
+    parts = (
+        (hidden.heads, "heads"),
+        (hidden.values, "memory values of shown heads"),
+        (hidden.attn_neurons, "W_O rows"),
+        (hidden.neurons, "MLP neurons"),
+    )
+    return ", ".join(f"{count} {name}" for count, name in parts) + " not shown"
