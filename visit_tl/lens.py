@@ -162,7 +162,7 @@ def _merge(
     best: tuple[Tensor, Tensor] | None, tile: Tensor, start: int, k: int, *, largest: bool
 ) -> tuple[Tensor, Tensor]:
     """The k best of what there was and of a tile; equal logits are ordered by lower id."""
-    values, columns = torch.topk(tile, min(k, tile.shape[1]), dim=-1, largest=largest)
+    values, columns = _best(tile, min(k, tile.shape[1]), largest)
     ids = columns + start
     if best is not None:
         values, ids = torch.cat((best[0], values), -1), torch.cat((best[1], ids), -1)
@@ -170,3 +170,18 @@ def _merge(
     values, ids = values.gather(-1, by_id), ids.gather(-1, by_id)
     order = values.argsort(dim=-1, descending=largest, stable=True)[:, :k]
     return values.gather(-1, order), ids.gather(-1, order)
+
+
+def _best(tile: Tensor, k: int, largest: bool) -> tuple[Tensor, Tensor]:
+    """The k best columns of each row; where the k-th is tied with others, those of lower id.
+
+    `topk` takes any of the tied. One column more than needed shows where that matters, which is
+    rare, and only those rows are sorted.
+    """
+    values, columns = torch.topk(tile, min(k + 1, tile.shape[1]), dim=-1, largest=largest)
+    if values.shape[1] > k:
+        tied = values[:, k] == values[:, k - 1]
+        if tied.any():
+            order = tile[tied].sort(dim=-1, descending=largest, stable=True)
+            values[tied], columns[tied] = (part[:, : k + 1] for part in order)
+    return values[:, :k], columns[:, :k]

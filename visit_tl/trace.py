@@ -6,9 +6,9 @@ position. Nothing of the batch, the other rows or the other layers is held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,15 @@ from visit_tl.errors import InputError, ModelError
 from visit_tl.model.rotary import Rotation, find_rotation
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
+
+
+@runtime_checkable
+class Cache(Protocol):
+    """What is asked of a cache: a TransformerLens ActivationCache or a plain dict."""
+
+    def __getitem__(self, name: str) -> Tensor: ...
+
+    def keys(self) -> Iterable[str]: ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class Trace:
     def from_cache(
         cls,
         view: ModelView,
-        cache: Mapping[str, Tensor],
+        cache: Cache,
         prompt: Prompt,
         *,
         position: int = -1,
@@ -299,15 +308,16 @@ class _CacheReader:
     """Takes tensors out of a caller's cache and checks that they are of this model and prompt."""
 
     def __init__(
-        self, view: ModelView, cache: Mapping[str, Tensor], prompt: Prompt, batch: int | None
+        self, view: ModelView, cache: Cache, prompt: Prompt, batch: int | None
     ) -> None:
         self._view, self._cache, self._prompt, self._batch = view, cache, prompt, batch
+        self._names = set(cache.keys())
 
     def optional(self, *names: str) -> Tensor | None:
-        return next((self(name) for name in names if name in self._cache), None)
+        return next((self(name) for name in names if name in self._names), None)
 
     def __call__(self, name: str) -> Tensor:
-        if name not in self._cache:
+        if name not in self._names:
             raise InputError(
                 f"the cache has no {name}; make it with model.run_with_cache(tokens) without a "
                 f"names_filter, or let flow_graph run the model"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from visit_tl.graph import prune
 from visit_tl.graph.build import build
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.model.view import ModelView
-from visit_tl.trace import Trace
+from visit_tl.trace import Cache, Trace
 
 
 def flow_graph(
@@ -22,7 +22,7 @@ def flow_graph(
     layers: Iterable[int] | int | None = None,
     position: int = -1,
     prepend_bos: bool | None = None,
-    cache: Mapping[str, Tensor] | None = None,
+    cache: Cache | None = None,
     preset: prune.Preset = "default",
     heads: int | None = None,
     values: int | None = None,
