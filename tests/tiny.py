@@ -72,6 +72,7 @@ def gpt2(seed: int = 0, **overrides: Any) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     settings = {"n_layer": 2, "n_head": 4, "n_embd": 16, "vocab_size": D_VOCAB, "n_positions": 32}
+    settings["n_inner"] = 40
     hf = GPT2LMHeadModel(GPT2Config(**(settings | overrides))).eval()
     randomise(hf, seed)
     return TransformerBridge.boot_transformers("gpt2", hf_model=hf, tokenizer=tokenizer())

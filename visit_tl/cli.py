@@ -89,7 +89,7 @@ def graph(
             layers=chosen,
             position=position,
             prepend_bos=False if no_bos else None,
-            preset=preset,  # type: ignore[arg-type]
+            preset=preset,
             heads=heads,
             values=values,
             neurons=neurons,

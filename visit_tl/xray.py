@@ -23,7 +23,7 @@ def flow_graph(
     position: int = -1,
     prepend_bos: bool | None = None,
     cache: Cache | None = None,
-    preset: prune.Preset = "default",
+    preset: str = "default",
     heads: int | None = None,
     values: int | None = None,
     neurons: int | tuple[int, int] | None = None,

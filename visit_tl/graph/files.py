@@ -107,9 +107,10 @@ def write(path: Path, content: bytes) -> None:
         os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-        raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _is_ours(path: Path, suffix: str) -> bool:

@@ -265,7 +265,7 @@ class FlowGraph:
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 
-    def of_kind(self, *kinds: Kind) -> tuple[Node, ...]:
+    def of_kind(self, *kinds: str) -> tuple[Node, ...]:
         """The nodes of these kinds, in the order of the forward pass.
 
         Raises:

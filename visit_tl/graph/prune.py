@@ -11,7 +11,6 @@ from torch import Tensor
 
 from visit_tl.errors import InputError
 
-Preset = Literal["default", "paper"]
 PRESETS: Final = ("default", "paper")
 
 # The released code of the paper shows 18 of the highest and 7 of the lowest neurons.
@@ -49,7 +48,7 @@ class Budget:
 
 
 def budget(
-    preset: Preset = "default",
+    preset: str = "default",
     heads: int | None = None,
     values: int | None = None,
     neurons: int | tuple[int, int] | None = None,

@@ -1,0 +1,69 @@
+"""The grammar of node ids: what is printed is what is parsed."""
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from visit_tl import GraphError, NodeId
+from visit_tl.graph.ids import KINDS
+
+INDEX = st.integers(0, 999_999)
+
+
+@st.composite
+def node_ids(draw):
+    kind = draw(st.sampled_from(KINDS))
+    layer = None if kind in ("final_norm", "logits") else draw(INDEX)
+    head = draw(INDEX) if kind in ("head", "head_query", "key", "value") else None
+    key_position = draw(INDEX) if kind in ("key", "value") else None
+    neuron = draw(INDEX) if kind in ("attn_neuron", "neuron", "neuron_key") else None
+    return NodeId(kind, layer, head, key_position, neuron)
+
+
+@given(node_ids())
+def test_every_id_parses_to_itself(node_id):
+    assert NodeId.parse(str(node_id)) == node_id
+    assert NodeId.parse(node_id) is node_id
+
+
+@given(node_ids(), node_ids())
+def test_no_two_ids_print_alike(one, other):
+    assert (str(one) == str(other)) == (one == other)
+
+
+@pytest.mark.parametrize("spelling", ["L9H6", "9.6", "a9.h6", "A9.6", "9.h6"])
+def test_heads_are_understood_in_other_tools_spellings(spelling):
+    assert NodeId.parse(spelling) == NodeId("head", 9, 6)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_an_id_or_a_graph_error(text):
+    try:
+        parsed = NodeId.parse(text)
+    except GraphError as error:
+        assert "is no node id; ids look like L9H6" in str(error)
+    else:
+        assert NodeId.parse(str(parsed)) == parsed
+
+
+@pytest.mark.parametrize(
+    "text", ["", "L9", "L9H", "H6", "L9H6.v", "L9H6.x3", "L-1H0", "L9.resid", "L9H6 ", "L٩H6", "9."]
+)
+def test_what_is_no_id_is_refused(text):
+    with pytest.raises(GraphError, match="is no node id"):
+        NodeId.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("head", 9), "needs head as an integer from 0 up, got None"),
+        (("head", 9, -1), "needs head as an integer from 0 up, got -1"),
+        (("head", True, 1), "needs layer as an integer from 0 up, got True"),
+        (("logits", 3), "a node of kind logits has no layer, got 3"),
+        (("z", 3, 1), "a node of kind z has no head, got 1"),
+    ],
+)
+def test_an_id_has_exactly_the_indices_of_its_kind(arguments, message):
+    with pytest.raises(GraphError, match=message):
+        NodeId(*arguments)
