@@ -19,6 +19,7 @@ import torch
 
 import visit_tl as vt
 from tests import tiny
+from visit_tl.graph.records import Hidden, Hook
 
 THIRD = 1 / 3
 
@@ -151,9 +152,9 @@ def test_coefficients_tokens_hooks_and_what_is_hidden(graph):
     assert graph["L0N0"].coefficient == pytest.approx(1.5)
     assert graph["L0O2"].coefficient == pytest.approx(THIRD)
     assert graph["L0.b_O"].hook is None
-    assert graph["L0H0.v1"].hook == vt.graph.flow.Hook("blocks.0.attn.hook_v", (0, 1, 0))
-    assert graph["L0O2"].hook == vt.graph.flow.Hook("blocks.0.attn.hook_z", (0, 2, 1, 0))
-    assert graph["L0N0"].hook == vt.graph.flow.Hook("blocks.0.mlp.hook_post", (0, 2, 0))
+    assert graph["L0H0.v1"].hook == Hook("blocks.0.attn.hook_v", (0, 1, 0))
+    assert graph["L0O2"].hook == Hook("blocks.0.attn.hook_z", (0, 2, 1, 0))
+    assert graph["L0N0"].hook == Hook("blocks.0.mlp.hook_post", (0, 2, 0))
     # Entry 3 of z and neuron 1 are zero: they add nothing, so they are neither kept nor hidden.
-    assert graph.hidden[0] == vt.graph.flow.Hidden()
+    assert graph.hidden[0] == Hidden()
     assert graph.residual_error[0] < 1e-6

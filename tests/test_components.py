@@ -1,4 +1,4 @@
-"""Each einsum beside a loop that does the same by hand, and the conservation laws on every model."""
+"""Each einsum beside a loop that does the same, and the conservation laws on every model."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def scores_of(view, layer, trace):
 
 
 def test_query_times_state_is_the_score_that_the_model_used(traced):
-    """q W_K^T . x + q . b_K = score x sqrt(d_head), at the query's own position (rotation cancels)."""
+    """q W_K^T . x + q . b_K = score x sqrt(d_head) at the query's own position: no rotation."""
     view, trace = traced
     for layer, t in trace.layers.items():
         scores = scores_of(view, layer, trace)
@@ -79,7 +79,9 @@ def test_key_times_state_is_the_score_that_the_model_used_at_every_distance(trac
             turned = keys if t.rotation is None else t.rotation.transpose(keys)
             extra = 0 if bias is None else turned @ bias[h]
             ours = (readings @ t.attn_in + extra) / view.d_head**0.5
-            torch.testing.assert_close(ours.softmax(-1), t.pattern[h, : p + 1], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                ours.softmax(-1), t.pattern[h, : p + 1], atol=1e-5, rtol=1e-4
+            )
             if scores is not None:
                 torch.testing.assert_close(ours, scores[h, : p + 1], atol=1e-4, rtol=1e-4)
 

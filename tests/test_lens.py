@@ -22,7 +22,9 @@ def brute_force(view, vectors):
 def expect(view, vectors, targets, k):
     logits = brute_force(view, vectors)
     probs, log_probs = logits.softmax(-1), logits.log_softmax(-1)
-    down, up = (logits.sort(dim=-1, descending=d, stable=True).indices[:, :k] for d in (True, False))
+    down, up = (
+        logits.sort(dim=-1, descending=d, stable=True).indices[:, :k] for d in (True, False)
+    )
     wanted = logits[:, targets]
     return {
         "top_ids": down,

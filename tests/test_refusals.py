@@ -17,7 +17,9 @@ class TestPromptsAndTargets:
             vt.flow_graph(native, prompt)
 
     def test_a_prompt_longer_than_the_context_is_not_cut(self, native):
-        with pytest.raises(InputError, match="has 41 tokens, but native has a context of 32; shorten"):
+        with pytest.raises(
+            InputError, match="has 41 tokens, but native has a context of 32; shorten"
+        ):
             vt.flow_graph(native, "a" * 40)
 
     def test_an_id_outside_the_vocabulary(self, native):
@@ -76,7 +78,9 @@ class TestRanges:
 
 class TestModels:
     def test_something_that_is_no_model(self):
-        with pytest.raises(ModelError, match="Linear is no TransformerLens model .* visit_tl.load_mo"):
+        with pytest.raises(
+            ModelError, match="Linear is no TransformerLens model .* visit_tl.load_mo"
+        ):
             vt.flow_graph(torch.nn.Linear(2, 2), PROMPT)
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -84,7 +88,9 @@ class TestModels:
         model = tiny.native()
         with torch.no_grad():
             model.blocks[1].mlp.out.original_component.weight[3, 2] = value
-        with pytest.raises(ModelError, match=r"the parameter \S*1\S*fc_out\S*weight of native holds"):
+        with pytest.raises(
+            ModelError, match=r"the parameter \S*1\S*fc_out\S*weight of native holds"
+        ):
             ModelView(model)
 
     def test_large_but_finite_weights_are_not_taken_for_nan(self):
@@ -98,10 +104,16 @@ class TestModels:
         from transformers import BertConfig, BertForMaskedLM
 
         config = BertConfig(
-            num_hidden_layers=1, num_attention_heads=2, hidden_size=8, intermediate_size=8, vocab_size=60
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            hidden_size=8,
+            intermediate_size=8,
+            vocab_size=60,
         )
         model = TransformerBridge.boot_transformers(
-            "google-bert/bert-base-cased", hf_model=BertForMaskedLM(config).eval(), tokenizer=tiny.tokenizer()
+            "google-bert/bert-base-cased",
+            hf_model=BertForMaskedLM(config).eval(),
+            tokenizer=tiny.tokenizer(),
         )
         with pytest.raises(ModelError, match="is an encoder .* only decoders"):
             ModelView(model)
@@ -111,10 +123,18 @@ class TestModels:
         from transformers import T5Config, T5ForConditionalGeneration
 
         config = T5Config(
-            num_layers=1, num_heads=2, d_model=8, d_ff=8, d_kv=4, vocab_size=60, decoder_start_token_id=0
+            num_layers=1,
+            num_heads=2,
+            d_model=8,
+            d_ff=8,
+            d_kv=4,
+            vocab_size=60,
+            decoder_start_token_id=0,
         )
         model = TransformerBridge.boot_transformers(
-            "google-t5/t5-small", hf_model=T5ForConditionalGeneration(config).eval(), tokenizer=tiny.tokenizer()
+            "google-t5/t5-small",
+            hf_model=T5ForConditionalGeneration(config).eval(),
+            tokenizer=tiny.tokenizer(),
         )
         with pytest.raises(ModelError, match="is an encoder-decoder; .* only decoders"):
             ModelView(model)
@@ -128,7 +148,9 @@ class TestModels:
             intermediate_size=8, vocab_size=60, num_local_experts=2,
         )  # fmt: skip
         model = TransformerBridge.boot_transformers(
-            "mistralai/Mixtral-8x7B-v0.1", hf_model=MixtralForCausalLM(config).eval(), tokenizer=tiny.tokenizer()
+            "mistralai/Mixtral-8x7B-v0.1",
+            hf_model=MixtralForCausalLM(config).eval(),
+            tokenizer=tiny.tokenizer(),
         )
         with pytest.raises(ModelError, match=r"is a mixture of experts \(blocks\.0\)"):
             ModelView(model)
@@ -142,9 +164,13 @@ class TestModels:
             intermediate_size=8, vocab_size=60, head_dim=4,
         )  # fmt: skip
         model = TransformerBridge.boot_transformers(
-            "google/gemma-2-2b", hf_model=Gemma2ForCausalLM(config).eval(), tokenizer=tiny.tokenizer()
+            "google/gemma-2-2b",
+            hf_model=Gemma2ForCausalLM(config).eval(),
+            tokenizer=tiny.tokenizer(),
         )
-        with pytest.raises(ModelError, match="normalises what its blocks add .ln1_post, ln2_post in"):
+        with pytest.raises(
+            ModelError, match="normalises what its blocks add .ln1_post, ln2_post in"
+        ):
             ModelView(model)
 
     def test_a_model_that_would_drop_out(self):
@@ -162,5 +188,7 @@ class TestModels:
         view = ModelView(native)
         gone = {"blocks.1.attn.hook_pattern"}
         view.__dict__["_hooks"] = frozenset(view._hooks - gone)
-        with pytest.raises(ModelError, match=r"has no hook blocks\.1\.attn\.hook_pattern, from which"):
+        with pytest.raises(
+            ModelError, match=r"has no hook blocks\.1\.attn\.hook_pattern, from which"
+        ):
             vt.Trace.run(view, view.tokens.encode(PROMPT, None))

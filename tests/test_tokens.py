@@ -11,7 +11,10 @@ from visit_tl.model.tokens import _BYTES, _bytes_of, _show_bytes
 def test_strings_become_tokens_as_the_models_own_to_tokens_does_it(model):
     view = ModelView(model)
     assert list(view.tokens.encode("a b", None).ids) == model.to_tokens("a b")[0].tolist()
-    assert list(view.tokens.encode("a b", False).ids) == model.to_tokens("a b", prepend_bos=False)[0].tolist()
+    assert (
+        list(view.tokens.encode("a b", False).ids)
+        == model.to_tokens("a b", prepend_bos=False)[0].tolist()
+    )
 
 
 def test_whether_a_bos_was_prepended_is_said(model):

@@ -89,7 +89,9 @@ def test_a_row_of_a_batched_cache_is_the_graph_of_that_prompt(native):
 class TestACacheThatDoesNotFitIsRefused:
     def test_of_a_batch_without_saying_which_row(self, native):
         _, cache = native.run_with_cache(torch.tensor([[0, 1, 2], [0, 4, 5]]))
-        with pytest.raises(InputError, match=r"batch of 2 prompts; say which one with batch=0\.\.1"):
+        with pytest.raises(
+            InputError, match=r"batch of 2 prompts; say which one with batch=0\.\.1"
+        ):
             vt.flow_graph(native, [0, 1, 2], cache=cache)
 
     def test_of_a_row_that_is_not_there(self, native):
@@ -105,7 +107,9 @@ class TestACacheThatDoesNotFitIsRefused:
 
     def test_of_another_length(self, native):
         _, cache = native.run_with_cache(torch.tensor([[0, 1, 2, 3]]))
-        with pytest.raises(InputError, match="a prompt of 3 tokens give .* another model or prompt"):
+        with pytest.raises(
+            InputError, match="a prompt of 3 tokens give .* another model or prompt"
+        ):
             vt.flow_graph(native, [0, 1, 2], cache=cache)
 
     def test_of_another_model_of_another_width(self, native):
@@ -124,5 +128,7 @@ class TestACacheThatDoesNotFitIsRefused:
 
     def test_with_hooks_filtered_out(self, native):
         _, cache = native.run_with_cache(PROMPT, names_filter=["blocks.0.attn.hook_z"])
-        with pytest.raises(InputError, match=r"the cache has no blocks\.0\.hook_resid_pre; make it"):
+        with pytest.raises(
+            InputError, match=r"the cache has no blocks\.0\.hook_resid_pre; make it"
+        ):
             vt.flow_graph(native, PROMPT, cache=cache)

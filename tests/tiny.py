@@ -1,4 +1,4 @@
-"""Small models, built offline and the same on every machine, with every bias and gain non-trivial."""
+"""Small models, built offline, the same on every machine, every bias and gain non-trivial."""
 
 from __future__ import annotations
 

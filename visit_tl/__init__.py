@@ -21,8 +21,9 @@ if TYPE_CHECKING:
         ModelError,
         VisitError,
     )
-    from visit_tl.graph.flow import Edge, FlowGraph, Node
+    from visit_tl.graph.flow import FlowGraph
     from visit_tl.graph.ids import NodeId
+    from visit_tl.graph.records import Edge, Node
     from visit_tl.lens import Readout, read
     from visit_tl.model.load import load_model
     from visit_tl.model.view import ModelView
@@ -35,8 +36,8 @@ _HOMES = {
     "flow_graph": "visit_tl.xray",
     "load_model": "visit_tl.model.load",
     "FlowGraph": "visit_tl.graph.flow",
-    "Node": "visit_tl.graph.flow",
-    "Edge": "visit_tl.graph.flow",
+    "Node": "visit_tl.graph.records",
+    "Edge": "visit_tl.graph.records",
     "NodeId": "visit_tl.graph.ids",
     "ModelView": "visit_tl.model.view",
     "Trace": "visit_tl.trace",

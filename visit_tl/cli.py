@@ -45,14 +45,14 @@ def graph(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option("--target", help="Token to follow, such as ' Tokyo'. Default: the prediction."),
+        typer.Option(
+            "--target", help="Token to follow, such as ' Tokyo'. Default: the prediction."
+        ),
     ] = None,
     position: Annotated[
         int, typer.Option("--position", help="Query position; negative ones count from the end.")
     ] = -1,
-    no_bos: Annotated[
-        bool, typer.Option("--no-bos", help="Put no BOS before the prompt.")
-    ] = False,
+    no_bos: Annotated[bool, typer.Option("--no-bos", help="Put no BOS before the prompt.")] = False,
     preset: Annotated[
         str, typer.Option("--preset", help="default, or paper: all heads, neurons by activation.")
     ] = "default",
@@ -95,7 +95,9 @@ def graph(
             neurons=neurons,
         )
         written = [
-            built.save(path, overwrite=force, theme=theme) for path in (json, out) if path is not None
+            built.save(path, overwrite=force, theme=theme)
+            for path in (json, out)
+            if path is not None
         ]
         if not quiet:
             _say(built.text())

@@ -307,9 +307,7 @@ def _angles(
 class _CacheReader:
     """Takes tensors out of a caller's cache and checks that they are of this model and prompt."""
 
-    def __init__(
-        self, view: ModelView, cache: Cache, prompt: Prompt, batch: int | None
-    ) -> None:
+    def __init__(self, view: ModelView, cache: Cache, prompt: Prompt, batch: int | None) -> None:
         self._view, self._cache, self._prompt, self._batch = view, cache, prompt, batch
         self._names = set(cache.keys())
 

@@ -6,8 +6,8 @@ import pytest
 
 import visit_tl as vt
 from visit_tl import GraphError
-from visit_tl.graph.flow import Edge
 from visit_tl.graph.ids import NodeId
+from visit_tl.graph.records import Edge
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,9 @@ def test_nodes_are_found_by_id_in_any_spelling(graph):
 
 
 def test_a_node_that_is_not_there_says_what_to_do(graph):
-    with pytest.raises(GraphError, match=r"L1H99 is not in this graph of layers 0\.\.1; it was pru"):
+    with pytest.raises(
+        GraphError, match=r"L1H99 is not in this graph of layers 0\.\.1; it was pru"
+    ):
         graph["L1H99"]
 
 

@@ -103,7 +103,9 @@ def test_shown_and_hidden_add_up_to_all(model):
     view = vt.ModelView(model)
     for layer in graph.layers:
         hidden = graph.hidden[layer]
-        count = {k: sum(n.layer == layer for n in graph.of_kind(k)) for k in ("head", "value", "neuron")}
+        count = {
+            k: sum(n.layer == layer for n in graph.of_kind(k)) for k in ("head", "value", "neuron")
+        }
         assert count["head"] + hidden.heads == view.n_heads
         assert count["value"] + hidden.values == 3 * len(graph.tokens)
         assert count["neuron"] + hidden.neurons <= 40

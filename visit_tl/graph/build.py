@@ -6,40 +6,19 @@ all survivors of all blocks, and the readouts are laid into the nodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from visit_tl import components, lens
 from visit_tl.graph import prune
 from visit_tl.graph.conserve import check_layer, check_logits
-from visit_tl.graph.flow import Edge, EdgeKind, FlowGraph, Hidden, Hook, Node, TokenProb
-from visit_tl.graph.ids import KINDS, NodeId
+from visit_tl.graph.draft import Draft, read_draft
+from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.ids import Kind, NodeId
+from visit_tl.graph.records import Hidden, Hook
 from visit_tl.model.view import LayerWeights, ModelView
 from visit_tl.trace import LayerTrace, Trace
-
-
-@dataclass
-class _Draft:
-    """Nodes that wait for their readout: what is known of each, and its vector."""
-
-    ids: list[NodeId] = field(default_factory=list)
-    stacks: list[Tensor] = field(default_factory=list)
-    facts: list[dict[str, object]] = field(default_factory=list)
-    edges: list[Edge] = field(default_factory=list)
-
-    def add(self, ids: list[NodeId], vectors: Tensor, facts: list[dict[str, object]]) -> None:
-        self.ids += ids
-        self.stacks.append(vectors)
-        self.facts += facts
-
-    def one(self, node: NodeId, vector: Tensor, hook: Hook | None) -> None:
-        self.add([node], vector[None], [{"hook": hook}])
-
-    def link(self, source: NodeId, target: NodeId, kind: EdgeKind, score: float) -> None:
-        self.edges.append(Edge(source, target, kind, score))
 
 
 def build(
@@ -64,7 +43,7 @@ def build(
         DecompositionError: the parts of a block do not sum to its whole.
     """
     budget = budget or prune.Budget()
-    draft = _Draft()
+    draft = Draft()
     errors, hidden = {}, {}
     for layer, traced in trace.layers.items():
         weights = view.weights(layer)
@@ -78,7 +57,7 @@ def build(
         check_logits(view, trace, trace.layers[last].resid_post)
         _end(draft, view, trace, last)
     chosen = _prediction(view, trace) if target is None else target
-    nodes = _read(view, draft, chosen, k)
+    nodes = read_draft(view, draft, chosen, k)
     order = {node.id: i for i, node in enumerate(nodes)}
     text = view.tokens.text
     return FlowGraph(
@@ -103,7 +82,7 @@ def build(
 
 
 def _block(
-    draft: _Draft,
+    draft: Draft,
     view: ModelView,
     trace: Trace,
     layer: int,
@@ -127,9 +106,17 @@ def _block(
     return Hidden(heads=heads, values=values, attn_neurons=attn_neurons, neurons=neurons)
 
 
-def _states(draft: _Draft, layer: int, t: LayerTrace, position: int):
+def _states(draft: Draft, layer: int, t: LayerTrace, position: int) -> Callable[[Kind], NodeId]:
     """The block's states and sub-block outputs; returns the maker of their ids."""
-    for kind in ("resid_pre", "attn_in", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post"):
+    for kind in (
+        "resid_pre",
+        "attn_in",
+        "attn_out",
+        "resid_mid",
+        "mlp_in",
+        "mlp_out",
+        "resid_post",
+    ):
         vector = getattr(t, kind)
         if vector is not None:
             hook = Hook(t.hooks[kind], (0, position))
@@ -137,7 +124,7 @@ def _states(draft: _Draft, layer: int, t: LayerTrace, position: int):
     return lambda kind: NodeId(kind, layer)
 
 
-def _sums(draft: _Draft, layer: int, t: LayerTrace) -> None:
+def _sums(draft: Draft, layer: int, t: LayerTrace) -> None:
     """The residual stream: what is added to what, with the norm of what is added."""
     parts = [("resid_pre", t.resid_pre), ("attn_out", t.attn_out)]
     if t.resid_mid is not None:
@@ -151,7 +138,7 @@ def _sums(draft: _Draft, layer: int, t: LayerTrace) -> None:
 
 
 def _attention(
-    draft: _Draft,
+    draft: Draft,
     view: ModelView,
     trace: Trace,
     layer: int,
@@ -195,7 +182,7 @@ def _attention(
 
 
 def _memories(
-    draft: _Draft,
+    draft: Draft,
     view: ModelView,
     trace: Trace,
     layer: int,
@@ -235,7 +222,7 @@ def _memories(
 
 
 def _attn_neurons(
-    draft: _Draft,
+    draft: Draft,
     view: ModelView,
     layer: int,
     t: LayerTrace,
@@ -267,7 +254,7 @@ def _attn_neurons(
 
 
 def _mlp(
-    draft: _Draft,
+    draft: Draft,
     layer: int,
     t: LayerTrace,
     w: LayerWeights,
@@ -302,13 +289,13 @@ def _mlp(
     return int((t.mlp_post != 0).sum()) - len(neurons)
 
 
-def _bias(draft: _Draft, node: NodeId, bias: Tensor | None, out: NodeId) -> None:
+def _bias(draft: Draft, node: NodeId, bias: Tensor | None, out: NodeId) -> None:
     if bias is not None:
         draft.one(node, bias, None)
         draft.link(node, out, "sum", _norm(bias))
 
 
-def _end(draft: _Draft, view: ModelView, trace: Trace, last: int) -> None:
+def _end(draft: Draft, view: ModelView, trace: Trace, last: int) -> None:
     """The final norm and the logits, which read alike: the model's own prediction."""
     resid_post = trace.layers[last].resid_post
     normalised = view.final_norm(resid_post)
@@ -327,56 +314,6 @@ def _prediction(view: ModelView, trace: Trace) -> int:
         return int(trace.logits.argmax())
     last = max(trace.layers)
     return int(lens.read(view, trace.layers[last].resid_post[None], k=1).top_ids[0, 0])
-
-
-def _read(view: ModelView, draft: _Draft, target: int, k: int) -> tuple[Node, ...]:
-    """Read the whole stack at once and lay the readouts into the nodes."""
-    k = min(k, view.d_vocab)
-    final = [node.kind in ("final_norm", "logits") for node in draft.ids]
-    vectors = torch.cat(draft.stacks)
-    norms = components.row_norms(vectors).tolist()
-    # The final norm's output must not be normalised again; it reads as the resid_post before it.
-    if any(final):
-        last = NodeId("resid_post", view.n_layers - 1)
-        source = vectors[draft.ids.index(last)].clone()
-        vectors[torch.tensor(final, device=vectors.device)] = source
-    readout = lens.read(view, vectors, [target], k=k)
-    tops = _token_rows(view, readout.top_ids, readout.top_probs)
-    bottoms = _token_rows(view, readout.bottom_ids, readout.bottom_probs)
-    entropies = readout.entropy.tolist()
-    ranks, probs = readout.target_ranks[:, 0].tolist(), readout.target_probs[:, 0].tolist()
-    nodes = [
-        Node(
-            id=node,
-            top=tops[i],
-            bottom=bottoms[i],
-            entropy=entropies[i],
-            norm=norms[i],
-            rank=ranks[i],
-            prob=probs[i],
-            **facts,  # type: ignore[arg-type]
-        )
-        for i, (node, facts) in enumerate(zip(draft.ids, draft.facts, strict=True))
-    ]
-    return tuple(sorted(nodes, key=lambda node: _place(node.id, view.n_layers)))
-
-
-def _token_rows(view: ModelView, ids: Tensor, probs: Tensor) -> list[tuple[TokenProb, ...]]:
-    text = view.tokens.text
-    return [
-        tuple(TokenProb(text(i), i, min(p, 1.0)) for i, p in zip(row, values, strict=True))
-        for row, values in zip(ids.tolist(), probs.tolist(), strict=True)
-    ]
-
-
-_KIND_PLACE: Mapping[str, int] = {kind: place for place, kind in enumerate(KINDS)}
-
-
-def _place(node: NodeId, n_layers: int) -> tuple[int, ...]:
-    """Where a node stands in the forward pass."""
-    layer = n_layers if node.layer is None else node.layer
-    indices = (node.head, node.key_position, node.neuron)
-    return (layer, _KIND_PLACE[node.kind], *(-1 if i is None else i for i in indices))
 
 
 def _norm(vector: Tensor) -> float:

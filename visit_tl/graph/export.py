@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeVar, cast
 
 from visit_tl.errors import GraphError
-from visit_tl.graph.flow import EDGE_KINDS, Edge, FlowGraph, Hidden, Hook, Node, TokenProb
+from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import NodeId
+from visit_tl.graph.records import EDGE_KINDS, Edge, Hidden, Hook, Node, TokenProb
 
 SCHEMA: Final = 1
 
@@ -101,7 +102,9 @@ def _node_to_json(node: Node) -> dict[str, Any]:
         "norm": node.norm,
         "coefficient": node.coefficient,
         "attention": None if node.attention is None else list(node.attention),
-        "hook": None if node.hook is None else {"name": node.hook.name, "index": list(node.hook.index)},
+        "hook": None
+        if node.hook is None
+        else {"name": node.hook.name, "index": list(node.hook.index)},
     }
 
 
@@ -136,7 +139,11 @@ class _Reader:
 
     def number(self, key: str) -> float:
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             raise GraphError(f"{self._where}: {key!r} is {value!r}, not a finite number")
         return float(value)
 

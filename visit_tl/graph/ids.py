@@ -81,7 +81,7 @@ class NodeId:
         layer: Block index; None for `final_norm` and `logits`.
         head: Query head index, for `head_query`, `key`, `value` and `head`.
         key_position: Position of the token that made a memory key or value.
-        neuron: Row of W_O (`attn_neuron`), column of W_in (`neuron_key`) or row of W_out (`neuron`).
+        neuron: Row of W_O (`attn_neuron`) or W_out (`neuron`), column of W_in (`neuron_key`).
 
     Raises:
         GraphError: an index is missing, superfluous or negative, or the kind is unknown.
@@ -106,7 +106,8 @@ class NodeId:
             value = getattr(self, name)
             if needed and (type(value) is not int or value < 0):
                 raise GraphError(
-                    f"a node of kind {self.kind} needs {name} as an integer from 0 up, got {value!r}"
+                    f"a node of kind {self.kind} needs {name} as an integer from 0 up, "
+                    f"got {value!r}"
                 )
             if not needed and value is not None:
                 raise GraphError(f"a node of kind {self.kind} has no {name}, got {value!r}")

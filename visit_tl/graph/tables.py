@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from visit_tl.graph.flow import FlowGraph, Node
+from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.records import Node
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -133,9 +133,7 @@ class Tokens:
             raise InputError(f"token ids are integers, but {tensor.dtype} was given")
         out = [int(i) for i in tensor if not 0 <= int(i) < self._d_vocab]
         if out:
-            raise InputError(
-                f"token id {out[0]} is outside 0..{self._d_vocab - 1} of {self._name}"
-            )
+            raise InputError(f"token id {out[0]} is outside 0..{self._d_vocab - 1} of {self._name}")
         return [int(i) for i in tensor]
 
     def _need_tokenizer(self) -> None:

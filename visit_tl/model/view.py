@@ -149,9 +149,7 @@ class ModelView:
             raise InputError(f"no layers were chosen; {self.name} has 0..{self.n_layers - 1}")
         for layer in chosen:
             if type(layer) is not int or not 0 <= layer < self.n_layers:
-                raise InputError(
-                    f"layer {layer} is outside 0..{self.n_layers - 1} of {self.name}"
-                )
+                raise InputError(f"layer {layer} is outside 0..{self.n_layers - 1} of {self.name}")
         kept = tuple(sorted(set(chosen)))
         if len(kept) != kept[-1] - kept[0] + 1:
             raise InputError(

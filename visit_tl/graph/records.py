@@ -1,0 +1,144 @@
+"""Node, Edge and what they hold: frozen records that know neither torch nor plotly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from visit_tl.graph.ids import Kind, NodeId
+
+EdgeKind = Literal["coefficient", "sum", "flow"]
+"""What an edge's score is (paper, A.4).
+
+- `coefficient`: the number that the target is multiplied by: attention, activation, an entry of z.
+- `sum`: the L2 norm of what the source adds to the target.
+- `flow`: a function of one vector (a norm, a projection, a copy); the L2 norm of the source.
+"""
+EDGE_KINDS: Final[tuple[EdgeKind, ...]] = get_args(EdgeKind)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenProb:
+    """One token of a readout.
+
+    Attributes:
+        token: Its text, as the tokenizer shows it. Never markup: views escape it.
+        id: Its index in the vocabulary.
+        prob: Its probability under the logit lens, in [0, 1].
+    """
+
+    token: str
+    id: int
+    prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Where a node's vector, or the coefficient that switches it on, lives in the model.
+
+    Attributes:
+        name: TransformerLens hook name, such as `blocks.9.attn.hook_z`.
+        index: Index into that hook's tensor, batch first, such as `(0, 13, 6)`.
+    """
+
+    name: str
+    index: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One vector of the forward pass (or one row of a weight matrix), read as words.
+
+    Attributes:
+        id: Its name; carries kind, layer, head, key_position and neuron.
+        top: The tokens that it promotes most, best first.
+        bottom: The tokens that it promotes least, worst first.
+        entropy: Entropy of its distribution over the vocabulary, in nats.
+        norm: L2 norm of the vector that was read.
+        rank: 0-based rank of the graph's target in its distribution (0 is the argmax).
+        prob: The target's probability, in [0, 1].
+        token: For keys and values, the token that made them; else None.
+        coefficient: For rows and columns of weight matrices and for memories, the number that the
+            forward pass multiplied them by; else None.
+        attention: For heads, the attention over all key positions at the graph's position; else
+            None.
+        hook: Where it lives in the model; None for biases.
+    """
+
+    id: NodeId
+    top: tuple[TokenProb, ...]
+    bottom: tuple[TokenProb, ...]
+    entropy: float
+    norm: float
+    rank: int
+    prob: float
+    token: str | None = None
+    coefficient: float | None = None
+    attention: tuple[float, ...] | None = None
+    hook: Hook | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return self.id.kind
+
+    @property
+    def layer(self) -> int | None:
+        return self.id.layer
+
+    @property
+    def negative(self) -> bool:
+        """Whether the forward pass subtracts this neuron, so that it promotes its bottom tokens."""
+        return (
+            self.kind in ("attn_neuron", "neuron")
+            and self.coefficient is not None
+            and self.coefficient < 0
+        )
+
+    @property
+    def label(self) -> str:
+        """The token that this node promotes: its top token, or its bottom token if negative."""
+        return self.promoted[0].token
+
+    @property
+    def promoted(self) -> tuple[TokenProb, ...]:
+        """The tokens that this node promotes, given the sign of its coefficient."""
+        return self.bottom if self.negative else self.top
+
+    @property
+    def suppressed(self) -> tuple[TokenProb, ...]:
+        """The tokens at the other end of `promoted`."""
+        return self.top if self.negative else self.bottom
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One interaction between two nodes; what its score means depends on its kind.
+
+    Attributes:
+        source: Id of the node that comes first in the forward pass.
+        target: Id of the node that it acts on.
+        kind: What the score is; see `EdgeKind`.
+        score: Signed for `coefficient`, a norm for `sum` and `flow`.
+    """
+
+    source: NodeId
+    target: NodeId
+    kind: EdgeKind
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What pruning left out of one block, so that no one takes the picture for the whole.
+
+    Attributes:
+        heads: Heads not shown.
+        values: Memory values of shown heads not shown.
+        attn_neurons: Rows of W_O not shown.
+        neurons: MLP neurons not shown.
+    """
+
+    heads: int = 0
+    values: int = 0
+    attn_neurons: int = 0
+    neurons: int = 0
