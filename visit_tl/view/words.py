@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from visit_tl.graph.flow import Edge, FlowGraph, Node, TokenProb
+from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import Kind
+from visit_tl.graph.records import Edge, Node, TokenProb
 from visit_tl.view.labels import visible
 
 KIND_WORDS: Final[dict[Kind, str]] = {
@@ -60,6 +61,15 @@ SCORE_WORDS: Final[dict[str, str]] = {
     "flow": "norm of the source",
 }
 
+_COEFFICIENT_WORDS: Final[dict[str, str]] = {
+    "key": "attention",
+    "value": "attention",
+    "head": "attention",
+    "attn_neuron": "entry of z",
+    "neuron_key": "pre-activation",
+    "neuron": "activation",
+}
+
 SHORT: Final = 12
 """The most columns of a token in a node's label; the hover has it whole."""
 
@@ -84,7 +94,7 @@ def short_label(node: Node) -> str:
         return f"{came_from} → {says}"
     if node.kind in ("b_O", "b_out"):
         return f"{node.kind} {says}"
-    return f"−{says}" if node.negative else says
+    return f"− {says}" if node.negative else says
 
 
 def node_title(node: Node) -> str:
@@ -98,9 +108,9 @@ def node_title(node: Node) -> str:
     return f"{node.id} · {words}"
 
 
-def token_list(reads: tuple[TokenProb, ...], limit: int | None = None) -> str:
+def token_list(reads: tuple[TokenProb, ...]) -> str:
     """Tokens with their probabilities, in one line."""
-    return "  ".join(f"{visible(r.token, limit)} {number(r.prob)}" for r in reads)
+    return "  ".join(f"{visible(r.token)} {r.prob:.2g}" for r in reads)
 
 
 def looks_at(node: Node, graph: FlowGraph, count: int = 5) -> list[tuple[int, str, float]]:
@@ -138,14 +148,11 @@ def node_facts(node: Node, graph: FlowGraph) -> list[str]:
     return facts
 
 
-def edge_fact(edge: Edge, source: Node, target: Node) -> str:
+def edge_fact(edge: Edge, target: Node) -> str:
     """What the score of an edge is, and the score."""
-    kinds = {source.kind, target.kind}
     what = SCORE_WORDS[edge.kind]
-    if edge.kind == "coefficient" and kinds & {"key", "value"}:
-        what = "attention"
-    elif edge.kind == "coefficient" and kinds & {"neuron_key", "neuron"}:
-        what = "activation"
+    if edge.kind == "coefficient":
+        what = _COEFFICIENT_WORDS.get(target.kind, what)
     return f"{what} {number(edge.score)}"
 
 
@@ -165,7 +172,9 @@ def heading(graph: FlowGraph) -> dict[str, str]:
         "target": f"{visible(graph.target)} ({whose})",
     }
     if "logits" in graph:
-        words["prediction"] = token_list(graph["logits"].top[:3])
+        words["prediction"] = "  ".join(
+            f"{visible(r.token)} {number(r.prob)}" for r in graph["logits"].top[:3]
+        )
     words["hidden"] = hidden_words(graph)
     return words
 

@@ -1,0 +1,69 @@
+# `make` lists the targets. All of them make the environment they need in .venv on first use.
+
+PYTHON ?= python3
+# One exact release, and installed before all else: a plain `torch` means the newest, which on Linux
+# comes with gigabytes of GPU libraries. An exact release lets pip take a CPU build that it already
+# has at hand, and what is installed satisfies every later requirement.
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+RUN_OFFLINE := HF_HUB_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format types docs notebook clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "$(PYTHON) is older than Python 3.10: make PYTHON=/path/to/python3.10 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/torch: | $(BIN)/python
+	$(PIP) install --quiet $(TORCH)
+	@touch $@
+
+$(VENV)/test: pyproject.toml | $(VENV)/torch
+	$(PIP) install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/dev: pyproject.toml | $(VENV)/test
+	$(PIP) install --quiet --editable '.[test,docs,dev]'
+	@touch $@
+
+demo: $(VENV)/test  ## a graph of a real prompt: tokyo.html, tokyo.json and a summary
+	$(RUN_OFFLINE) $(BIN)/visit-tl graph "The capital of Japan is the city of" \
+		--out tokyo.html --json tokyo.json --force
+
+test: $(VENV)/test  ## every test
+	$(RUN_OFFLINE) $(BIN)/python -m pytest
+
+lint: $(VENV)/dev  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/dev  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/dev  ## pyright over the package
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/dev  ## the documentation, strictly, into site/
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+notebook: $(VENV)/dev  ## execute every notebook in examples/ into build/notebooks/
+	@mkdir -p build/notebooks
+	@for notebook in examples/*.ipynb; do \
+		[ -e "$$notebook" ] || { echo "examples/ holds no notebook" >&2; exit 1; }; \
+		echo "$$notebook"; \
+		$(RUN_OFFLINE) $(BIN)/python -m nbconvert --to notebook --execute --log-level WARN \
+			--ExecutePreprocessor.timeout=600 --output-dir build/notebooks "$$notebook" || exit 1; \
+	done
+
+clean:  ## remove everything that make made, the environment too
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis tokyo.html tokyo.json
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

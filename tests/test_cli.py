@@ -1,0 +1,108 @@
+"""The command line: what it writes and prints, its exit codes, and one line for each refusal."""
+
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+import visit_tl as vt
+from tests.conftest import made
+from visit_tl.cli import app
+
+PROMPT = "a b c d"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs the command with the small native model in place of any name."""
+    import visit_tl.model.load as load
+
+    monkeypatch.setattr(load, "load_model", lambda name, **_: made("native"))
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def test_a_graph_is_written_as_a_page_and_as_json_and_printed(run, tmp_path):
+    page, data = tmp_path / "g.html", tmp_path / "g.json"
+    result = run("graph", PROMPT, "--out", str(page), "--json", str(data))
+    assert result.exit_code == 0, result.output
+    graph = vt.flow_graph(made("native"), PROMPT)
+    assert vt.FlowGraph.load(data) == graph
+    assert page.read_text().lstrip().lower().startswith("<!doctype html>")
+    assert graph.text() in result.output
+    assert f"wrote {page}" in result.output and f"wrote {data}" in result.output
+
+
+def test_every_option_reaches_the_graph(run, tmp_path):
+    data = tmp_path / "g.json"
+    result = run(
+        "graph", PROMPT, "--json", str(data), "--layers", "1", "--target", " b", "--position", "2",
+        "--no-bos", "--heads", "2", "--values", "1", "--neurons", "4", "--preset", "paper", "--quiet",
+    )  # fmt: skip
+    assert (result.exit_code, result.output) == (0, "")
+    graph = vt.FlowGraph.load(data)
+    assert (graph.layers, graph.target, graph.position, graph.prepend_bos) == ((1,), " b", 2, False)
+    assert graph.pruning == {
+        "heads": 2, "values": 1, "high_neurons": 3, "low_neurons": 1, "neurons_by": "activation",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["graph", ""], "the prompt is empty"),
+        (["graph", PROMPT, "--target", "abc"], "is 3 tokens of native"),
+        (["graph", PROMPT, "--layers", "0-7"], r"layer 2 is outside 0\.\.1 of native"),
+        (["graph", PROMPT, "--layers", "0-999999"], "more than any model has"),
+        (["graph", PROMPT, "--position", "9"], "position 9 is outside the prompt"),
+        (["graph", PROMPT, "--heads", "0"], "heads must be an integer of at least 1"),
+        (["graph", PROMPT, "--theme", "pink"], "'pink' is unknown; the themes are light and dark"),
+        (["graph", PROMPT, "--preset", "best"], "'best' is unknown"),
+        (["graph", PROMPT, "--json", "/nowhere/g.json"], "the folder /nowhere does not exist"),
+    ],
+)
+def test_a_refusal_is_one_line_and_exit_code_1(run, arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 1, result.output
+    assert re.fullmatch(rf"visit-tl: .*{message}.*\n", result.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["graph"],
+        ["graph", PROMPT, "--layers", "x"],
+        ["graph", PROMPT, "--layers", "5-2"],
+        ["graph", PROMPT, "--position", "end"],
+        ["graph", PROMPT, "--out", "g.json"],
+        ["graph", PROMPT, "--json", "g.html"],
+        ["graph", PROMPT, "--nonsense"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(run, arguments):
+    assert run(*arguments).exit_code == 2
+
+
+def test_a_foreign_file_is_kept_unless_forced_and_no_model_is_loaded_for_it(run, tmp_path):
+    path = tmp_path / "notes.json"
+    path.write_text("my thesis")
+    refused = run("graph", PROMPT, "--json", str(path))
+    assert refused.exit_code == 1 and "is no visit_tl graph" in refused.stderr
+    assert path.read_text() == "my thesis"
+    assert run("graph", PROMPT, "--json", str(path), "--force").exit_code == 0
+    assert json.loads(path.read_text())["schema"] == 1
+
+
+def test_debug_shows_the_traceback(run):
+    result = run("graph", "", "--debug")
+    assert isinstance(result.exception, vt.InputError)
+
+
+def test_the_embedded_models_are_listed(run):
+    result = run("models")
+    assert result.exit_code == 0 and "smollm2-135m" in result.output
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("version").output.strip() == vt.__version__

@@ -1,0 +1,129 @@
+"""Whatever the container accepts can be drawn: odd kinds, odd numbers, odd text."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.view.synthetic import HOSTILE
+from tests.view.test_layout import check
+from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.ids import KINDS, NodeId
+from visit_tl.graph.records import EDGE_KINDS, Edge, Hidden, Node, TokenProb
+from visit_tl.view.labels import columns
+from visit_tl.view.page import page
+from visit_tl.view.sankey import sankey
+from visit_tl.view.text import WIDTH, text
+
+texts = st.sampled_from(HOSTILE) | st.text(max_size=6)
+numbers = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@st.composite
+def ids(draw, layers):
+    kind = draw(st.sampled_from(KINDS))
+    needs_head = kind in ("head_query", "key", "value", "head")
+    return NodeId(
+        kind,
+        None if kind in ("final_norm", "logits") else draw(st.sampled_from(layers)),
+        draw(st.integers(0, 2)) if needs_head else None,
+        draw(st.integers(0, 2)) if kind in ("key", "value") else None,
+        draw(st.integers(0, 2)) if kind in ("attn_neuron", "neuron_key", "neuron") else None,
+    )
+
+
+@st.composite
+def specs(draw):
+    """What a graph is made of, as plain values.
+
+    The records are made outside the strategy: beartype looks at random items of their tuples, and
+    Hypothesis forbids `random` in a strategy.
+    """
+    first, count = draw(st.integers(0, 3)), draw(st.integers(1, 6))
+    layers = tuple(range(first, first + count))
+    reads = st.lists(st.tuples(texts, st.just(0), st.floats(0, 1)), max_size=3)
+    names = draw(st.lists(ids(layers), max_size=12, unique=True))
+    facts = st.fixed_dictionaries(
+        {
+            "top": reads,
+            "bottom": reads,
+            "entropy": numbers,
+            "norm": numbers,
+            "rank": st.integers(0, 9),
+            "prob": st.floats(0, 1),
+            "token": st.none() | texts,
+            "coefficient": st.none() | numbers,
+            "attention": st.none() | st.tuples(numbers, numbers),
+        }
+    )
+    edges = []
+    for _ in range(draw(st.integers(0, 20)) if len(names) > 1 else 0):
+        a = draw(st.integers(0, len(names) - 2))
+        b = draw(st.integers(a + 1, len(names) - 1))
+        edges.append((names[a], names[b], draw(st.sampled_from(EDGE_KINDS)), draw(numbers)))
+    words = {name: draw(texts) for name in ("model", "prompt", "target")}
+    tokens = draw(st.lists(texts, min_size=1, max_size=3))
+    return {
+        "layers": layers,
+        "nodes": [(name, draw(facts)) for name in names],
+        "edges": edges,
+        "tokens": tokens,
+        "position": draw(st.integers(0, len(tokens) - 1)),
+        "flags": draw(st.tuples(st.booleans(), st.booleans())),
+        **words,
+    }
+
+
+def build(spec):
+    layers = spec["layers"]
+    nodes = []
+    for name, facts in spec["nodes"]:
+        reads = {side: tuple(TokenProb(*r) for r in facts[side]) for side in ("top", "bottom")}
+        nodes.append(Node(id=name, **{**facts, **reads}))
+    return FlowGraph(
+        model=spec["model"],
+        prompt=spec["prompt"],
+        tokens=tuple(spec["tokens"]),
+        token_ids=tuple(range(len(spec["tokens"]))),
+        prepend_bos=spec["flags"][0],
+        position=spec["position"],
+        target=spec["target"],
+        target_id=0,
+        target_given=spec["flags"][1],
+        layers=layers,
+        n_layers=layers[-1] + 1,
+        d_vocab=10,
+        pruning={},
+        hidden={layer: Hidden() for layer in layers},
+        residual_error=dict.fromkeys(layers, 0.0),
+        nodes=tuple(nodes),
+        edges=tuple(Edge(*edge) for edge in spec["edges"]),
+    )
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(specs(), st.sampled_from(["light", "dark"]))
+def test_any_graph_draws(spec, theme):
+    graph = build(spec)
+    whole = check(graph)
+    assert len(whole.boxes) + len(whole.orphans) == len(graph)
+
+    figure = sankey(graph, layers=graph.layers, theme=theme)
+    figure.to_json()
+    drawn = len(figure.data[0].node.label) - 2 if figure.data else 0
+    assert drawn == len(whole.boxes)
+
+    shown = text(graph)
+    assert max(map(columns, shown.splitlines())) <= WIDTH
+    shown.encode()
+
+    html = page(graph, theme=theme)
+    html.encode()
+    assert len(re.findall("</script>", html)) == len(re.findall("<script[ >]", html))
+    for view in re.findall(
+        r'<script type="application/json" class="\w+">(.*?)</script>', html, re.S
+    ):
+        json.loads(view)

@@ -1,0 +1,77 @@
+"""What is asked of transformers, of whichever release: GGUF to float32, and silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Dequantise a GGUF file with transformers' own loader and save it as float32 safetensors.
+
+    Args:
+        gguf: The weights.
+        folder: Receives configuration, weights and tokenizer; must not exist.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_progress_bars():
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        dequantised = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, **{dtype_argument(): torch.float32}
+        )
+        config = dequantised.config.to_dict()
+        # save_pretrained refuses a model that was quantised; a fresh one with the same weights
+        # is float32 to it. The path would be that of the staging folder.
+        for key in ("quantization_config", "_name_or_path"):
+            config.pop(key, None)
+        with torch.random.fork_rng(devices=[]):
+            plain = type(dequantised)(type(dequantised.config).from_dict(config))
+        plain.load_state_dict(dequantised.state_dict())
+        plain.tie_weights()
+        plain.save_pretrained(folder, max_shard_size="20GB")
+        tokenizer.save_pretrained(folder)
+
+
+def dtype_argument() -> str:
+    """The name of `from_pretrained`'s dtype parameter, which transformers 4.56 changed."""
+    major, minor = (int(part) for part in transformers_version().split(".")[:2])
+    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+
+
+def transformers_version() -> str:
+    """The installed release of transformers."""
+    # The metadata, not the module: importing transformers takes most of a second.
+    return version("transformers")
+
+
+@contextmanager
+def quiet_progress_bars(quiet: bool = True) -> Iterator[None]:
+    """Switch off the progress bars of transformers and its hub client, then restore them."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+    from transformers.utils import logging
+
+    # False is the user's HF_HUB_DISABLE_PROGRESS_BARS=0, against which the hub client warns.
+    if not quiet or constants.HF_HUB_DISABLE_PROGRESS_BARS is False:
+        yield
+        return
+    had_bars, had_hub_bars = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    # This call and its counterpart switch those of the hub client too.
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if had_bars:
+            logging.enable_progress_bar()
+        if had_bars and not had_hub_bars:
+            disable_progress_bars()
+        if had_hub_bars and not had_bars:
+            enable_progress_bars()

@@ -1,0 +1,263 @@
+"""Graph to coordinates: numbers only, in pixels from the top left corner.
+
+Time runs from left to right, one column for each step of a block. The residual stream is a straight
+lane at the top; what reads from it and writes to it hangs below, attention first, then the MLP. A
+head's query, keys, values and output share a strip, a neuron's column and row share a line, so that
+no edge of a sequential block crosses another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.ids import KINDS, Kind, NodeId
+from visit_tl.graph.records import Node
+from visit_tl.view.labels import columns as text_columns
+from visit_tl.view.widths import SPINE, column_sums, heights, widths
+from visit_tl.view.words import COLUMN_WORDS, short_label
+
+NODE_WIDTH: Final = 10
+ROW: Final = 17.0
+"""Least distance in px between the middles of two nodes of a column: a line of a label."""
+
+GAP: Final = 3.0
+CHARACTER: Final = 6.6
+"""Width of a label's character in px: the mean of Arial at 12 px is 6.2 over the real labels."""
+
+_LABEL_GAP: Final = 8
+_LINK_ROOM: Final = 16
+_SIDE: Final = 14
+_LANE_TOP: Final = 6.0
+_LANE_TO_DETAIL: Final = 34.0
+_BOTTOM: Final = 12.0
+
+_LANE: Final = SPINE | {"final_norm", "logits"}
+_BESIDE: Final = {"b_O": "attn_neuron", "b_out": "neuron"}
+_STEP: Final[dict[Kind, int]] = {k: KINDS.index(_BESIDE.get(k, k)) for k in KINDS}  # type: ignore[arg-type]
+_HEAD_KINDS: Final = ("head_query", "key", "value", "head")
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Where a node is drawn, in px: left edge, top edge and height; all are `NODE_WIDTH` wide."""
+
+    left: float
+    top: float
+    height: float
+
+    @property
+    def middle(self) -> float:
+        """Height of the middle, in px from the top."""
+        return self.top + self.height / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its left edge in px, the words over it, and the block that it belongs to."""
+
+    left: float
+    words: str
+    layer: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything is drawn, in px.
+
+    Attributes:
+        width: Of the whole picture, labels included.
+        height: Likewise.
+        boxes: By node, those without an edge left out: a Sankey diagram has no place for them.
+        edge_widths: In the order of the graph's edges.
+        columns: From left to right.
+        ballast: What to add to the first and the last column that Plotly makes so that the fullest
+            is exactly `height`, and Plotly's scale one to one.
+        orphans: The nodes that were left out.
+    """
+
+    width: int
+    height: int
+    boxes: Mapping[NodeId, Box]
+    edge_widths: tuple[float, ...]
+    columns: tuple[Column, ...]
+    ballast: float
+    orphans: tuple[NodeId, ...]
+
+
+def layout(graph: FlowGraph) -> Layout:
+    """Place every node that has an edge."""
+    edge_widths = widths(graph)
+    tall = heights(graph, edge_widths)
+    placed = [node for node in graph.nodes if tall[node.id] > 0]
+    column_of = _columns(graph)
+    lefts, headings, width = _across(placed, column_of)
+    tops = _down(placed, column_of, tall)
+    boxes = {n.id: Box(lefts[column_of[n.id]], tops[n.id], tall[n.id]) for n in placed}
+    bottom = max((max(b.top + b.height, b.middle + ROW / 2) for b in boxes.values()), default=ROW)
+    sums = column_sums(graph, tall)
+    height = math.ceil(max(bottom + _BOTTOM, *sums))
+    return Layout(
+        width=width,
+        height=height,
+        boxes=boxes,
+        edge_widths=edge_widths,
+        columns=headings,
+        ballast=height - max(sums[0], sums[-1]),
+        orphans=tuple(node.id for node in graph.nodes if tall[node.id] == 0),
+    )
+
+
+def _columns(graph: FlowGraph) -> dict[NodeId, int]:
+    """A column for every node: its step of the forward pass, and right of all that it reads."""
+    last = max((n.layer for n in graph.nodes if n.layer is not None), default=0)
+    found: dict[NodeId, int] = {}
+    for node in graph.nodes:
+        layer = last if node.layer is None else node.layer
+        before = (found[edge.source] + 1 for edge in graph.edges_into(node.id))
+        found[node.id] = max(layer * len(KINDS) + _STEP[node.kind], *before, -1)
+    return found
+
+
+def _across(
+    placed: list[Node], column_of: dict[NodeId, int]
+) -> tuple[dict[int, float], tuple[Column, ...], int]:
+    """Left edges of the columns: as far apart as the longest label between them needs."""
+    members: dict[int, list[Node]] = defaultdict(list)
+    for node in placed:
+        members[column_of[node.id]].append(node)
+    left, lefts, headings = float(_SIDE), {}, []
+    for column in sorted(members):
+        nodes = members[column]
+        words = Counter(COLUMN_WORDS[node.kind] for node in nodes).most_common(1)[0][0]
+        layer = Counter(node.layer for node in nodes).most_common(1)[0][0]
+        longest = max(text_columns(short_label(node)) for node in nodes)
+        room = max(longest * CHARACTER + _LABEL_GAP + _LINK_ROOM, len(words) * CHARACTER + 6)
+        lefts[column] = left
+        headings.append(Column(left, words, layer))
+        left += NODE_WIDTH + room
+    return lefts, tuple(headings), math.ceil(left + _SIDE)
+
+
+def _down(
+    placed: list[Node], column_of: dict[NodeId, int], tall: dict[NodeId, float]
+) -> dict[NodeId, float]:
+    """Top edges of the nodes."""
+    lane = [node for node in placed if node.kind in _LANE]
+    lane_height = max((tall[node.id] for node in lane), default=0.0)
+    start = _LANE_TOP + lane_height + _LANE_TO_DETAIL if lane else _LANE_TOP
+    strips = _strips([node for node in placed if node.kind not in _LANE], tall)
+    deepest = max((depth for _, depth in strips.values()), default=0.0)
+    tops = {node.id: _LANE_TOP for node in lane}
+    for middles, depth in strips.values():
+        for name, middle in middles.items():
+            tops[name] = start + (deepest - depth) / 2 + middle - tall[name] / 2
+    _part(placed, column_of, tall, tops)
+    return tops
+
+
+def _section(node: Node) -> tuple[int | None, str]:
+    """Columns of one section share their strips: the heads of a block, or its neurons."""
+    kind = _BESIDE.get(node.kind, node.kind)
+    if kind in _HEAD_KINDS:
+        return node.layer, "heads"
+    return node.layer, "neuron" if kind == "neuron_key" else kind
+
+
+def _strips(
+    nodes: list[Node], tall: dict[NodeId, float]
+) -> dict[tuple[int | None, str], tuple[dict[NodeId, float], float]]:
+    """For each section, the middle of every node and the depth of the whole, counted from 0."""
+    sections: dict[tuple[int | None, str], list[Node]] = defaultdict(list)
+    for node in nodes:
+        sections[_section(node)].append(node)
+    place = {name: _heads if name[1] == "heads" else _lines for name in sections}
+    return {name: place[name](members, tall) for name, members in sections.items()}
+
+
+def _heads(nodes: list[Node], tall: dict[NodeId, float]) -> tuple[dict[NodeId, float], float]:
+    """Heads by index, each with its keys and values in lines of their own, by attention."""
+    middles: dict[NodeId, float] = {}
+    depth = 0.0
+    by_head: dict[int | None, list[Node]] = defaultdict(list)
+    for node in nodes:
+        by_head[node.id.head].append(node)
+    for head in sorted(by_head, key=lambda h: -1 if h is None else h):
+        strip = by_head[head]
+        whole = [node for node in strip if node.id.key_position is None]
+        lines: dict[int | None, list[Node]] = defaultdict(list)
+        for node in strip:
+            if node.id.key_position is not None:
+                lines[node.id.key_position].append(node)
+        order = sorted(lines, key=lambda p: (-max(_strength(n) for n in lines[p]), p))
+        sizes = [_line_height(lines[position], tall) for position in order]
+        needed = max([sum(sizes), *(_line_height([node], tall) for node in whole)])
+        middles |= {node.id: depth + needed / 2 for node in whole}
+        line_top = depth + (needed - sum(sizes)) / 2
+        for position, size in zip(order, sizes, strict=True):
+            middles |= {node.id: line_top + size / 2 for node in lines[position]}
+            line_top += size
+        depth += needed + GAP
+    return middles, max(depth - GAP, 0.0)
+
+
+def _lines(nodes: list[Node], tall: dict[NodeId, float]) -> tuple[dict[NodeId, float], float]:
+    """One line for each neuron, from the largest coefficient to the lowest; biases last."""
+    lines: dict[int | None, list[Node]] = defaultdict(list)
+    for node in nodes:
+        lines[node.id.neuron].append(node)
+    # The row of the second matrix decides: the column of W_in has a coefficient of another kind.
+    signed = {
+        neuron: next((n.coefficient for n in line if n.kind != "neuron_key"), line[0].coefficient)
+        for neuron, line in lines.items()
+    }
+    order = sorted(
+        lines, key=lambda n: (n is None, -(_number(signed[n]) or 0.0), -1 if n is None else n)
+    )
+    middles: dict[NodeId, float] = {}
+    depth = 0.0
+    for neuron in order:
+        size = _line_height(lines[neuron], tall)
+        middles |= {node.id: depth + size / 2 for node in lines[neuron]}
+        depth += size
+    return middles, depth
+
+
+def _part(
+    placed: list[Node],
+    column_of: dict[NodeId, int],
+    tall: dict[NodeId, float],
+    tops: dict[NodeId, float],
+) -> None:
+    """Move nodes down where two of a column would touch.
+
+    Changes nothing in a graph of whole blocks; an odd one may have two sections in one column.
+    """
+    members: dict[int, list[NodeId]] = defaultdict(list)
+    for node in placed:
+        members[column_of[node.id]].append(node.id)
+    for names in members.values():
+        free = -math.inf
+        for name in sorted(names, key=lambda n: tops[n] + tall[n] / 2):
+            half = max(tall[name] + GAP, ROW) / 2
+            too_high = free - (tops[name] + tall[name] / 2 - half)
+            # Rounding of the sums above must not bend the straight lane.
+            if too_high > 1e-6:
+                tops[name] += too_high
+            free = tops[name] + tall[name] / 2 + half
+
+
+def _line_height(nodes: list[Node], tall: dict[NodeId, float]) -> float:
+    return max(ROW, *(tall[node.id] + GAP for node in nodes), 0.0)
+
+
+def _strength(node: Node) -> float:
+    return abs(_number(node.coefficient) or 0.0)
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,216 @@
+"""A graph as a Plotly Sankey diagram with coordinates of its own.
+
+Plotly scales all links by one factor, chosen so that the fullest of the columns that *it* would
+make fills the height; there is no setting for it. Two nodes outside the picture, joined by a link
+(the ballast), fill that column up to exactly the height, so that one unit is one pixel and the
+positions of `layout` hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, Literal
+
+import plotly.graph_objects as go
+
+from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.records import Node
+from visit_tl.view import legend
+from visit_tl.view.labels import clip_start, for_plotly
+from visit_tl.view.layout import NODE_WIDTH, Layout, layout
+from visit_tl.view.style import FONT, FONT_SIZE, edge_colour, node_colour, palette
+from visit_tl.view.window import choose, notice
+from visit_tl.view.words import edge_fact, heading, node_facts, node_title, short_label
+
+_NODE_HOVER: Final = "<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>"
+_LINK_HOVER: Final = (
+    "%{source.customdata[0]}<br>→ %{target.customdata[0]}<br><b>%{customdata}</b><extra></extra>"
+)
+_CLEAR: Final = "rgba(0,0,0,0)"
+_TITLE: Final = 84
+_WIDEST_LINE: Final = 110
+"""The most columns of a line of a hover or of the title; a hover must fit a window of 1280 px."""
+
+
+def sankey(
+    graph: FlowGraph,
+    *,
+    layers: Iterable[int] | None = None,
+    theme: Literal["light", "dark"] = "light",
+) -> go.Figure:
+    """The graph as a figure: layers from left to right, the residual stream as a lane at the top.
+
+    A node's colour is the rank of the target among what the node promotes. An edge with a
+    coefficient is coloured by its sign, any other is grey, the stronger the lower the entropy of
+    its source. The width of an edge is its score in proportion to the largest of its group (the
+    spine, or one pair of kinds of nodes; see `view.widths`), so widths compare within a group
+    only; the hover has the true score.
+
+    Args:
+        graph: The graph. It is not changed, and neither are Plotly's defaults.
+        layers: Consecutive blocks to show; None for all of up to four, or the last two of more,
+            with a line in the title on how to see the rest.
+        theme: `light` or `dark`.
+
+    Returns:
+        A figure of as many pixels as it takes to read it.
+
+    Raises:
+        InputError: a layer is not in the graph, the layers have a gap, or there is no such theme.
+    """
+    shown = choose(graph, layers)
+    place, colours = layout(shown), palette(theme)
+    figure = draw(shown, place, theme)
+    height = place.height + legend.HEADINGS + _TITLE + legend.LEGEND
+    notes, shapes = legend.legend(graph.d_vocab, theme)
+    figure.update_layout(
+        height=height,
+        width=max(place.width, legend.WIDTH),
+        margin={"l": 0, "r": 0, "t": legend.HEADINGS + _TITLE, "b": legend.LEGEND},
+        annotations=[*figure.layout.annotations, *notes],
+        shapes=[*figure.layout.shapes, *shapes],
+        title={
+            "text": _title(graph, shown, place),
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "pad": {"l": 12},
+            "y": 1 - 12 / height,
+            "yref": "container",
+            "yanchor": "top",
+            "font": {"size": 16, "color": colours.text},
+        },
+    )
+    return figure
+
+
+def draw(shown: FlowGraph, place: Layout, theme: str) -> go.Figure:
+    """The flow with its headings, without a title and a legend: what the page frames itself.
+
+    Args:
+        shown: The blocks to draw, all of them.
+        place: Its layout.
+        theme: `light` or `dark`.
+    """
+    colours = palette(theme)
+    notes, shapes = legend.headings(place, theme)
+    if not place.boxes:
+        notes.append(legend.empty("no edges to draw", theme))
+    figure = go.Figure(
+        data=[_trace(shown, place, theme)] if place.boxes else [],
+        layout={
+            # An empty template keeps the caller's default template out of the figure.
+            "template": go.layout.Template(),
+            "width": place.width,
+            "height": place.height + legend.HEADINGS,
+            "margin": {"l": 0, "r": 0, "t": legend.HEADINGS, "b": 0},
+            "paper_bgcolor": colours.background,
+            "plot_bgcolor": colours.background,
+            "font": {"family": FONT, "size": FONT_SIZE, "color": colours.text},
+            "hoverlabel": {
+                "bgcolor": colours.surface,
+                "bordercolor": colours.quiet,
+                "font": {"family": FONT, "size": FONT_SIZE, "color": colours.text},
+                "align": "left",
+            },
+            "annotations": notes,
+            "shapes": shapes,
+        },
+    )
+    if not place.boxes:
+        figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
+    return figure
+
+
+def _trace(graph: FlowGraph, place: Layout, theme: str) -> dict[str, Any]:
+    colours = palette(theme)
+    nodes = [node for node in graph.nodes if node.id in place.boxes]
+    index = {node.id: i for i, node in enumerate(nodes)}
+    middles = {name: box.middle for name, box in place.boxes.items()}
+    # Where links share a node, Plotly stacks them in the order given: from the top, so that
+    # neighbours do not cross.
+    order = sorted(
+        range(len(graph.edges)),
+        key=lambda i: (middles[graph.edges[i].source], middles[graph.edges[i].target], i),
+    )
+    edges = [graph.edges[i] for i in order]
+    return {
+        "type": "sankey",
+        "arrangement": "fixed",
+        "textfont": {"size": FONT_SIZE, "color": colours.text, **_halo()},
+        "node": {
+            "pad": 0,
+            "thickness": NODE_WIDTH,
+            "line": {"width": 0},
+            "label": [*(for_plotly(short_label(node)) for node in nodes), "", ""],
+            "color": [*(node_colour(node, graph.d_vocab, theme) for node in nodes), _CLEAR, _CLEAR],
+            "x": [*(_inside(_centre(place, n), place.width) for n in nodes), -2, 3],
+            "y": [*(_inside(middles[n.id], place.height) for n in nodes), -9, -9],
+            "customdata": [*(_node_data(node, graph) for node in nodes), ["", ""], ["", ""]],
+            "hovertemplate": _NODE_HOVER,
+        },
+        "link": {
+            "source": [*(index[edge.source] for edge in edges), len(nodes)],
+            "target": [*(index[edge.target] for edge in edges), len(nodes) + 1],
+            "value": [*(round(place.edge_widths[i], 3) for i in order), round(place.ballast, 3)],
+            "color": [
+                *(edge_colour(e, graph[e.source], graph.d_vocab, theme) for e in edges),
+                _CLEAR,
+            ],
+            "customdata": [*(for_plotly(edge_fact(e, graph[e.target])) for e in edges), ""],
+            "hovertemplate": _LINK_HOVER,
+            **_input_order(),
+        },
+    }
+
+
+def _node_data(node: Node, graph: FlowGraph) -> list[str]:
+    facts = (_line(fact) for fact in node_facts(node, graph))
+    return [for_plotly(node_title(node)), "<br>".join(facts)]
+
+
+def _line(line: str) -> str:
+    """A line of a hover: escaped, and broken where it is too long for a window."""
+    lines, rest = [], line
+    while len(rest) > _WIDEST_LINE:
+        cut = rest.rfind("  ", 20, _WIDEST_LINE)
+        cut = _WIDEST_LINE if cut < 0 else cut
+        lines.append(rest[:cut])
+        rest = "    " + rest[cut:].lstrip()
+    return "<br>".join(for_plotly(part) for part in (*lines, rest))
+
+
+def _title(graph: FlowGraph, shown: FlowGraph, place: Layout) -> str:
+    words = heading(shown)
+    prompt = clip_start(words["prompt"], 100)
+    second = [f"position {words['position']}", f"target {words['target']}"]
+    if "prediction" in words:
+        second.append(f"prediction {words['prediction']}")
+    third = [notice(graph, shown, "figure"), words["hidden"]]
+    if place.orphans:
+        third.append(f"{len(place.orphans)} nodes without an edge are not drawn")
+    small = f'<span style="font-size:{FONT_SIZE + 1}px">'
+    return (
+        f"<b>{for_plotly(words['model'])}</b> · “{for_plotly(prompt)}”"
+        f"<br>{small}{for_plotly(' · '.join(second))}</span>"
+        f"<br>{small}{for_plotly(' · '.join(third))}</span>"
+    )
+
+
+def _halo() -> dict[str, str]:
+    # Labels lie over links; Plotly 5.23 and later can set them off.
+    return {"shadow": "auto"} if "shadow" in go.sankey.Textfont() else {}
+
+
+def _input_order() -> dict[str, str]:
+    # Older versions order the links of a node by positions of their own.
+    return {"sort": "input"} if "sort" in go.sankey.Link() else {}
+
+
+def _inside(px: float, size: int) -> float:
+    # Plotly ignores a coordinate of exactly 0.
+    return round(min(max(px / size, 0.001), 0.999), 5)
+
+
+def _centre(place: Layout, node: Node) -> float:
+    return place.boxes[node.id].left + NODE_WIDTH / 2

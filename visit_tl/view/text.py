@@ -1,0 +1,190 @@
+"""A graph as plain text: for terminals, and for tests that compare it letter by letter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.records import Node
+from visit_tl.view.labels import clip, columns, pad, visible
+from visit_tl.view.style import promoted_rank
+from visit_tl.view.window import choose, notice
+from visit_tl.view.words import heading, hidden_words, number, promoted_label
+
+WIDTH: Final = 110
+"""The most terminal columns of a line."""
+
+NEURONS: Final = 8
+"""How many neurons of a block are listed; the rest are counted."""
+
+_STATES: Final = (
+    "resid_pre",
+    "attn_in",
+    "query",
+    "z",
+    "b_O",
+    "attn_out",
+    "resid_mid",
+    "mlp_in",
+    "b_out",
+    "mlp_out",
+    "resid_post",
+)
+_TOKEN: Final = 14
+_NARROW: Final = 9
+
+
+def text(graph: FlowGraph, *, layers: Iterable[int] | None = None) -> str:
+    """The graph as text, at most 110 columns wide; the same graph gives the same text.
+
+    Args:
+        graph: The graph.
+        layers: Consecutive blocks to show; None for all of up to four, or the last two of more,
+            with a line on how to see the rest.
+
+    Returns:
+        A header, then block by block: the states with what they read as, the heads with what they
+        say and where they look, the strongest rows of W_O and MLP neurons, and how much pruning
+        hid; then the final norm and the logits. Ends in a newline.
+
+    Raises:
+        InputError: a layer is not in the graph, or the layers have a gap.
+    """
+    shown = choose(graph, layers)
+    lines = _header(graph, shown)
+    for layer in shown.layers:
+        lines += ["", *_block(shown, layer)]
+    if ends := shown.of_kind("final_norm", "logits"):
+        lines += ["", "end", *_state_table(ends)]
+    return "\n".join(clip(line.rstrip(), WIDTH) for line in lines) + "\n"
+
+
+def _header(graph: FlowGraph, shown: FlowGraph) -> list[str]:
+    words = heading(shown)
+    words["prompt"] = f'"{words["prompt"]}"'
+    hidden = words.pop("hidden")
+    bos = "the first is a BOS put before the prompt" if graph.prepend_bos else "no BOS put before"
+    here = "the graph's position in [ ]"
+    words["tokens"] = f"{_tokens(graph)}  ({bos}; {here})"
+    words["layers"] = notice(graph, shown, "text")
+    words["hidden"] = hidden
+    order = ("model", "prompt", "tokens", "position", "target", "prediction", "layers", "hidden")
+    lines = []
+    for name in (n for n in order if n in words):
+        first, *rest = _wrap(words[name], WIDTH - 12)
+        lines += [f"{name:<12}{first}", *(" " * 12 + line for line in rest)]
+    return lines
+
+
+def _tokens(graph: FlowGraph) -> str:
+    shown = []
+    for i, token in enumerate(graph.tokens):
+        words = f"{i} {visible(token, 40)}"
+        shown.append(f"[{words}]" if i == graph.position else words)
+    return "  ".join(shown)
+
+
+def _block(graph: FlowGraph, layer: int) -> list[str]:
+    nodes = [node for node in graph.nodes if node.layer == layer]
+    lines = [f"block {layer} ".ljust(WIDTH, "─")]
+    lines += _state_table([node for node in nodes if node.kind in _STATES])
+    if heads := [node for node in nodes if node.kind == "head"]:
+        lines += ["", *_head_table(graph, heads)]
+    for kind, words in (("attn_neuron", "W_O rows"), ("neuron", "neurons")):
+        if neurons := [node for node in nodes if node.kind == kind]:
+            lines += ["", *_neuron_table(neurons, words, graph.d_vocab)]
+    return [*lines, "", f"  hidden: {hidden_words(graph.subgraph([layer]))}"]
+
+
+def _state_table(nodes: Iterable[Node]) -> list[str]:
+    rows = [["state", "says", "rank", "p", "entropy", "norm"]]
+    rows += [
+        [
+            node.kind,
+            promoted_label(node, _TOKEN),
+            str(node.rank),
+            number(node.prob),
+            number(node.entropy),
+            number(node.norm),
+        ]
+        for node in nodes
+    ]
+    return _table(rows, right=(2, 3, 4, 5)) if len(rows) > 1 else []
+
+
+def _head_table(graph: FlowGraph, heads: list[Node]) -> list[str]:
+    rows = [
+        [
+            "head",
+            "says",
+            "rank",
+            "p",
+            "norm",
+            "looks at: token@position attention ‹what its value says›",
+        ]
+    ]
+    for head in heads:
+        says = " ".join(visible(read.token, _NARROW) for read in head.promoted[:2])
+        numbers = [str(head.rank), number(head.prob), number(head.norm)]
+        rows.append([str(head.id), says, *numbers, _memories(graph, head)])
+    return _table(rows, right=(2, 3, 4))
+
+
+def _memories(graph: FlowGraph, head: Node) -> str:
+    values = [
+        node
+        for node in graph.nodes
+        if node.kind == "value" and (node.layer, node.id.head) == (head.layer, head.id.head)
+    ]
+    values.sort(key=lambda node: -(node.coefficient or 0.0))
+    return "  ".join(
+        f"{visible(node.token or '', _NARROW)}@{node.id.key_position} "
+        f"{'?' if node.coefficient is None else f'{node.coefficient:.2f}'} "
+        f"‹{promoted_label(node, _NARROW)}›"
+        for node in values
+    )
+
+
+def _neuron_table(neurons: list[Node], words: str, d_vocab: int) -> list[str]:
+    neurons = sorted(neurons, key=lambda n: (-abs(n.coefficient or 0.0), str(n.id)))
+    rows = [[words, "promotes", "rank", "coefficient", "norm"]]
+    rows += [
+        [
+            str(node.id),
+            " ".join(visible(read.token, _TOKEN) for read in node.promoted[:3]),
+            str(promoted_rank(node, d_vocab)),
+            "?" if node.coefficient is None else f"{node.coefficient:+.3g}",
+            number(node.norm),
+        ]
+        for node in neurons[:NEURONS]
+    ]
+    lines = _table(rows, right=(2, 3, 4))
+    more = len(neurons) - NEURONS
+    return [*lines, f"  and {more} more in the graph"] if more > 0 else lines
+
+
+def _table(rows: list[list[str]], right: tuple[int, ...]) -> list[str]:
+    """Rows with their columns aligned, two spaces between them."""
+    sizes = [max(columns(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  "
+        + "  ".join(
+            pad("", sizes[i] - columns(cell)) + cell if i in right else pad(cell, sizes[i])
+            for i, cell in enumerate(row)
+        )
+        for row in rows
+    ]
+
+
+def _wrap(words: str, width: int) -> list[str]:
+    """Lines of at most so many columns, broken at double spaces, else anywhere."""
+    lines = [""]
+    for part in words.split("  "):
+        if lines[-1] and columns(lines[-1]) + 2 + columns(part) > width:
+            lines.append("")
+        lines[-1] += ("  " if lines[-1] else "") + part
+        while columns(lines[-1]) > width:
+            head = clip(lines[-1], width)[:-1]
+            lines[-1:] = [head, lines[-1][len(head) :]]
+    return lines
