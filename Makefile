@@ -52,6 +52,7 @@ format: $(VENV)/dev  ## let ruff mend what it can
 types: $(VENV)/dev  ## pyright over the package
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The variable silences an advertisement that the theme prints at every build.
 docs: $(VENV)/dev  ## the documentation, strictly, into site/
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 

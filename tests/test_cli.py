@@ -37,7 +37,8 @@ def test_every_option_reaches_the_graph(run, tmp_path):
     data = tmp_path / "g.json"
     result = run(
         "graph", PROMPT, "--json", str(data), "--layers", "1", "--target", " b", "--position", "2",
-        "--no-bos", "--heads", "2", "--values", "1", "--neurons", "4", "--preset", "paper", "--quiet",
+        "--no-bos", "--heads", "2", "--values", "1", "--neurons", "4", "--preset", "paper",
+        "--quiet",
     )  # fmt: skip
     assert (result.exit_code, result.output) == (0, "")
     graph = vt.FlowGraph.load(data)

@@ -63,7 +63,7 @@ def test_the_memory_key_and_the_query_give_the_score_that_the_model_used(smol):
 
     view = ModelView(smol)
     prompt = view.tokens.encode(IOI, None)
-    trace = Trace.run(view, prompt, layers=[0, 13, 29])
+    trace = Trace.run(view, prompt)
     names = [f"blocks.{layer}.attn.hook_attn_scores" for layer in trace.layers]
     cache = smol.run_with_cache(torch.tensor([prompt.ids]), names_filter=names)[1]
     for name, (layer, t) in zip(names, trace.layers.items(), strict=True):

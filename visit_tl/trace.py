@@ -26,7 +26,9 @@ class Cache(Protocol):
 
     def __getitem__(self, name: str) -> Tensor: ...
 
-    def keys(self) -> Iterable[str]: ...
+    def keys(self) -> Iterable[str]:
+        """Names of the hooks that were cached."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,10 @@ from visit_tl.graph.records import Edge, Hidden, Hook, Node, TokenProb
 
 D_VOCAB = 1000
 HEADS, VALUES, ROWS = 10, 2, 25
-WORDS = " the| Mary| John|ing| store|s| Tokyo| capital|ulumi|,|\n| of|日本|µ| שלום"
+WORDS = (
+    *(" the", " Mary", " John", "ing", " store", "s", " Tokyo", " capital"),
+    *("ulumi", ",", "\n", " of", "日本", "µ", " שלום"),
+)
 PROMPT = ("<bos>", "When", " Mary", " and", " John", " gave", " a", " drink", " to")
 
 HOSTILE = (
@@ -53,7 +56,7 @@ HOSTILE = (
 def realistic(
     layers: tuple[int, ...] = (0, 1, 2),
     n_layers: int = 3,
-    words: tuple[str, ...] = tuple(WORDS.split("|")),
+    words: tuple[str, ...] = WORDS,
 ) -> FlowGraph:
     """Whole blocks of the usual budget, the same at each call."""
     maker = _Maker(random.Random(7), words)

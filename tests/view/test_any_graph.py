@@ -14,6 +14,7 @@ from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import KINDS, NodeId
 from visit_tl.graph.records import EDGE_KINDS, Edge, Hidden, Node, TokenProb
 from visit_tl.view.labels import columns
+from visit_tl.view.notebook import notebook_html
 from visit_tl.view.page import page
 from visit_tl.view.sankey import sankey
 from visit_tl.view.text import WIDTH, text
@@ -104,7 +105,7 @@ def build(spec):
     )
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 @given(specs(), st.sampled_from(["light", "dark"]))
 def test_any_graph_draws(spec, theme):
     graph = build(spec)
@@ -122,6 +123,7 @@ def test_any_graph_draws(spec, theme):
 
     html = page(graph, theme=theme)
     html.encode()
+    notebook_html(graph).encode()
     assert len(re.findall("</script>", html)) == len(re.findall("<script[ >]", html))
     for view in re.findall(
         r'<script type="application/json" class="\w+">(.*?)</script>', html, re.S

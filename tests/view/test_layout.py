@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 
@@ -124,3 +125,34 @@ def test_the_ballast_fills_plotlys_fullest_column_to_the_height(graph):
     assert sum(sums) == pytest.approx(sum(tall.values()))
     assert max(sums) <= place.height
     assert max(sums[0], sums[-1]) + place.ballast == pytest.approx(place.height)
+
+
+def parallel():
+    """The realistic graph as GPT-J would have it: the MLP reads resid_pre, nothing in between."""
+    graph = realistic()
+    edges = []
+    for edge in graph.edges:
+        source, target = edge.source, edge.target
+        if target.kind == "resid_mid":
+            if source.kind == "resid_pre":
+                continue
+            target = NodeId("resid_post", target.layer)
+        if source.kind == "resid_mid":
+            source = NodeId("resid_pre", source.layer)
+        edges.append(replace(edge, source=source, target=target))
+    nodes = tuple(node for node in graph.nodes if node.kind != "resid_mid")
+    return replace(graph, nodes=nodes, edges=tuple(edges))
+
+
+def test_the_mlp_of_a_parallel_block_stands_under_its_attention():
+    graph = parallel()
+    place = check(graph)
+    mlp = ("mlp_in", "neuron_key", "neuron", "b_out", "mlp_out")
+    for layer in graph.layers:
+        rows = [n for n in graph.nodes if n.layer == layer and n.kind not in SPINE]
+        bottom = max(place.boxes[n.id].middle for n in rows if n.kind not in mlp)
+        assert min(place.boxes[n.id].middle for n in rows if n.kind in mlp) > bottom + ROW
+        pairs = [("attn_in", "mlp_in"), ("attn_out", "mlp_out")]
+        for pair in pairs:
+            lefts = {place.boxes[NodeId(kind, layer)].left for kind in pair}
+            assert len(lefts) == 1

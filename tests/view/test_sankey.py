@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 
@@ -135,7 +134,7 @@ def test_plotly_is_left_as_it_was(graph, monkeypatch):
     monkeypatch.setattr(pio.templates, "default", "plotly_dark")
     figure = sankey(graph)
     assert pio.templates.default == "plotly_dark"
-    assert figure.layout.template == go.layout.Template()
+    assert figure.layout.template.layout.to_plotly_json() == {}
 
 
 def test_the_same_graph_gives_the_same_figure(graph):

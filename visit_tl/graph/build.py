@@ -7,6 +7,7 @@ all survivors of all blocks, and the readouts are laid into the nodes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from torch import Tensor
 
@@ -19,6 +20,16 @@ from visit_tl.graph.ids import Kind, NodeId
 from visit_tl.graph.records import Hidden, Hook
 from visit_tl.model.view import LayerWeights, ModelView
 from visit_tl.trace import LayerTrace, Trace
+
+_STATES: Final[tuple[Kind, ...]] = (
+    "resid_pre",
+    "attn_in",
+    "attn_out",
+    "resid_mid",
+    "mlp_in",
+    "mlp_out",
+    "resid_post",
+)
 
 
 def build(
@@ -108,15 +119,7 @@ def _block(
 
 def _states(draft: Draft, layer: int, t: LayerTrace, position: int) -> Callable[[Kind], NodeId]:
     """The block's states and sub-block outputs; returns the maker of their ids."""
-    for kind in (
-        "resid_pre",
-        "attn_in",
-        "attn_out",
-        "resid_mid",
-        "mlp_in",
-        "mlp_out",
-        "resid_post",
-    ):
+    for kind in _STATES:
         vector = getattr(t, kind)
         if vector is not None:
             hook = Hook(t.hooks[kind], (0, position))
@@ -126,7 +129,7 @@ def _states(draft: Draft, layer: int, t: LayerTrace, position: int) -> Callable[
 
 def _sums(draft: Draft, layer: int, t: LayerTrace) -> None:
     """The residual stream: what is added to what, with the norm of what is added."""
-    parts = [("resid_pre", t.resid_pre), ("attn_out", t.attn_out)]
+    parts: list[tuple[Kind, Tensor]] = [("resid_pre", t.resid_pre), ("attn_out", t.attn_out)]
     if t.resid_mid is not None:
         for kind, vector in parts:
             draft.link(NodeId(kind, layer), NodeId("resid_mid", layer), "sum", _norm(vector))
@@ -198,10 +201,11 @@ def _memories(
     values = components.memory_values(t.values[positions, value_kv], w.W_O[heads])
     attention = t.pattern[heads, positions].tolist()
     pairs = list(zip(heads.tolist(), positions.tolist(), strict=True))
-    for kind, slot, vectors, kv in (
+    stacks: list[tuple[Kind, str, Tensor, Tensor]] = [
         ("key", "keys", keys, key_kv),
         ("value", "values", values, value_kv),
-    ):
+    ]
+    for kind, slot, vectors, kv in stacks:
         draft.add(
             [NodeId(kind, layer, h, j) for h, j in pairs],
             vectors,
@@ -268,10 +272,11 @@ def _mlp(
     kept = prune.keep_neurons(t.mlp_post, norms, budget)
     source, out = NodeId("mlp_in", layer), NodeId("mlp_out", layer)
     neurons, pre, post = kept.tolist(), t.mlp_pre[kept].tolist(), t.mlp_post[kept].tolist()
-    for kind, vectors, slot, numbers in (
+    stacks: list[tuple[Kind, Tensor, str, list[float]]] = [
         ("neuron_key", w.W_in[:, kept].T, "mlp_pre", pre),
         ("neuron", w.W_out[kept], "mlp_post", post),
-    ):
+    ]
+    for kind, vectors, slot, numbers in stacks:
         draft.add(
             [NodeId(kind, layer, neuron=n) for n in neurons],
             vectors,

@@ -31,14 +31,17 @@ class Draft:
     edges: list[Edge] = field(default_factory=list)
 
     def add(self, ids: list[NodeId], vectors: Tensor, facts: list[dict[str, object]]) -> None:
+        """Nodes of one kind, their vectors and what is known of each."""
         self.ids += ids
         self.stacks.append(vectors)
         self.facts += facts
 
     def one(self, node: NodeId, vector: Tensor, hook: Hook | None) -> None:
+        """A single node."""
         self.add([node], vector[None], [{"hook": hook}])
 
     def link(self, source: NodeId, target: NodeId, kind: EdgeKind, score: float) -> None:
+        """An edge."""
         self.edges.append(Edge(source, target, kind, score))
 
 

@@ -79,10 +79,12 @@ class Node:
 
     @property
     def kind(self) -> Kind:
+        """Kind of the node, from its id."""
         return self.id.kind
 
     @property
     def layer(self) -> int | None:
+        """Block of the node, from its id; None for the final norm and the logits."""
         return self.id.layer
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -75,7 +75,8 @@ class ModelView:
         self._require_plain_blocks()
         self._require_still()
         self._require_finite()
-        self.W_U: Float[Tensor, "d_model d_vocab"] = _weight(model, "W_U", "the unembedding")
+        # As it is: a float32 copy of a large vocabulary would be the largest thing in memory.
+        self.W_U: Float[Tensor, "d_model d_vocab"] = _readable(model, "W_U", "the unembedding")
         b_U = getattr(model, "b_U", None)
         self.b_U: Float[Tensor, " d_vocab"] | None = _nonzero(b_U)
         self.d_vocab = int(self.W_U.shape[1])
@@ -114,8 +115,9 @@ class ModelView:
         adapter = getattr(self.model, "adapter", None)
         transform = getattr(adapter, "apply_output_logits_transform", None)
         if callable(transform):
+            applied = cast("Callable[[Tensor], Tensor]", transform)
             probe = torch.linspace(-100, 100, 9)
-            return None if torch.equal(transform(probe.clone()), probe) else transform
+            return None if torch.equal(applied(probe.clone()), probe) else applied
         cap = float(getattr(self.model.cfg, "output_logits_soft_cap", -1.0) or -1.0)
         return None if cap <= 0 else lambda logits: cap * torch.tanh(logits / cap)
 
@@ -252,13 +254,17 @@ def _require_transformer_lens(model: Any) -> None:
 
 
 def _weight(module: Any, name: str, where: str) -> Tensor:
+    return _readable(module, name, where).float()
+
+
+def _readable(module: Any, name: str, where: str) -> Tensor:
     weight = getattr(module, name, None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         raise ModelError(
             f"{where} has no readable {name} ({type(module).__name__} gives "
             f"{type(weight).__name__}); such a block cannot be split into heads and neurons"
         )
-    return weight.detach().float()
+    return weight.detach()
 
 
 def _bias(module: Any, name: str) -> Tensor | None:

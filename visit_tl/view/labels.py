@@ -8,12 +8,14 @@ places where it is drawn. Escape once, at the place where the text is drawn.
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
 from typing import Final
 
 ELLIPSIS: Final = "…"
 
-_NAMED: Final = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+_NAMED: Final = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": r"\r"}
+_WORD: Final = re.compile(r"\S+")
 _UNSEEN: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"))
 _RIGHT_TO_LEFT: Final = frozenset(("R", "AL", "AN"))
 
@@ -73,13 +75,16 @@ def for_html(text: str) -> str:
 def for_plotly(text: str) -> str:
     """Text as Plotly draws it in labels, hovers, titles and annotations: shown, never read.
 
-    Text that runs from right to left is put into an isolate, so that it cannot turn round the
+    A word that runs from right to left is put into an isolate, so that it cannot turn round the
     numbers beside it.
     """
-    escaped = text.translate(_PLOTLY)
-    if any(unicodedata.bidirectional(c) in _RIGHT_TO_LEFT for c in text):
-        return f"\u2068{escaped}\u2069"
-    return escaped
+    return _WORD.sub(_isolate, text.translate(_PLOTLY))
+
+
+def _isolate(word: re.Match[str]) -> str:
+    if any(unicodedata.bidirectional(c) in _RIGHT_TO_LEFT for c in word[0]):
+        return f"\u2068{word[0]}\u2069"
+    return word[0]
 
 
 def _visible_character(character: str) -> str:

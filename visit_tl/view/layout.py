@@ -1,16 +1,16 @@
 """Graph to coordinates: numbers only, in pixels from the top left corner.
 
 Time runs from left to right, one column for each step of a block. The residual stream is a straight
-lane at the top; what reads from it and writes to it hangs below, attention first, then the MLP. A
-head's query, keys, values and output share a strip, a neuron's column and row share a line, so that
-no edge of a sequential block crosses another.
+lane at the top; what reads from it and writes to it hangs below, attention first, then the MLP. In
+a parallel block the MLP stands under the attention instead. A head's query, keys, values and output
+share a strip, a neuron's column and row share a line, so that no edge of a block crosses another.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,6 +39,15 @@ _BOTTOM: Final = 12.0
 _LANE: Final = SPINE | {"final_norm", "logits"}
 _BESIDE: Final = {"b_O": "attn_neuron", "b_out": "neuron"}
 _STEP: Final[dict[Kind, int]] = {k: KINDS.index(_BESIDE.get(k, k)) for k in KINDS}  # type: ignore[arg-type]
+
+# In a parallel block (GPT-J, NeoX) the MLP reads what the attention reads, at the same time.
+_BESIDE_ATTENTION: Final[dict[Kind, Kind]] = {
+    "mlp_in": "attn_in",
+    "neuron_key": "head",
+    "neuron": "attn_neuron",
+    "b_out": "attn_neuron",
+    "mlp_out": "attn_out",
+}
 _HEAD_KINDS: Final = ("head_query", "key", "value", "head")
 
 
@@ -115,12 +124,26 @@ def layout(graph: FlowGraph) -> Layout:
 def _columns(graph: FlowGraph) -> dict[NodeId, int]:
     """A column for every node: its step of the forward pass, and right of all that it reads."""
     last = max((n.layer for n in graph.nodes if n.layer is not None), default=0)
+    parallel = _parallel(graph.nodes)
     found: dict[NodeId, int] = {}
     for node in graph.nodes:
         layer = last if node.layer is None else node.layer
+        kind = _BESIDE_ATTENTION.get(node.kind, node.kind) if layer in parallel else node.kind
         before = (found[edge.source] + 1 for edge in graph.edges_into(node.id))
-        found[node.id] = max(layer * len(KINDS) + _STEP[node.kind], *before, -1)
+        found[node.id] = max(layer * len(KINDS) + _STEP[kind], *before, -1)
     return found
+
+
+def _parallel(nodes: Iterable[Node]) -> set[int | None]:
+    """The blocks whose MLP does not wait for their attention."""
+    kinds: dict[int | None, set[Kind]] = defaultdict(set)
+    for node in nodes:
+        kinds[node.layer].add(node.kind)
+    return {
+        layer
+        for layer, has in kinds.items()
+        if {"attn_in", "mlp_in"} <= has and "resid_mid" not in has
+    }
 
 
 def _across(
@@ -133,7 +156,7 @@ def _across(
     left, lefts, headings = float(_SIDE), {}, []
     for column in sorted(members):
         nodes = members[column]
-        words = Counter(COLUMN_WORDS[node.kind] for node in nodes).most_common(1)[0][0]
+        words = " / ".join(dict.fromkeys(COLUMN_WORDS[node.kind] for node in nodes))
         layer = Counter(node.layer for node in nodes).most_common(1)[0][0]
         longest = max(text_columns(short_label(node)) for node in nodes)
         room = max(longest * CHARACTER + _LABEL_GAP + _LINK_ROOM, len(words) * CHARACTER + 6)
@@ -151,11 +174,14 @@ def _down(
     lane_height = max((tall[node.id] for node in lane), default=0.0)
     start = _LANE_TOP + lane_height + _LANE_TO_DETAIL if lane else _LANE_TOP
     strips = _strips([node for node in placed if node.kind not in _LANE], tall)
-    deepest = max((depth for _, depth in strips.values()), default=0.0)
+    below = {(layer, kind) for layer in _parallel(placed) for kind in _BESIDE_ATTENTION}
     tops = {node.id: _LANE_TOP for node in lane}
-    for middles, depth in strips.values():
-        for name, middle in middles.items():
-            tops[name] = start + (deepest - depth) / 2 + middle - tall[name] / 2
+    for row in (strips.keys() - below, strips.keys() & below):
+        deepest = max((strips[name][1] for name in row), default=0.0)
+        for middles, depth in (strips[name] for name in row):
+            for name, middle in middles.items():
+                tops[name] = start + (deepest - depth) / 2 + middle - tall[name] / 2
+        start += deepest + _LANE_TO_DETAIL
     _part(placed, column_of, tall, tops)
     return tops
 

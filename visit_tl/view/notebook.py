@@ -7,6 +7,7 @@ from typing import Final
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.view.labels import for_html
 from visit_tl.view.page import page
+from visit_tl.view.words import readable
 
 HEIGHT: Final = 900
 """Of the frame in px: header, figure and legend of a graph of the usual budget."""
@@ -19,7 +20,7 @@ def notebook_html(graph: FlowGraph) -> str:
     (require.js, a renderer, a widget manager) nor can touch the notebook: the sandbox runs the
     page's script in an origin of its own.
     """
-    title = for_html(f"flow graph of {graph.model}")
+    title = for_html(f"flow graph of {readable(graph.model)}")
     return (
         f'<iframe title="{title}" sandbox="allow-scripts allow-downloads" '
         f'style="width:100%;height:{HEIGHT}px;border:0" '

@@ -8,7 +8,7 @@ or as JSON in which `<` is escaped, so none of it can become markup or script.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from plotly.offline import get_plotlyjs
 
@@ -38,7 +38,7 @@ POLICY: Final = (
 def page(
     graph: FlowGraph,
     *,
-    theme: Literal["light", "dark"] = "light",
+    theme: str = "light",
     layers: Iterable[int] | None = None,
 ) -> str:
     """The graph as one HTML file that needs nothing else.

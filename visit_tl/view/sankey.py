@@ -9,7 +9,7 @@ positions of `layout` hold.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import plotly.graph_objects as go
 
@@ -27,7 +27,7 @@ _LINK_HOVER: Final = (
     "%{source.customdata[0]}<br>→ %{target.customdata[0]}<br><b>%{customdata}</b><extra></extra>"
 )
 _CLEAR: Final = "rgba(0,0,0,0)"
-_TITLE: Final = 84
+_TITLE: Final = 92
 _WIDEST_LINE: Final = 110
 """The most columns of a line of a hover or of the title; a hover must fit a window of 1280 px."""
 
@@ -36,7 +36,7 @@ def sankey(
     graph: FlowGraph,
     *,
     layers: Iterable[int] | None = None,
-    theme: Literal["light", "dark"] = "light",
+    theme: str = "light",
 ) -> go.Figure:
     """The graph as a figure: layers from left to right, the residual stream as a lane at the top.
 
@@ -75,7 +75,7 @@ def sankey(
             "xref": "paper",
             "xanchor": "left",
             "pad": {"l": 12},
-            "y": 1 - 12 / height,
+            "y": 1 - 24 / height,
             "yref": "container",
             "yanchor": "top",
             "font": {"size": 16, "color": colours.text},
@@ -137,7 +137,7 @@ def _trace(graph: FlowGraph, place: Layout, theme: str) -> dict[str, Any]:
     return {
         "type": "sankey",
         "arrangement": "fixed",
-        "textfont": {"size": FONT_SIZE, "color": colours.text, **_halo()},
+        "textfont": {"size": FONT_SIZE, "color": colours.text, **_halo(colours.background)},
         "node": {
             "pad": 0,
             "thickness": NODE_WIDTH,
@@ -197,9 +197,12 @@ def _title(graph: FlowGraph, shown: FlowGraph, place: Layout) -> str:
     )
 
 
-def _halo() -> dict[str, str]:
-    # Labels lie over links; Plotly 5.23 and later can set them off.
-    return {"shadow": "auto"} if "shadow" in go.sankey.Textfont() else {}
+def _halo(ground: str) -> dict[str, str]:
+    # Labels lie over links. Before Plotly 5.23 the halo is always of the background's colour.
+    sides = ("1px 1px", "-1px 1px", "1px -1px", "-1px -1px", "0 0")
+    if "shadow" not in go.sankey.Textfont():
+        return {}
+    return {"shadow": ", ".join(f"{side} 2px {ground}" for side in sides)}
 
 
 def _input_order() -> dict[str, str]:

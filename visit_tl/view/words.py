@@ -79,6 +79,11 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def readable(text: str) -> str:
+    """A name or a prompt: as `labels.visible`, but with its spaces as spaces."""
+    return " ".join(visible(part) if part else "" for part in text.split(" ")) or visible(text)
+
+
 def promoted_label(node: Node, limit: int | None = None) -> str:
     """The token that a node promotes, readable."""
     return visible(node.promoted[0].token, limit) if node.promoted else "⟨unread⟩"
@@ -166,8 +171,8 @@ def heading(graph: FlowGraph) -> dict[str, str]:
     here = visible(graph.tokens[graph.position]) if inside else "?"
     whose = "given" if graph.target_given else "the model's own prediction"
     words = {
-        "model": graph.model,
-        "prompt": visible(graph.prompt).replace("␣", " "),
+        "model": readable(graph.model),
+        "prompt": readable(graph.prompt),
         "position": f"{graph.position} ({here})",
         "target": f"{visible(graph.target)} ({whose})",
     }
