@@ -82,7 +82,10 @@ def test_broken_tokens_of_a_real_vocabulary_are_shown_as_bytes(smol):
 
     tokens = ModelView(smol).tokens
     texts = [tokens.text(i) for i in range(49152)]
-    assert not any("\N{REPLACEMENT CHARACTER}" in text for text in texts)
+    # The vocabulary has one token that really is U+FFFD, the character for broken text.
+    assert [text for text in texts if "\N{REPLACEMENT CHARACTER}" in text] == [
+        "\N{REPLACEMENT CHARACTER}"
+    ]
     assert all(texts)
     assert sum("<0x" in text for text in texts) > 100
 
