@@ -155,24 +155,6 @@ class TestModels:
         with pytest.raises(ModelError, match=r"is a mixture of experts \(blocks\.0\)"):
             ModelView(model)
 
-    def test_post_norms(self):
-        from transformer_lens.model_bridge import TransformerBridge
-        from transformers import Gemma2Config, Gemma2ForCausalLM
-
-        config = Gemma2Config(
-            num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, hidden_size=8,
-            intermediate_size=8, vocab_size=60, head_dim=4,
-        )  # fmt: skip
-        model = TransformerBridge.boot_transformers(
-            "google/gemma-2-2b",
-            hf_model=Gemma2ForCausalLM(config).eval(),
-            tokenizer=tiny.tokenizer(),
-        )
-        with pytest.raises(
-            ModelError, match="normalises what its blocks add .ln1_post, ln2_post in"
-        ):
-            ModelView(model)
-
     def test_a_model_that_would_drop_out(self):
         model = tiny.gpt2(resid_pdrop=0.1)
         model.original_model.train()

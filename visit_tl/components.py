@@ -5,12 +5,16 @@ Every function takes stacks and returns stacks; nothing loops over heads, positi
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from einops import einsum, rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from visit_tl.model.norm import FrozenNorm, Norm
 from visit_tl.model.rotary import Rotation
+from visit_tl.model.view import LayerWeights
 
 
 def head_outputs(
@@ -33,20 +37,29 @@ def memory_values(
 
 
 def query_readings(
-    query: Float[Tensor, "head d_head"], W_K: Float[Tensor, "head d_model d_head"]
+    query: Float[Tensor, "head d_head"],
+    W_K: Float[Tensor, "head d_model d_head"],
+    key_norm: FrozenNorm | None = None,
 ) -> Float[Tensor, "head d_model"]:
     """Each head's query through the QK circuit, `q_h W_K^h^T` (paper, D.3).
 
     Its inner product with a normalised state is that state's unscaled attention score, where the
     state would stand at the query's own position (positions and key biases apart).
+
+    Args:
+        query: One query a head.
+        W_K: The key matrix that each of them meets.
+        key_norm: The norm of the keys at the query's position; the query is carried through it.
     """
-    return einsum(query, W_K, "head d_head, head d_model d_head -> head d_model")
+    carried = query if key_norm is None else key_norm.transpose(query)
+    return einsum(carried, W_K, "head d_head, head d_model d_head -> head d_model")
 
 
 def key_readings(
     keys: Float[Tensor, "memory d_head"],
     W_Q: Float[Tensor, "memory d_model d_head"],
     rotation: Rotation | None,
+    query_norm: FrozenNorm | None = None,
 ) -> Float[Tensor, "memory d_model"]:
     """Each memory key through the QK circuit, `k_j W_Q^h^T` (paper, D.3).
 
@@ -56,8 +69,11 @@ def key_readings(
         rotation: Rotation of the query position; the keys are turned back into its frame, so that
             the inner product with the query is the score that the model used. None if positions
             are not rotary.
+        query_norm: The norm of the head's queries at the query position, one row a key; the keys
+            are carried through it.
     """
     turned = keys if rotation is None else rotation.transpose(keys)
+    turned = turned if query_norm is None else query_norm.transpose(turned)
     return einsum(turned, W_Q, "memory d_head, memory d_model d_head -> memory d_model")
 
 
@@ -78,3 +94,33 @@ def attn_neurons(
 def row_norms(rows: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
     """L2 norm of each row."""
     return torch.sqrt(reduce(rows * rows, "row d_model -> row", "sum"))
+
+
+def after_post_norms(
+    weights: LayerWeights,
+    z: Float[Tensor, "head d_head"],
+    mlp_post: Float[Tensor, " d_mlp"] | None,
+    attn_norm: Norm,
+    mlp_norm: Norm,
+) -> LayerWeights:
+    """The output matrices as the residual stream sees them, after the block's post-norms.
+
+    A post-norm (Gemma 2, OLMo 2) scales what a sub-block adds. Held at its input it is linear, so
+    its scale is split over the rows of W_O and W_out and its bias joins the sub-block's: heads,
+    values and neurons then are what they add to the stream, and still sum to it.
+    """
+    b_O, b_out = weights.b_O, weights.b_out
+    W_O, W_out = weights.W_O, weights.W_out
+    if attn_norm.kind != "none":
+        frozen = attn_norm.freeze(head_outputs(z, W_O).sum(0) + (0 if b_O is None else b_O))
+        W_O, b_O = frozen.parts(W_O), _bias_after(frozen, b_O)
+    if mlp_norm.kind != "none" and W_out is not None and mlp_post is not None:
+        frozen = mlp_norm.freeze(mlp_post @ W_out + (0 if b_out is None else b_out))
+        W_out, b_out = frozen.parts(W_out), _bias_after(frozen, b_out)
+    return replace(weights, W_O=W_O, b_O=b_O, W_out=W_out, b_out=b_out)
+
+
+def _bias_after(frozen: FrozenNorm, bias: Tensor | None) -> Tensor | None:
+    parts = [] if bias is None else [frozen.parts(bias)]
+    parts += [] if frozen.bias is None else [frozen.bias]
+    return None if not parts else torch.stack(parts).sum(0)

@@ -7,7 +7,7 @@ position. Nothing of the batch, the other rows or the other layers is held.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError
+from visit_tl.model.norm import FrozenNorm
 from visit_tl.model.rotary import Rotation, find_rotation
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
@@ -38,8 +39,8 @@ class LayerTrace:
     Attributes:
         resid_pre: Residual stream entering the block.
         attn_in: The same after ln1.
-        query: Queries, biases included, before rotary positions.
-        keys: Keys of every key position, after rotary positions.
+        query: Queries, biases and query norm included, before rotary positions.
+        keys: Keys of every key position, after key norm and rotary positions.
         values: Values of every key position, biases included.
         pattern: Attention of the graph's position over the key positions.
         z: Heads before W_O.
@@ -52,6 +53,8 @@ class LayerTrace:
         mlp_out: What the MLP adds to the residual stream.
         resid_post: Residual stream leaving the block.
         rotation: Rotation of the graph's position; None where positions are not rotary.
+        query_norm: The norm of the queries at this position; None where there is none.
+        key_norm: The norm of the keys at this position, one row a query head; None likewise.
         hooks: TransformerLens name of the hook that each of these was read from.
     """
 
@@ -70,6 +73,8 @@ class LayerTrace:
     mlp_out: Float[Tensor, " d_model"] | None
     resid_post: Float[Tensor, " d_model"]
     rotation: Rotation | None
+    query_norm: FrozenNorm | None
+    key_norm: FrozenNorm | None
     hooks: Mapping[str, str]
 
 
@@ -174,6 +179,7 @@ _ROWS: dict[str, str] = {
     "rotated_query": "row",
     "cos": "angle",
     "sin": "angle",
+    "own_key": "row",
     "keys": "all",
     "values": "all",
     "pattern": "query",
@@ -207,6 +213,8 @@ def _hook_names(view: ModelView, layer: int) -> dict[str, str]:
         "attn_out": ("hook_attn_out",),
         "resid_post": ("hook_resid_post",),
     }
+    if view.head_norm(layer, "k_norm") is not None:
+        wanted["own_key"] = ("attn.hook_k",)
     if view.rotary:
         wanted["rotated_query"] = ("attn.hook_rot_q",)
         if view.has_hook(f"{block}.attn.hook_cos"):
@@ -273,6 +281,17 @@ def _layer(
             f"so the block {layer} cannot be taken apart"
         )
     read = {slot: kept[name] for slot, name in names.items()}
+    read["query"], query_norm = _normed(view, layer, "q_norm", read["query"])
+    key_norm = None
+    if "own_key" in read:
+        own, key_norm = _normed(view, layer, "k_norm", read.pop("own_key"))
+        if key_norm is not None:
+            each = view.kv_head(len(own)).to(own.device)
+            key_norm = replace(key_norm, gain=key_norm.gain[each])
+        if not view.rotary:
+            read["keys"] = torch.stack(
+                [_normed(view, layer, "k_norm", key)[0] for key in read["keys"]]
+            )
     rotation = None
     if view.rotary:
         cos, sin = _angles(view, layer, position, read)
@@ -287,7 +306,31 @@ def _layer(
     fields = {slot: read.get(slot) for slot in absent} | {
         slot: tensor for slot, tensor in read.items() if slot not in ("cos", "sin")
     }
-    return LayerTrace(rotation=rotation, hooks=dict(names), **fields)  # type: ignore[arg-type]
+    known = {"rotation": rotation, "query_norm": query_norm, "key_norm": key_norm}
+    return LayerTrace(hooks=dict(names), **known, **fields)  # type: ignore[arg-type]
+
+
+def _normed(
+    view: ModelView, layer: int, name: str, x: Float[Tensor, "head d_head"]
+) -> tuple[Tensor, FrozenNorm | None]:
+    """Queries or keys after their norm, if there is one, and that norm held at them.
+
+    Raises:
+        ModelError: the norm spans something else than a head or all heads.
+    """
+    norm = view.head_norm(layer, name)
+    if norm is None or norm.kind == "none":
+        return x, None
+    size = x.shape[-1] if norm.weight is None else norm.weight.numel()
+    if size == x.shape[-1] or (norm.weight is not None and norm.weight.shape == x.shape):
+        return norm(x), norm.freeze(x)
+    if size != x.numel() or norm.kind != "RMS":
+        raise ModelError(
+            f"{name} of blocks.{layer} in {view.name} spans {size} entries, neither one head of "
+            f"{x.shape[-1]} nor all {x.numel()}; its queries and keys cannot be read"
+        )
+    frozen = norm.freeze(x.flatten())
+    return norm(x.flatten()).view_as(x), replace(frozen, gain=frozen.gain.view_as(x))
 
 
 def _angles(

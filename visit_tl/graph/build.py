@@ -7,6 +7,7 @@ all survivors of all blocks, and the readouts are laid into the nodes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from torch import Tensor
@@ -57,7 +58,13 @@ def build(
     draft = Draft()
     errors, hidden = {}, {}
     for layer, traced in trace.layers.items():
-        weights = view.weights(layer)
+        weights = components.after_post_norms(
+            view.weights(layer),
+            traced.z,
+            traced.mlp_post,
+            view.norm(layer, "ln1_post"),
+            view.norm(layer, "ln2_post"),
+        )
         errors[layer] = check_layer(view, layer, traced, weights)
         hidden[layer] = _block(draft, view, trace, layer, traced, weights, budget)
         if layer - 1 in trace.layers:
@@ -156,7 +163,7 @@ def _attention(
     pattern = t.pattern[kept]
     rows, positions = prune.keep_values(pattern, budget)
     kv = view.kv_head(w.W_K.shape[0]).to(kept.device)
-    queries = components.query_readings(t.query, w.W_K[kv])
+    queries = components.query_readings(t.query, w.W_K[kv], t.key_norm)
     query, z = NodeId("query", layer), NodeId("z", layer)
     draft.one(query, queries.sum(0), Hook(t.hooks["query"], (0, trace.position)))
     draft.one(z, outputs.sum(0), Hook(t.hooks["z"], (0, trace.position)))
@@ -197,7 +204,9 @@ def _memories(
     """Kept memory keys and values, one a (head, position) pair, each with its attention."""
     key_kv = view.kv_head(t.keys.shape[1]).to(heads.device)[heads]
     value_kv = view.kv_head(t.values.shape[1]).to(heads.device)[heads]
-    keys = components.key_readings(t.keys[positions, key_kv], w.W_Q[heads], t.rotation)
+    norm = t.query_norm
+    norm = None if norm is None else replace(norm, gain=norm.gain[heads])
+    keys = components.key_readings(t.keys[positions, key_kv], w.W_Q[heads], t.rotation, norm)
     values = components.memory_values(t.values[positions, value_kv], w.W_O[heads])
     attention = t.pattern[heads, positions].tolist()
     pairs = list(zip(heads.tolist(), positions.tolist(), strict=True))

@@ -28,6 +28,32 @@ def tolerance(view: ModelView) -> float:
     return TOLERANCE.get(getattr(view.model.cfg, "dtype", torch.float32), _LOW_PRECISION)
 
 
+def laws(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[tuple[str, str, float]]:
+    """The conservation laws of one block (docs/maths.md): name, hook of the whole, relative error.
+
+    Args:
+        view: The model.
+        t: What the block computed.
+        w: Its weights, after post-norms (`components.after_post_norms`).
+    """
+    values = grouped(t.values, view.kv_head(t.values.shape[1]).to(t.values.device))
+    heads = einsum(t.pattern, values, "head pos, head pos d_head -> head d_head")
+    attn = head_outputs(t.z, w.W_O).sum(0) + (0 if w.b_O is None else w.b_O)
+    sums: list[tuple[str, str, Tensor, Tensor]] = [
+        ("memory values x attention = head", "z", heads, t.z),
+        ("heads + b_O = attn_out", "attn_out", attn, t.attn_out),
+    ]
+    stream = t.resid_pre + t.attn_out
+    if t.resid_mid is not None:
+        sums.append(("resid_pre + attn_out = resid_mid", "resid_mid", stream, t.resid_mid))
+    if t.mlp_post is not None and t.mlp_out is not None and w.W_out is not None:
+        mlp = t.mlp_post @ w.W_out + (0 if w.b_out is None else w.b_out)
+        sums.append(("neurons + b_out = mlp_out", "mlp_out", mlp, t.mlp_out))
+        stream = stream + t.mlp_out
+    sums.append(("resid_pre + parts = resid_post", "resid_post", stream, t.resid_post))
+    return [(law, t.hooks[slot], relative(parts, whole)) for law, slot, parts, whole in sums]
+
+
 def check_layer(view: ModelView, layer: int, t: LayerTrace, w: LayerWeights) -> float:
     """The largest relative error of one block's conservation laws (docs/maths.md).
 
@@ -35,23 +61,7 @@ def check_layer(view: ModelView, layer: int, t: LayerTrace, w: LayerWeights) -> 
         DecompositionError: it is above `tolerance`; the message names the block, the law and the
             hook that holds the whole.
     """
-    values = grouped(t.values, view.kv_head(t.values.shape[1]))
-    heads = einsum(t.pattern, values, "head pos, head pos d_head -> head d_head")
-    attn = head_outputs(t.z, w.W_O).sum(0) + (0 if w.b_O is None else w.b_O)
-    laws: list[tuple[str, str, Tensor, Tensor]] = [
-        ("memory values x attention = head", t.hooks["z"], heads, t.z),
-        ("heads + b_O = attn_out", t.hooks["attn_out"], attn, t.attn_out),
-    ]
-    stream = t.resid_pre + t.attn_out
-    if t.resid_mid is not None:
-        laws.append(("resid_pre + attn_out = resid_mid", t.hooks["resid_mid"], stream, t.resid_mid))
-    if t.mlp_post is not None and t.mlp_out is not None and w.W_out is not None:
-        mlp = t.mlp_post @ w.W_out + (0 if w.b_out is None else w.b_out)
-        laws.append(("neurons + b_out = mlp_out", t.hooks["mlp_out"], mlp, t.mlp_out))
-        stream = stream + t.mlp_out
-    laws.append(("resid_pre + parts = resid_post", t.hooks["resid_post"], stream, t.resid_post))
-    errors = [(_relative(parts, whole), law, hook) for law, hook, parts, whole in laws]
-    worst, law, hook = max(errors)
+    law, hook, worst = max(laws(view, t, w), key=lambda found: found[2])
     if not worst <= tolerance(view):
         raise DecompositionError(
             f"block {layer} of {view.name} does not come apart: {law} is off by {worst:.2g} of the "
@@ -72,7 +82,7 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
     if trace.logits is None:
         return
     ours = logits(view, view.final_norm(resid_post[None]))[0].log_softmax(-1)
-    worst = _relative(ours, trace.logits.to(ours.device).log_softmax(-1))
+    worst = relative(ours, trace.logits.to(ours.device).log_softmax(-1))
     if not worst <= tolerance(view):
         raise DecompositionError(
             f"the lens of {view.name} does not give the model's own prediction (relative error "
@@ -81,5 +91,6 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
         )
 
 
-def _relative(parts: Tensor, whole: Tensor) -> float:
+def relative(parts: Tensor, whole: Tensor) -> float:
+    """L2 norm of the difference over that of the whole."""
     return float((parts - whole).norm() / whole.norm().clamp_min(1e-12))

@@ -16,6 +16,33 @@ from visit_tl.errors import ModelError
 
 
 @dataclass(frozen=True)
+class FrozenNorm:
+    """A normalisation with its scale held at one input: linear in parts of that input.
+
+    Attributes:
+        gain: What each entry is multiplied by: the weight over the root mean square.
+        centred: Whether the mean over the last axis is taken off first (LN).
+        bias: What is added once to the whole; None is 0.
+    """
+
+    gain: Float[Tensor, "*#rows d_model"]
+    centred: bool
+    bias: Float[Tensor, " d_model"] | None
+
+    def parts(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """What parts of the input become; the parts of the output sum to it less the bias."""
+        return _centre(x, self.centred) * self.gain
+
+    def transpose(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """The transposed map: `transpose(k) . x = k . parts(x)`."""
+        return _centre(x * self.gain, self.centred)
+
+
+def _centre(x: Tensor, centred: bool) -> Tensor:
+    return x - x.mean(-1, keepdim=True) if centred else x
+
+
+@dataclass(frozen=True)
 class Norm:
     """A normalisation over the last axis (docs/maths.md, "Norms").
 
@@ -27,7 +54,7 @@ class Norm:
     """
 
     kind: Literal["LN", "RMS", "none"]
-    weight: Float[Tensor, " d_model"] | None = None
+    weight: Float[Tensor, "*#rows d_model"] | None = None
     bias: Float[Tensor, " d_model"] | None = None
     eps: float = 0.0
 
@@ -42,6 +69,15 @@ class Norm:
         if self.weight is not None:
             x = x * self.weight
         return x if self.bias is None else x + self.bias
+
+    def freeze(self, x: Float[Tensor, "*rows d_model"]) -> FrozenNorm:
+        """This norm with the scale that it has at `x`."""
+        if self.kind == "none":
+            return FrozenNorm(torch.ones_like(x), False, None)
+        centred = self.kind == "LN"
+        scale = torch.rsqrt(_centre(x, centred).pow(2).mean(-1, keepdim=True) + self.eps)
+        gain = scale.expand_as(x) if self.weight is None else scale * self.weight
+        return FrozenNorm(gain, centred, self.bias)
 
 
 def read_norm(module: Any, default_eps: float) -> Norm:

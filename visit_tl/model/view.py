@@ -102,8 +102,13 @@ class ModelView:
         )
 
     def norm(self, layer: int, name: str) -> Norm:
-        """The norm `ln1` or `ln2` of one block."""
+        """A norm of one block: `ln1`, `ln2`, or, after its sub-blocks, `ln1_post`, `ln2_post`."""
         return read_norm(getattr(self.model.blocks[layer], name, None), float(self.model.cfg.eps))
+
+    def head_norm(self, layer: int, name: str) -> Norm | None:
+        """The norm `q_norm` or `k_norm` of one block's queries or keys, where it has one."""
+        module = getattr(self.model.blocks[layer].attn, name, None)
+        return None if module is None else read_norm(module, float(self.model.cfg.eps))
 
     def kv_head(self, n_kv_heads: int) -> Int[Tensor, " head"]:
         """For each query head, the K/V head that it shares (itself where they are not grouped)."""
@@ -206,12 +211,6 @@ class ModelView:
                 raise ModelError(
                     f"blocks.{layer} of {self.name} ({type(block).__name__}) has no "
                     f"{' and no '.join(missing)}; only blocks of attention and MLP can be split"
-                )
-            post = [n for n in ("ln1_post", "ln2_post") if getattr(block, n, None) is not None]
-            if post:
-                raise ModelError(
-                    f"{self.name} normalises what its blocks add ({', '.join(post)} in "
-                    f"blocks.{layer}); splitting that over heads is not supported yet"
                 )
             mlp = getattr(block, "mlp", None)
             if getattr(self.model.cfg, "num_experts", None) or hasattr(mlp, "experts"):
