@@ -161,10 +161,31 @@ class TestModels:
         with pytest.raises(ModelError, match=r"in training mode and would drop out .*model\.eval"):
             ModelView(model)
 
-    def test_rotary_positions_whose_angles_cannot_be_read(self):
+    def test_rotary_positions_whose_angles_are_not_those_of_the_attention(self):
         model = tiny.native(positional_embedding_type="rotary")
-        with pytest.raises(ModelError, match=r"hook blocks\.0\.attn\.hook_rot_k of native did not"):
-            vt.flow_graph(model, PROMPT)
+        vt.flow_graph(model, PROMPT)
+        from visit_tl.model import rotary
+
+        attn = model.blocks[0].attn
+        cos, sin = rotary.stored_angles(attn)
+        query, keys = torch.randn(4, 4), torch.randn(6, 4, 4)
+        with pytest.raises(ModelError, match="do not give the attention that the model had"):
+            rotary.find_pairing(
+                cos[:6], sin[:6], query, keys, torch.rand(4, 6).softmax(-1), "blocks.0.attn"
+            )
+
+    def test_a_norm_that_computes_something_unknown(self):
+        from visit_tl.model.norm import read_norm
+
+        class StrangeRMSNorm(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.exponent = torch.nn.Parameter(torch.ones(4))
+
+        with pytest.raises(ModelError, match="StrangeRMSNorm has parameters but no weight"):
+            read_norm(StrangeRMSNorm(), 1e-5)
+        with pytest.raises(ModelError, match="Softmax is neither a LayerNorm nor an RMSNorm"):
+            read_norm(torch.nn.Softmax(-1), 1e-5)
 
     def test_a_missing_hook_is_named(self, native):
         view = ModelView(native)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.rotary import Rotation, find_rotation
+from visit_tl.model.rotary import Rotation, find_pairing, find_rotation, stored_angles
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 
@@ -161,6 +161,8 @@ class Trace:
         kept: dict[str, Tensor] = {}
         for slots in names.values():
             for slot, name in slots.items():
+                if slot in _OPTIONAL and name not in read.names:
+                    continue
                 _keeper(kept, name, _ROWS[slot], position)(read(name), None)
         read.require_embeddings_of_prompt()
         traced = {
@@ -170,6 +172,9 @@ class Trace:
         return cls(prompt, position, traced, None if logits is None else logits[0, position])
 
 
+# Hooks that some models have but never fire; what they would show is then worked out.
+_OPTIONAL = ("rotated_query", "rotated_keys", "cos", "sin")
+
 # Which part of a hook's tensor a graph needs: its row at the position, all of its positions, or its
 # query row, which is the third axis of attention patterns.
 _ROWS: dict[str, str] = {
@@ -177,9 +182,10 @@ _ROWS: dict[str, str] = {
     "attn_in": "row",
     "query": "row",
     "rotated_query": "row",
-    "cos": "angle",
-    "sin": "angle",
+    "cos": "angles",
+    "sin": "angles",
     "own_key": "row",
+    "rotated_keys": "all",
     "keys": "all",
     "values": "all",
     "pattern": "query",
@@ -206,7 +212,7 @@ def _hook_names(view: ModelView, layer: int) -> dict[str, str]:
         # HookedTransformer has no attn.hook_in; there ln1 is computed from resid_pre.
         "attn_in": ("attn.hook_in", "hook_resid_pre"),
         "query": ("attn.hook_q",),
-        "keys": ("attn.hook_rot_k",) if view.rotary else ("attn.hook_k",),
+        "keys": ("attn.hook_k",),
         "values": ("attn.hook_v",),
         "pattern": ("attn.hook_pattern",),
         "z": ("attn.hook_z",),
@@ -216,7 +222,8 @@ def _hook_names(view: ModelView, layer: int) -> dict[str, str]:
     if view.head_norm(layer, "k_norm") is not None:
         wanted["own_key"] = ("attn.hook_k",)
     if view.rotary:
-        wanted["rotated_query"] = ("attn.hook_rot_q",)
+        if view.has_hook(f"{block}.attn.hook_rot_k"):
+            wanted |= {"rotated_query": ("attn.hook_rot_q",), "rotated_keys": ("attn.hook_rot_k",)}
         if view.has_hook(f"{block}.attn.hook_cos"):
             wanted |= {"cos": ("attn.hook_cos",), "sin": ("attn.hook_sin",)}
     if not view.attn_only:
@@ -258,8 +265,8 @@ def _keeper(
             part = tensor[0, position]
         elif rows == "query":
             part = tensor[0, :, position]
-        elif rows == "angle":
-            part = tensor[min(0, tensor.shape[0] - 1), position]
+        elif rows == "angles":
+            part = tensor[0] if tensor.ndim == 3 else tensor
         else:
             part = tensor[0]
         kept[name] = part.detach().float().clone()
@@ -274,13 +281,14 @@ def _layer(
     names: Mapping[str, str],
     kept: Mapping[str, Tensor],
 ) -> LayerTrace:
-    silent = [name for name in names.values() if name not in kept]
+    silent = [n for slot, n in names.items() if n not in kept and slot not in _OPTIONAL]
     if silent:
         raise ModelError(
             f"the hook {silent[0]} of {view.name} did not fire in this forward pass, "
             f"so the block {layer} cannot be taken apart"
         )
-    read = {slot: kept[name] for slot, name in names.items()}
+    read = {slot: kept[name] for slot, name in names.items() if name in kept}
+    hooks = {slot: name for slot, name in names.items() if name in kept}
     read["query"], query_norm = _normed(view, layer, "q_norm", read["query"])
     key_norm = None
     if "own_key" in read:
@@ -288,26 +296,22 @@ def _layer(
         if key_norm is not None:
             each = view.kv_head(len(own)).to(own.device)
             key_norm = replace(key_norm, gain=key_norm.gain[each])
-        if not view.rotary:
+        if "rotated_keys" not in read:
             read["keys"] = torch.stack(
                 [_normed(view, layer, "k_norm", key)[0] for key in read["keys"]]
             )
-    rotation = None
-    if view.rotary:
-        cos, sin = _angles(view, layer, position, read)
-        rotation = find_rotation(
-            cos, sin, read["query"], read.pop("rotated_query"), f"blocks.{layer}.attn"
-        )
+    rotation = _rotate(view, layer, position, read) if view.rotary else None
+    hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
     if names["attn_in"].endswith("hook_resid_pre"):
         read["attn_in"] = view.norm(layer, "ln1")(read["attn_in"])
     if "mlp_in" in names and not names["mlp_in"].endswith("mlp.hook_in"):
         read["mlp_in"] = view.norm(layer, "ln2")(read["mlp_in"])
     absent = ("resid_mid", "mlp_in", "mlp_pre", "mlp_post", "mlp_out")
     fields = {slot: read.get(slot) for slot in absent} | {
-        slot: tensor for slot, tensor in read.items() if slot not in ("cos", "sin")
+        slot: tensor for slot, tensor in read.items() if slot not in _OPTIONAL
     }
     known = {"rotation": rotation, "query_norm": query_norm, "key_norm": key_norm}
-    return LayerTrace(hooks=dict(names), **known, **fields)  # type: ignore[arg-type]
+    return LayerTrace(hooks=hooks, **known, **fields)  # type: ignore[arg-type]
 
 
 def _normed(
@@ -333,20 +337,37 @@ def _normed(
     return norm(x.flatten()).view_as(x), replace(frozen, gain=frozen.gain.view_as(x))
 
 
-def _angles(
-    view: ModelView, layer: int, position: int, read: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the graph's position: hooked, or from HookedTransformer's tables."""
-    if "cos" in read:
-        return read["cos"], read["sin"]
-    attn = view.model.blocks[layer].attn
-    cos, sin = getattr(attn, "rotary_cos", None), getattr(attn, "rotary_sin", None)
-    if not isinstance(cos, Tensor) or not isinstance(sin, Tensor):
+def _rotate(view: ModelView, layer: int, position: int, read: dict[str, Tensor]) -> Rotation:
+    """Puts the rotated keys into `read` and returns the rotation of the graph's position.
+
+    Raises:
+        ModelError: there are no angles, or none that give what the model computed.
+    """
+    attn, where = view.model.blocks[layer].attn, f"blocks.{layer}.attn"
+    stored = stored_angles(attn) if "cos" not in read else (read["cos"], read["sin"])
+    if stored is None:
         raise ModelError(
-            f"{view.name} has rotary positions but neither blocks.{layer}.attn.hook_cos nor "
-            f"rotary_cos; memory keys cannot be read in the query's frame"
+            f"{view.name} has rotary positions but neither {where}.hook_cos nor a table of angles; "
+            f"memory keys cannot be read in the query's frame"
         )
-    return cos[position].float(), sin[position].float()
+    cos, sin = (table.to(read["query"].device) for table in stored)
+    if "rotated_keys" in read:
+        read["keys"] = read["rotated_keys"]
+        rotated = read["rotated_query"]
+        return find_rotation(cos[position], sin[position], read["query"], rotated, where)
+    each = view.kv_head(read["keys"].shape[1]).to(cos.device)
+    seen = slice(0, position + 1)
+    adjacent = find_pairing(
+        cos[seen],
+        sin[seen],
+        read["query"],
+        read["keys"][seen][:, each],
+        read["pattern"][:, seen],
+        where,
+    )
+    n = len(read["keys"])
+    read["keys"] = Rotation(cos[:n, None], sin[:n, None], adjacent).forward(read["keys"])
+    return Rotation(cos[position], sin[position], adjacent)
 
 
 class _CacheReader:
@@ -354,13 +375,13 @@ class _CacheReader:
 
     def __init__(self, view: ModelView, cache: Cache, prompt: Prompt, batch: int | None) -> None:
         self._view, self._cache, self._prompt, self._batch = view, cache, prompt, batch
-        self._names = set(cache.keys())
+        self.names = set(cache.keys())
 
     def optional(self, *names: str) -> Tensor | None:
-        return next((self(name) for name in names if name in self._names), None)
+        return next((self(name) for name in names if name in self.names), None)
 
     def __call__(self, name: str) -> Tensor:
-        if name not in self._names:
+        if name not in self.names:
             raise InputError(
                 f"the cache has no {name}; make it with model.run_with_cache(tokens) without a "
                 f"names_filter, or let flow_graph run the model"

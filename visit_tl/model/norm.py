@@ -97,15 +97,36 @@ def read_norm(module: Any, default_eps: float) -> Norm:
             f"its effect cannot be split exactly, so this model is refused"
         )
     rms = bool(getattr(module, "uses_rms_norm", "RMSNorm" in name))
-    weight = _parameter(inner, "weight", "w")
+    weight = _weight(inner)
+    if weight is None and next(inner.parameters(), None) is not None:
+        raise ModelError(
+            f"the normalisation {name} has parameters but no weight; what it computes is not known "
+            f"exactly, so this model is refused"
+        )
     if weight is not None and getattr(module, "uses_weight_offset", False):
         weight = 1.0 + weight
-    eps = next(
-        (e for a in ("eps", "variance_epsilon") if isinstance(e := getattr(inner, a, None), float)),
-        default_eps,
-    )
     bias = None if rms else _parameter(inner, "bias", "b")
-    return Norm("RMS" if rms else "LN", weight, bias, eps)
+    return Norm("RMS" if rms else "LN", weight, bias, _eps(inner, default_eps))
+
+
+def _heads(module: Any) -> list[Any]:
+    """The norms of a module that has one a head (StableLM 2), else the module alone."""
+    norms = getattr(module, "norms", None)
+    return list(norms) if isinstance(norms, torch.nn.ModuleList) else [module]
+
+
+def _eps(module: Any, default: float) -> float:
+    first = _heads(module)[0]
+    found = (getattr(first, name, None) for name in ("eps", "variance_epsilon"))
+    return next((eps for eps in found if isinstance(eps, float)), default)
+
+
+def _weight(module: Any) -> Tensor | None:
+    """The gain of a norm: one row, or one a head where each head has a norm of its own."""
+    heads = _heads(module)
+    if heads != [module]:
+        return torch.stack([head.weight.detach().float() for head in heads])
+    return _parameter(module, "weight", "w")
 
 
 def _parameter(module: Any, *names: str) -> Tensor | None:

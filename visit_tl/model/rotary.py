@@ -7,6 +7,7 @@ key that the paper's `k W_Q^T` should read is `R_p^T` times the rotated key (doc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,11 +18,14 @@ from visit_tl.errors import ModelError
 # Measured over SmolLM2-135M (30 layers) and random Llama, GPT-J and NeoX shapes in float32: the
 # right pairing reproduces the rotated query to 3e-7, the wrong one misses it by 0.2 and more.
 _SAME = 1e-2
+# Measured over random GPT-J, NeoX and Falcon: 1e-6 in float32 for the right pairing, 0.2 and more
+# for the wrong one.
+_PATTERN = 5e-2
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """The rotation of one position in one block.
+    """The rotation of one position, or of several, one a row, in one block.
 
     Attributes:
         cos: Cosine for each rotated dimension.
@@ -29,8 +33,8 @@ class Rotation:
         adjacent: Whether dimensions (2i, 2i+1) are a pair (GPT-J), or (i, i + rotary/2) (Llama).
     """
 
-    cos: Float[Tensor, " rotary"]
-    sin: Float[Tensor, " rotary"]
+    cos: Float[Tensor, "*#rows rotary"]
+    sin: Float[Tensor, "*#rows rotary"]
     adjacent: bool
 
     def forward(self, x: Float[Tensor, "*rows d_head"]) -> Float[Tensor, "*rows d_head"]:
@@ -73,3 +77,64 @@ def find_rotation(
         f"the rotary tables of {where} do not turn hook_q into hook_rot_q in either layout of "
         f"dimensions; memory keys cannot be read in the query's frame, so this model is refused"
     )
+
+
+def find_pairing(
+    cos: Float[Tensor, "pos rotary"],
+    sin: Float[Tensor, "pos rotary"],
+    query: Float[Tensor, "head d_head"],
+    keys: Float[Tensor, "pos head d_head"],
+    pattern: Float[Tensor, "head pos"],
+    where: str,
+) -> bool:
+    """Whether adjacent dimensions are a pair, where the model does not show its rotated query.
+
+    The last key position is the query's. The pairing is the one under which the turned query and
+    keys give the attention that the model had, up to one scale and a constant a head.
+
+    Raises:
+        ModelError: neither does.
+    """
+    errors = {}
+    for adjacent in (False, True):
+        turned_query = Rotation(cos[-1], sin[-1], adjacent).forward(query)
+        turned_keys = Rotation(cos[:, None], sin[:, None], adjacent).forward(keys)
+        raw = torch.einsum("hd,jhd->hj", turned_query, turned_keys)
+        errors[adjacent] = _misfit(raw, pattern)
+    best = min(errors, key=lambda adjacent: (errors[adjacent], adjacent))
+    if errors[best] > _PATTERN:
+        raise ModelError(
+            f"the rotary tables of {where} do not give the attention that the model had in either "
+            f"layout of dimensions; memory keys cannot be read in the query's frame, so this model "
+            f"is refused"
+        )
+    return best
+
+
+def _misfit(raw: Tensor, pattern: Tensor) -> float:
+    """How far scores are from the logarithms of attention, for the best single scale."""
+    seen = pattern > 1e-6  # below, the logarithm is of rounding, or of a mask
+    count = seen.sum(-1, keepdim=True).clamp_min(1)
+    logs = torch.where(seen, pattern.clamp_min(1e-30).log(), 0.0)
+    raw = torch.where(seen, raw, 0.0)
+    logs = torch.where(seen, logs - logs.sum(-1, keepdim=True) / count, 0.0)
+    raw = torch.where(seen, raw - raw.sum(-1, keepdim=True) / count, 0.0)
+    scale = (raw * logs).sum() / (raw * raw).sum().clamp_min(1e-30)
+    return float((scale * raw - logs).norm() / logs.norm().clamp_min(1e-6))
+
+
+def stored_angles(attn: Any) -> tuple[Tensor, Tensor] | None:
+    """Cosines and sines by position, [n_ctx, rotary], where a model keeps them in tables."""
+    inner = getattr(attn, "original_component", None)
+    for holder, names in (
+        (attn, ("rotary_cos", "rotary_sin")),  # HookedTransformer
+        (getattr(inner, "rotary", None), ("cos_cached", "sin_cached")),  # TransformerLens's native
+    ):
+        cos, sin = (getattr(holder, name, None) for name in names)
+        if isinstance(cos, Tensor) and isinstance(sin, Tensor):
+            return cos.detach().float(), sin.detach().float()
+    table = getattr(inner, "embed_positions", None)  # GPT-J: sines, then cosines, one a pair
+    if isinstance(table, Tensor):
+        sin, cos = table.detach().float().chunk(2, dim=-1)
+        return cos.repeat_interleave(2, dim=-1), sin.repeat_interleave(2, dim=-1)
+    return None

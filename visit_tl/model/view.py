@@ -93,7 +93,8 @@ class ModelView:
         bare = self.attn_only
         return LayerWeights(
             W_Q=_weight(attn, "W_Q", where),
-            W_K=_weight(attn, "W_K", where),
+            # HookedTransformer keeps grouped keys here; its W_K is a copy for every query head.
+            W_K=_weight(attn, "_W_K" if hasattr(attn, "_W_K") else "W_K", where),
             W_O=_weight(attn, "W_O", where),
             b_O=_bias(attn, "b_O"),
             W_in=None if bare else _weight(mlp, "W_in", where),
@@ -188,9 +189,13 @@ class ModelView:
                 f"{self.name} is an encoder-decoder; a graph is of one residual stream, "
                 f"so only decoders such as GPT-2, Llama or Gemma can be opened"
             )
-        if getattr(cfg, "attention_dir", "causal") != "causal":
+        direction = getattr(cfg, "attention_dir", "causal")
+        # TransformerLens 3.9 bridges BERT with a configuration that says "causal".
+        if direction == "causal" and {"mlm_head", "token_type_embed"} & children:
+            direction = "bidirectional"
+        if direction != "causal":
             raise ModelError(
-                f"{self.name} is an encoder (its attention is {cfg.attention_dir}); "
+                f"{self.name} is an encoder (its attention is {direction}); "
                 f"only decoders, whose attention is causal, can be opened"
             )
         if "unembed" not in children or "blocks" not in children:
