@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from visit_tl.model.load import load_model
     from visit_tl.model.view import ModelView
     from visit_tl.trace import Trace
-    from visit_tl.xray import flow_graph
+    from visit_tl.xray import flow_graph, flow_graphs, generate
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "flow_graph": "visit_tl.xray",
+    "flow_graphs": "visit_tl.xray",
+    "generate": "visit_tl.xray",
     "load_model": "visit_tl.model.load",
     "FlowGraph": "visit_tl.graph.flow",
     "Node": "visit_tl.graph.records",
@@ -66,6 +68,8 @@ __all__ = [
     "Trace",
     "VisitError",
     "flow_graph",
+    "flow_graphs",
+    "generate",
     "load_model",
     "read",
 ]

@@ -1,15 +1,18 @@
-"""The one call that does the whole job: model and prompt in, graph out."""
+"""The calls that do the whole job: model and prompt in, graph out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from visit_tl.errors import InputError
 from visit_tl.graph import prune
-from visit_tl.graph.build import build
+from visit_tl.graph.build import build, prediction
 from visit_tl.graph.flow import FlowGraph
+from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 from visit_tl.trace import Cache, Trace
 
@@ -55,13 +58,179 @@ def flow_graph(
         InputError: a prompt, target, layer, position or budget that does not fit.
         DecompositionError: parts do not sum to their whole.
     """
-    budget = prune.budget(preset, heads, values, neurons)
     view = ModelView(model)
     tokens = view.tokens.encode(prompt, prepend_bos)
-    chosen = view.check_layers(layers)
-    target_id = None if target is None else view.tokens.single(target)
-    if cache is None:
-        trace = Trace.run(view, tokens, position=position, layers=chosen)
-    else:
-        trace = Trace.from_cache(view, cache, tokens, position=position, layers=chosen)
-    return build(view, trace, target=target_id, budget=budget, k=k)
+    job = _Job(view, target, layers, prune.budget(preset, heads, values, neurons), k)
+    return job.graph(tokens, position, cache)
+
+
+def flow_graphs(
+    model: Any,
+    prompts: Sequence[str | Sequence[int]] | Tensor,
+    *,
+    attention_mask: Tensor | None = None,
+    target: str | int | Sequence[str | int] | None = None,
+    layers: Iterable[int] | int | None = None,
+    position: int = -1,
+    prepend_bos: bool | None = None,
+    preset: str = "default",
+    heads: int | None = None,
+    values: int | None = None,
+    neurons: int | tuple[int, int] | None = None,
+    k: int = 5,
+    verbose: bool = True,
+) -> list[FlowGraph]:
+    """The graph of each of several prompts, each exactly as `flow_graph` gives it alone.
+
+    Padding never reaches the model: a padded batch is taken apart by its mask first.
+
+    Args:
+        model: As for `flow_graph`; opened once.
+        prompts: Texts, lists of token ids, or a batch of token ids of shape [batch, pos].
+        attention_mask: For a batch, 1 where a token is and 0 where padding is, left or right.
+        target: One token for all prompts, or one for each; None is the model's own prediction.
+        layers: As for `flow_graph`.
+        position: As for `flow_graph`; counted within each prompt, without its padding.
+        prepend_bos: As for `flow_graph`.
+        preset: As for `flow_graph`.
+        heads: As for `flow_graph`.
+        values: As for `flow_graph`.
+        neurons: As for `flow_graph`.
+        k: As for `flow_graph`.
+        verbose: Show a progress bar.
+
+    Returns:
+        One graph a prompt, in their order.
+
+    Raises:
+        InputError: as `flow_graph`, or targets or a mask that do not fit the prompts.
+    """
+    from tqdm.auto import tqdm
+
+    rows = _rows(prompts, attention_mask)
+    targets = [target] * len(rows) if target is None or isinstance(target, str | int) else target
+    if len(targets) != len(rows):
+        raise InputError(f"there are {len(rows)} prompts but {len(targets)} targets; give one each")
+    view = ModelView(model)
+    budget = prune.budget(preset, heads, values, neurons)
+    encoded = [view.tokens.encode(row, prepend_bos) for row in rows]
+    jobs = [_Job(view, one, layers, budget, k) for one in targets]
+    pairs = zip(jobs, encoded, strict=True)
+    bar = tqdm(pairs, total=len(rows), desc="graphs", disable=not verbose)
+    return [job.graph(tokens, position, None) for job, tokens in bar]
+
+
+def generate(
+    model: Any,
+    prompt: str | Sequence[int] | Tensor,
+    n: int,
+    *,
+    target: str | int | None = None,
+    layers: Iterable[int] | int | None = None,
+    prepend_bos: bool | None = None,
+    preset: str = "default",
+    heads: int | None = None,
+    values: int | None = None,
+    neurons: int | tuple[int, int] | None = None,
+    k: int = 5,
+    verbose: bool = True,
+) -> list[FlowGraph]:
+    """Continue a prompt greedily, with a graph of the step that made each new token.
+
+    Args:
+        model: As for `flow_graph`.
+        prompt: As for `flow_graph`.
+        n: How many tokens to add; fewer come if the model ends the text or the context is full.
+        target: As for `flow_graph`; None follows each step's own prediction.
+        layers: As for `flow_graph`.
+        prepend_bos: As for `flow_graph`.
+        preset: As for `flow_graph`.
+        heads: As for `flow_graph`.
+        values: As for `flow_graph`.
+        neurons: As for `flow_graph`.
+        k: As for `flow_graph`.
+        verbose: Show a progress bar.
+
+    Returns:
+        One graph a new token, each of the prompt and of what was added before it.
+
+    Raises:
+        InputError: as `flow_graph`, or `n` below 1.
+    """
+    from tqdm.auto import tqdm
+
+    if n < 1:
+        raise InputError(f"n must be an integer of at least 1, got {n}")
+    view = ModelView(model)
+    job = _Job(view, target, layers, prune.budget(preset, heads, values, neurons), k)
+    tokens = view.tokens.encode(prompt, prepend_bos)
+    graphs: list[FlowGraph] = []
+    for _ in tqdm(range(n), desc="tokens", disable=not verbose):
+        trace = Trace.run(view, tokens, layers=job.layers)
+        graphs.append(job.build(trace))
+        chosen = prediction(view, trace)
+        if chosen == view.tokens.eos or len(tokens.ids) == view.n_ctx:
+            break
+        text = tokens.text + view.tokens.text(chosen)
+        tokens = replace(tokens, text=text, ids=(*tokens.ids, chosen))
+    return graphs
+
+
+class _Job:
+    """What is asked of every prompt alike, checked once."""
+
+    def __init__(
+        self,
+        view: ModelView,
+        target: str | int | None,
+        layers: Iterable[int] | int | None,
+        budget: prune.Budget,
+        k: int,
+    ) -> None:
+        self.view, self.budget, self.k = view, budget, k
+        self.layers = view.check_layers(layers)
+        self.target = None if target is None else view.tokens.single(target)
+
+    def graph(self, tokens: Prompt, position: int, cache: Cache | None) -> FlowGraph:
+        where = {"position": position, "layers": self.layers}
+        if cache is None:
+            return self.build(Trace.run(self.view, tokens, **where))
+        return self.build(Trace.from_cache(self.view, cache, tokens, **where))
+
+    def build(self, trace: Trace) -> FlowGraph:
+        return build(self.view, trace, target=self.target, budget=self.budget, k=self.k)
+
+
+def _rows(
+    prompts: Sequence[str | Sequence[int]] | Tensor, attention_mask: Tensor | None
+) -> list[str | Sequence[int]]:
+    """The prompts one by one, without padding.
+
+    Raises:
+        InputError: a single text, a tensor that is no batch, or a mask that does not fit or has
+            holes.
+    """
+    if isinstance(prompts, str):
+        raise InputError("prompts is one text; pass a list of texts, or call flow_graph")
+    if not isinstance(prompts, Tensor):
+        if attention_mask is not None:
+            raise InputError("an attention_mask goes with a batch of token ids, not with a list")
+        return list(prompts)
+    if prompts.ndim != 2:
+        raise InputError(f"a batch of token ids is [batch, pos], got {list(prompts.shape)}")
+    if attention_mask is None:
+        return [row.tolist() for row in prompts]
+    if attention_mask.shape != prompts.shape:
+        raise InputError(
+            f"the attention_mask is {list(attention_mask.shape)}, the batch {list(prompts.shape)}"
+        )
+    rows: list[str | Sequence[int]] = []
+    for i, (ids, mask) in enumerate(zip(prompts, attention_mask.bool(), strict=True)):
+        at = mask.nonzero().flatten()
+        if len(at) == 0 or int(at[-1] - at[0]) + 1 != len(at):
+            raise InputError(
+                f"row {i} of the attention_mask has {len(at)} tokens that are not one run; padding "
+                f"goes to the left or to the right"
+            )
+        rows.append(ids[mask].tolist())
+    return rows

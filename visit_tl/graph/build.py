@@ -74,7 +74,7 @@ def build(
     if last == view.n_layers - 1:
         check_logits(view, trace, trace.layers[last].resid_post)
         _end(draft, view, trace, last)
-    chosen = _prediction(view, trace) if target is None else target
+    chosen = prediction(view, trace) if target is None else target
     nodes = read_draft(view, draft, chosen, k)
     order = {node.id: i for i, node in enumerate(nodes)}
     text = view.tokens.text
@@ -323,7 +323,8 @@ def _end(draft: Draft, view: ModelView, trace: Trace, last: int) -> None:
     draft.link(norm, logits, "flow", _norm(normalised))
 
 
-def _prediction(view: ModelView, trace: Trace) -> int:
+def prediction(view: ModelView, trace: Trace) -> int:
+    """The model's own next token; of a cache without logits, what its last block reads as."""
     if trace.logits is not None:
         return int(trace.logits.argmax())
     last = max(trace.layers)

@@ -47,6 +47,11 @@ class Tokens:
         self._name = name
         self._texts: dict[int, str] = {}
 
+    @property
+    def eos(self) -> int | None:
+        """The token that ends a text; None if the tokenizer has none."""
+        return getattr(self._tokenizer, "eos_token_id", None)
+
     def encode(self, prompt: str | Sequence[int] | Tensor, prepend_bos: bool | None) -> Prompt:
         """Tokenise as the model's own `to_tokens` does.
 
