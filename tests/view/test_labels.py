@@ -73,3 +73,18 @@ def test_right_to_left_text_is_isolated():
 def test_html_is_escaped_once(text):
     assert html.unescape(for_html(text)) == text
     assert not set("<>\"'") & set(for_html(text))
+
+
+def test_every_character_that_turns_words_round_is_in_the_blocks_that_are_looked_at():
+    import sys
+    import unicodedata
+
+    from visit_tl.view.labels import _MAY_TURN, _RIGHT_TO_LEFT
+
+    turning = [
+        c
+        for c in map(chr, range(sys.maxunicode + 1))
+        if unicodedata.bidirectional(c) in _RIGHT_TO_LEFT
+    ]
+    assert len(turning) > 1000
+    assert all(_MAY_TURN.search(c) for c in turning)

@@ -93,10 +93,10 @@ def test_it_opens_on_the_layers_that_were_asked_for():
 
 def test_phrases_shorten_the_figures_and_nothing_else(made):
     from visit_tl.view.layout import layout
-    from visit_tl.view.sankey import draw
+    from visit_tl.view.sankey import spec
 
     graph = realistic(tuple(range(6)), 6).subgraph([2, 3])
-    expected = draw(graph, layout(graph), "light").to_plotly_json()
+    expected = spec(graph, layout(graph), "light")
     found = views(made)[1]
     assert found.pop("scroll") > 0
     assert found == json.loads(json.dumps(expected))

@@ -166,6 +166,19 @@ class FlowGraph:
             if any(read.token.strip().casefold() == wanted for read in node.promoted)
         )
 
+    @cached_property
+    def _values(self) -> dict[tuple[int | None, int | None], list[Node]]:
+        values: dict[tuple[int | None, int | None], list[Node]] = {}
+        for node in self.of_kind("value"):
+            values.setdefault((node.id.layer, node.id.head), []).append(node)
+        return values
+
+    def values_of(self, head: str | NodeId) -> tuple[Node, ...]:
+        """The shown memory values of a head, most attended first."""
+        wanted = NodeId.parse(head)
+        values = self._values.get((wanted.layer, wanted.head), [])
+        return tuple(sorted(values, key=lambda value: -(value.coefficient or 0.0)))
+
     def subgraph(self, layers: Iterable[int]) -> FlowGraph:
         """The same graph, cut down to consecutive blocks (paper, A.5, last point).
 

@@ -15,9 +15,6 @@ def heads_table(graph: FlowGraph) -> pd.DataFrame:
     """One row a kept head; see `FlowGraph.heads`."""
     import pandas as pd
 
-    shown: dict[tuple[int | None, int | None], list[Node]] = {}
-    for value in graph.of_kind("value"):
-        shown.setdefault((value.id.layer, value.id.head), []).append(value)
     rows = [
         {
             "head": str(node.id),
@@ -26,7 +23,7 @@ def heads_table(graph: FlowGraph) -> pd.DataFrame:
             "rank": node.rank,
             "prob": node.prob,
             "norm": node.norm,
-            "looks_at": _looks_at(shown.get((node.id.layer, node.id.head), [])),
+            "looks_at": _looks_at(graph.values_of(node.id)),
             "entropy": node.entropy,
         }
         for node in graph.of_kind("head")
@@ -35,10 +32,9 @@ def heads_table(graph: FlowGraph) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index("head")
 
 
-def _looks_at(values: list[Node]) -> list[tuple[str, int | None, float]]:
-    """(token, key position, attention) of the shown memory values, most attended first."""
-    ordered = sorted(values, key=lambda v: -(v.coefficient or 0.0))
-    return [(v.token or "", v.id.key_position, v.coefficient or 0.0) for v in ordered]
+def _looks_at(values: tuple[Node, ...]) -> list[tuple[str, int | None, float]]:
+    """(token, key position, attention) of each value."""
+    return [(v.token or "", v.id.key_position, v.coefficient or 0.0) for v in values]
 
 
 def nodes_table(graph: FlowGraph) -> pd.DataFrame:

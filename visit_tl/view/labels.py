@@ -10,12 +10,17 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 ELLIPSIS: Final = "…"
 
 _NAMED: Final = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": r"\r"}
 _WORD: Final = re.compile(r"\S+")
+# The blocks that hold every character whose direction is right to left (R, AL, AN).
+_MAY_TURN: Final = re.compile(
+    "[\u0590-\u08ff\u200f\ufb1d-\ufdff\ufe70-\ufeff\U00010800-\U00010fff\U0001e800-\U0001efff]"
+)
 _UNSEEN: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"))
 _RIGHT_TO_LEFT: Final = frozenset(("R", "AL", "AN"))
 
@@ -24,6 +29,7 @@ _RIGHT_TO_LEFT: Final = frozenset(("R", "AL", "AN"))
 _PLOTLY: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;"})
 
 
+@lru_cache(maxsize=1 << 16)
 def visible(text: str, limit: int | None = None) -> str:
     r"""A token or prompt with nothing hidden in it.
 
@@ -59,7 +65,7 @@ def clip_start(text: str, limit: int) -> str:
 
 def columns(text: str) -> int:
     """How many terminal columns a text takes: two for wide characters, none for combining marks."""
-    return sum(_width(c) for c in text)
+    return len(text) if text.isascii() else sum(_width(c) for c in text)
 
 
 def pad(text: str, width: int) -> str:
@@ -78,7 +84,9 @@ def for_plotly(text: str) -> str:
     A word that runs from right to left is put into an isolate, so that it cannot turn round the
     numbers beside it.
     """
-    return _WORD.sub(_isolate, text.translate(_PLOTLY))
+    escaped = text.translate(_PLOTLY)
+    # Few texts have such words; asking every character of every text took a fifth of a page's time.
+    return _WORD.sub(_isolate, escaped) if _MAY_TURN.search(escaped) else escaped
 
 
 def _isolate(word: re.Match[str]) -> str:

@@ -19,7 +19,7 @@ from visit_tl.view.labels import for_html, visible
 from visit_tl.view.layout import layout
 from visit_tl.view.pack import pack, to_json
 from visit_tl.view.page_assets import SCRIPT, stylesheet
-from visit_tl.view.sankey import draw
+from visit_tl.view.sankey import spec
 from visit_tl.view.style import (
     entropy_colour,
     node_colour,
@@ -82,10 +82,9 @@ def page(
 def _figure(graph: FlowGraph, layers: tuple[int, ...], theme: str) -> dict[str, Any]:
     shown = graph if layers == graph.layers else graph.subgraph(layers)
     place = layout(shown)
-    figure = draw(shown, place, theme)
     starts = [left for layer, left, _ in legend.blocks(place) if layer is not None]
     # Open on the last block, its left edge at the left of the window.
-    return {**figure.to_plotly_json(), "scroll": round(starts[-1] - 16) if starts else 0}
+    return {**spec(shown, place, theme), "scroll": round(starts[-1] - 16) if starts else 0}
 
 
 def _data(figures: list[dict[str, Any]], graph: FlowGraph) -> str:

@@ -60,15 +60,16 @@ def sankey(
     """
     shown = choose(graph, layers)
     place, colours = layout(shown), palette(theme)
-    figure = draw(shown, place, theme)
+    drawn = spec(shown, place, theme)
+    figure = go.Figure(drawn)
     height = place.height + legend.HEADINGS + _TITLE + legend.LEGEND
     notes, shapes = legend.legend(graph.d_vocab, theme)
     figure.update_layout(
         height=height,
         width=max(place.width, legend.WIDTH),
         margin={"l": 0, "r": 0, "t": legend.HEADINGS + _TITLE, "b": legend.LEGEND},
-        annotations=[*figure.layout.annotations, *notes],
-        shapes=[*figure.layout.shapes, *shapes],
+        annotations=[*drawn["layout"]["annotations"], *notes],
+        shapes=[*drawn["layout"]["shapes"], *shapes],
         title={
             "text": _title(graph, shown, place),
             "x": 0,
@@ -84,8 +85,11 @@ def sankey(
     return figure
 
 
-def draw(shown: FlowGraph, place: Layout, theme: str) -> go.Figure:
+def spec(shown: FlowGraph, place: Layout, theme: str) -> dict[str, Any]:
     """The flow with its headings, without a title and a legend: what the page frames itself.
+
+    Plain JSON types: making a go.Figure of each of a page's 15 views only to write it out again
+    took as long as all the rest.
 
     Args:
         shown: The blocks to draw, all of them.
@@ -96,11 +100,11 @@ def draw(shown: FlowGraph, place: Layout, theme: str) -> go.Figure:
     notes, shapes = legend.headings(place, theme)
     if not place.boxes:
         notes.append(legend.empty("no edges to draw", theme))
-    figure = go.Figure(
-        data=[_trace(shown, place, theme)] if place.boxes else [],
-        layout={
+    drawn: dict[str, Any] = {
+        "data": [_trace(shown, place, theme)] if place.boxes else [],
+        "layout": {
             # An empty template keeps the caller's default template out of the figure.
-            "template": go.layout.Template(),
+            "template": {},
             "width": place.width,
             "height": place.height + legend.HEADINGS,
             "margin": {"l": 0, "r": 0, "t": legend.HEADINGS, "b": 0},
@@ -116,10 +120,10 @@ def draw(shown: FlowGraph, place: Layout, theme: str) -> go.Figure:
             "annotations": notes,
             "shapes": shapes,
         },
-    )
+    }
     if not place.boxes:
-        figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
-    return figure
+        drawn["layout"] |= {"xaxis": {"visible": False}, "yaxis": {"visible": False}}
+    return drawn
 
 
 def _trace(graph: FlowGraph, place: Layout, theme: str) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _block(graph: FlowGraph, layer: int) -> list[str]:
     for kind, words in (("attn_neuron", "W_O rows"), ("neuron", "neurons")):
         if neurons := [node for node in nodes if node.kind == kind]:
             lines += ["", *_neuron_table(neurons, words, graph.d_vocab)]
-    return [*lines, "", f"  hidden: {hidden_words(graph.subgraph([layer]))}"]
+    return [*lines, "", f"  hidden: {hidden_words(graph.hidden[layer])}"]
 
 
 def _state_table(nodes: Iterable[Node]) -> list[str]:
@@ -132,17 +132,11 @@ def _head_table(graph: FlowGraph, heads: list[Node]) -> list[str]:
 
 
 def _memories(graph: FlowGraph, head: Node) -> str:
-    values = [
-        node
-        for node in graph.nodes
-        if node.kind == "value" and (node.layer, node.id.head) == (head.layer, head.id.head)
-    ]
-    values.sort(key=lambda node: -(node.coefficient or 0.0))
     return "  ".join(
         f"{visible(node.token or '', _NARROW)}@{node.id.key_position} "
         f"{'?' if node.coefficient is None else f'{node.coefficient:.2f}'} "
         f"‹{promoted_label(node, _NARROW)}›"
-        for node in values
+        for node in graph.values_of(head.id)
     )
 
 

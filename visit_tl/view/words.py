@@ -6,7 +6,7 @@ from typing import Final
 
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import Kind
-from visit_tl.graph.records import Edge, Node, TokenProb
+from visit_tl.graph.records import Edge, Hidden, Node, TokenProb
 from visit_tl.view.labels import visible
 
 KIND_WORDS: Final[dict[Kind, str]] = {
@@ -180,13 +180,12 @@ def heading(graph: FlowGraph) -> dict[str, str]:
         words["prediction"] = "  ".join(
             f"{visible(r.token)} {number(r.prob)}" for r in graph["logits"].top[:3]
         )
-    words["hidden"] = hidden_words(graph)
+    words["hidden"] = hidden_words(graph.hidden_in_all)
     return words
 
 
-def hidden_words(graph: FlowGraph) -> str:
-    """How much pruning hid in the blocks of this graph."""
-    hidden = graph.hidden_in_all
+def hidden_words(hidden: Hidden) -> str:
+    """How much pruning hid."""
     parts = (
         (hidden.heads, "heads"),
         (hidden.values, "memory values of shown heads"),
