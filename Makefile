@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types docs notebook clean
+.PHONY: help demo test releases lint format types docs notebook clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,6 +40,28 @@ demo: $(VENV)/test  ## a graph of a real prompt: tokyo.html, tokyo.json and a su
 
 test: $(VENV)/test  ## every test
 	$(RUN_OFFLINE) $(BIN)/python -m pytest
+
+# The core tests with the releases of TransformerLens that are not the newest, each in an environment
+# of its own under build/. What is about pages, browsers and the embedded model is not about releases.
+RELEASES := 2.18 3.9
+CORE := tests/graph tests/test_by_hand.py tests/test_cli.py tests/test_components.py tests/test_lens.py \
+	tests/test_refusals.py tests/test_releases.py tests/test_tokens.py tests/test_trace.py
+# The beartype that 2.18 insists on cannot check this package; the other releases do that.
+OPTIONS_2.18 := -o addopts='-ra --strict-markers --strict-config'
+
+.PRECIOUS: build/tl-%/ready
+build/tl-%/ready: pyproject.toml tests/releases/tl-%.txt
+	$(PYTHON) -m venv --clear build/tl-$*
+	build/tl-$*/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	build/tl-$*/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint tests/releases/tl-$*.txt --editable . pytest pytest-timeout hypothesis
+	@touch $@
+
+.PHONY: $(RELEASES:%=release-%)
+$(RELEASES:%=release-%): release-%: build/tl-%/ready
+	$(RUN_OFFLINE) build/tl-$*/bin/python -m pytest -q -p no:cacheprovider $(OPTIONS_$*) $(CORE)
+
+releases: $(RELEASES:%=release-%)  ## the core tests with older releases of TransformerLens
 
 lint: $(VENV)/dev  ## ruff: rules and format
 	$(BIN)/ruff check .

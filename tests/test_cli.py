@@ -95,6 +95,17 @@ def test_a_foreign_file_is_kept_unless_forced_and_no_model_is_loaded_for_it(run,
     assert json.loads(path.read_text())["schema"] == 1
 
 
+def test_a_continuation_writes_numbered_files(run, tmp_path):
+    result = run("graph", PROMPT, "--generate", "2", "--json", str(tmp_path / "g.json"), "--quiet")
+    assert result.exit_code == 0, result.output
+    graphs = vt.generate(made("native"), PROMPT, 2, verbose=False)
+    names = [f"g-{i}.json" for i in range(1, len(graphs) + 1)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert [vt.FlowGraph.load(tmp_path / name) for name in names] == graphs
+    assert run("graph", PROMPT, "--generate", "2", "--position", "1").exit_code == 2
+    assert run("graph", PROMPT, "--generate", "-2").exit_code == 2
+
+
 def test_debug_shows_the_traceback(run):
     result = run("graph", "", "--debug")
     assert isinstance(result.exception, vt.InputError)

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from visit_tl.checks import check
     from visit_tl.errors import (
         DecompositionError,
         FileError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "check": "visit_tl.checks",
     "flow_graph": "visit_tl.xray",
     "flow_graphs": "visit_tl.xray",
     "generate": "visit_tl.xray",
@@ -67,6 +69,7 @@ __all__ = [
     "Readout",
     "Trace",
     "VisitError",
+    "check",
     "flow_graph",
     "flow_graphs",
     "generate",

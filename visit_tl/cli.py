@@ -65,6 +65,12 @@ def graph(
     neurons: Annotated[
         int | None, typer.Option("--neurons", help="Neurons per matrix. Default: 25.")
     ] = None,
+    generate: Annotated[
+        int,
+        typer.Option(
+            "--generate", help="Add N tokens; a graph of each step, files numbered -1 ..."
+        ),
+    ] = 0,
     theme: Annotated[str, typer.Option("--theme", help="light or dark.")] = "light",
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite files that are no graphs of ours.")
@@ -76,35 +82,54 @@ def graph(
     try:
         if theme not in ("light", "dark"):
             raise InputError(f"the theme {theme!r} is unknown; the themes are light and dark")
-        _check_paths(out, json, force)
+        paths = _numbered(out, json, generate, force)
+        if generate and position != -1:
+            raise typer.BadParameter("--generate goes with the last position")
         chosen = None if layers is None else _parse_layers(layers)
+        from visit_tl import xray
         from visit_tl.model.load import load_model
-        from visit_tl.xray import flow_graph
 
         opened = load_model(model, verbose=not quiet)
-        built = flow_graph(
-            opened,
-            prompt,
-            target=target,
-            layers=chosen,
-            position=position,
-            prepend_bos=False if no_bos else None,
-            preset=preset,
-            heads=heads,
-            values=values,
-            neurons=neurons,
-        )
-        written = [
-            built.save(path, overwrite=force, theme=theme)
-            for path in (json, out)
-            if path is not None
-        ]
-        if not quiet:
-            _say(built.text())
-            for path in written:
-                _say(f"wrote {path}")
+        asked: dict[str, Any] = {
+            "target": target,
+            "layers": chosen,
+            "prepend_bos": False if no_bos else None,
+            "preset": preset,
+            "heads": heads,
+            "values": values,
+            "neurons": neurons,
+        }
+        if generate:
+            graphs = xray.generate(opened, prompt, generate, verbose=not quiet, **asked)
+        else:
+            graphs = [xray.flow_graph(opened, prompt, position=position, **asked)]
+        for built, places in zip(graphs, paths, strict=False):
+            written = [built.save(path, overwrite=force, theme=theme) for path in places]
+            if not quiet:
+                _say("\n".join([built.text(), *(f"wrote {path}" for path in written)]))
     except VisitError as error:
         _fail(error, debug)
+
+
+@app.command()
+def check(
+    model: Annotated[
+        str, typer.Argument(help="Embedded model, local folder or TransformerLens name.")
+    ],
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Say what a model is and how exactly it comes apart; exit code 1 if it is refused."""
+    try:
+        from visit_tl.checks import check as check_model
+        from visit_tl.model.load import load_model
+
+        report = check_model(load_model(model, verbose=not quiet))
+    except VisitError as error:
+        _fail(error, debug)
+    _say(str(report))
+    if not report.exact:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -137,16 +162,22 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _check_paths(out: Path | None, json: Path | None, force: bool) -> None:
-    """Refuse a path that cannot be written before a model is loaded for it."""
+def _numbered(out: Path | None, json: Path | None, generate: int, force: bool) -> list[list[Path]]:
+    """Where each step's files go, refused before a model is loaded if they cannot be written."""
     from visit_tl.graph.files import check
 
-    for option, path, suffix in (("--out", out, ".html"), ("--json", json, ".json")):
+    if generate < 0:
+        raise typer.BadParameter(f"--generate takes a number of tokens, got {generate}")
+    steps: list[list[Path]] = [[] for _ in range(max(generate, 1))]
+    for option, path, suffix in (("--json", json, ".json"), ("--out", out, ".html")):
         if path is None:
             continue
         if path.suffix.lower() != suffix:
             raise typer.BadParameter(f"{option} writes {suffix} files, got {path.name!r}")
-        check(path, overwrite=force)
+        for i, step in enumerate(steps, 1):
+            numbered = path.with_stem(f"{path.stem}-{i}") if generate else path
+            step.append(check(numbered, overwrite=force))
+    return steps
 
 
 def _parse_layers(text: str) -> list[int]:

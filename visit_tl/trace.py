@@ -173,7 +173,8 @@ class Trace:
 
 
 # Hooks that some models have but never fire; what they would show is then worked out.
-_OPTIONAL = ("rotated_query", "rotated_keys", "cos", "sin")
+_OPTIONAL = ("attn_in", "mlp_in", "rotated_query", "rotated_keys", "cos", "sin")
+_NO_FIELD = ("rotated_query", "rotated_keys", "cos", "sin")
 
 # Which part of a hook's tensor a graph needs: its row at the position, all of its positions, or its
 # query row, which is the third axis of attention patterns.
@@ -209,8 +210,6 @@ def _hook_names(view: ModelView, layer: int) -> dict[str, str]:
     block = f"blocks.{layer}"
     wanted: dict[str, tuple[str, ...]] = {
         "resid_pre": ("hook_resid_pre",),
-        # HookedTransformer has no attn.hook_in; there ln1 is computed from resid_pre.
-        "attn_in": ("attn.hook_in", "hook_resid_pre"),
         "query": ("attn.hook_q",),
         "keys": ("attn.hook_k",),
         "values": ("attn.hook_v",),
@@ -228,15 +227,17 @@ def _hook_names(view: ModelView, layer: int) -> dict[str, str]:
             wanted |= {"cos": ("attn.hook_cos",), "sin": ("attn.hook_sin",)}
     if not view.attn_only:
         pre = "mlp.hook_pre_linear" if view.gated else "mlp.hook_pre"
-        ln2_input = "hook_resid_pre" if view.parallel else "hook_resid_mid"
         wanted |= {
-            "mlp_in": ("mlp.hook_in", ln2_input),
             "mlp_pre": (pre,),
             "mlp_post": ("mlp.hook_post",),
             "mlp_out": ("hook_mlp_out",),
         }
         if not view.parallel:
             wanted["resid_mid"] = ("hook_resid_mid",)
+    # HookedTransformer has neither, and some bridges do not fire them; then the norm is computed.
+    for slot, inner in (("attn_in", "attn.hook_in"), ("mlp_in", "mlp.hook_in")):
+        if view.has_hook(f"{block}.{inner}") and not (slot == "mlp_in" and view.attn_only):
+            wanted[slot] = (inner,)
     names: dict[str, str] = {}
     for slot, candidates in wanted.items():
         found = next((n for c in candidates if view.has_hook(n := f"{block}.{c}")), None)
@@ -302,13 +303,14 @@ def _layer(
             )
     rotation = _rotate(view, layer, position, read) if view.rotary else None
     hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
-    if names["attn_in"].endswith("hook_resid_pre"):
-        read["attn_in"] = view.norm(layer, "ln1")(read["attn_in"])
-    if "mlp_in" in names and not names["mlp_in"].endswith("mlp.hook_in"):
-        read["mlp_in"] = view.norm(layer, "ln2")(read["mlp_in"])
+    mlp_from = read.get("resid_mid", read["resid_pre"])
+    for slot, norm, state in (("attn_in", "ln1", read["resid_pre"]), ("mlp_in", "ln2", mlp_from)):
+        if slot not in read and not (slot == "mlp_in" and view.attn_only):
+            read[slot] = view.norm(layer, norm)(state)
+            hooks[slot] = f"blocks.{layer}.{norm}.hook_normalized"
     absent = ("resid_mid", "mlp_in", "mlp_pre", "mlp_post", "mlp_out")
     fields = {slot: read.get(slot) for slot in absent} | {
-        slot: tensor for slot, tensor in read.items() if slot not in _OPTIONAL
+        slot: tensor for slot, tensor in read.items() if slot not in _NO_FIELD
     }
     known = {"rotation": rotation, "query_norm": query_norm, "key_norm": key_norm}
     return LayerTrace(hooks=hooks, **known, **fields)  # type: ignore[arg-type]

@@ -80,8 +80,13 @@ class Norm:
         return FrozenNorm(gain, centred, self.bias)
 
 
-def read_norm(module: Any, default_eps: float) -> Norm:
+def read_norm(module: Any, default_eps: float, offset: bool = False) -> Norm:
     """Read a TransformerLens normalisation module, bridged or native, folded or not.
+
+    Args:
+        module: The module; None is no norm.
+        default_eps: What to add to the mean square where the module does not say.
+        offset: Whether a bridged RMSNorm that does not say keeps its gain less 1 (Gemma).
 
     Raises:
         ModelError: the module is of no kind that can be read exactly.
@@ -103,7 +108,8 @@ def read_norm(module: Any, default_eps: float) -> Norm:
             f"the normalisation {name} has parameters but no weight; what it computes is not known "
             f"exactly, so this model is refused"
         )
-    if weight is not None and getattr(module, "uses_weight_offset", False):
+    less_one = getattr(module, "uses_weight_offset", offset and rms and wrapped is not None)
+    if weight is not None and less_one:
         weight = 1.0 + weight
     bias = None if rms else _parameter(inner, "bias", "b")
     return Norm("RMS" if rms else "LN", weight, bias, _eps(inner, default_eps))

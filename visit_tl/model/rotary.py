@@ -89,26 +89,27 @@ def find_pairing(
 ) -> bool:
     """Whether adjacent dimensions are a pair, where the model does not show its rotated query.
 
-    The last key position is the query's. The pairing is the one under which the turned query and
-    keys give the attention that the model had, up to one scale and a constant a head.
+    The last key position is the query's. The tables say it by their own layout, [a, a, b, b] or
+    [a, b, a, b]; the attention that the model had, up to one scale and a constant a head, is the
+    check. Attention alone would not do: where each head sees one key, any pairing fits it.
 
     Raises:
-        ModelError: neither does.
+        ModelError: the tables are laid out in neither way, or do not give the attention.
     """
-    errors = {}
-    for adjacent in (False, True):
-        turned_query = Rotation(cos[-1], sin[-1], adjacent).forward(query)
-        turned_keys = Rotation(cos[:, None], sin[:, None], adjacent).forward(keys)
-        raw = torch.einsum("hd,jhd->hj", turned_query, turned_keys)
-        errors[adjacent] = _misfit(raw, pattern)
-    best = min(errors, key=lambda adjacent: (errors[adjacent], adjacent))
-    if errors[best] > _PATTERN:
+    half = cos.shape[-1] // 2
+    adjacent = torch.equal(cos[:, 0::2], cos[:, 1::2]) and torch.equal(sin[:, 0::2], sin[:, 1::2])
+    halves = torch.equal(cos[:, :half], cos[:, half:]) and torch.equal(sin[:, :half], sin[:, half:])
+    # Both hold where no angle matters: at position 0 alone, or with a single pair.
+    turned_query = Rotation(cos[-1], sin[-1], adjacent and not halves).forward(query)
+    turned_keys = Rotation(cos[:, None], sin[:, None], adjacent and not halves).forward(keys)
+    raw = torch.einsum("hd,jhd->hj", turned_query, turned_keys)
+    if not (adjacent or halves) or _misfit(raw, pattern) > _PATTERN:
         raise ModelError(
             f"the rotary tables of {where} do not give the attention that the model had in either "
             f"layout of dimensions; memory keys cannot be read in the query's frame, so this model "
             f"is refused"
         )
-    return best
+    return adjacent and not halves
 
 
 def _misfit(raw: Tensor, pattern: Tensor) -> float:

@@ -80,7 +80,7 @@ class ModelView:
         b_U = getattr(model, "b_U", None)
         self.b_U: Float[Tensor, " d_vocab"] | None = _nonzero(b_U)
         self.d_vocab = int(self.W_U.shape[1])
-        self.final_norm: Norm = read_norm(getattr(model, "ln_final", None), float(cfg.eps))
+        self.final_norm: Norm = self._read_norm(getattr(model, "ln_final", None))
         self.tokens = Tokens(model, int(cfg.d_vocab), self.n_ctx, self.name)
 
     # --- weights -------------------------------------------------------------------------------
@@ -104,12 +104,16 @@ class ModelView:
 
     def norm(self, layer: int, name: str) -> Norm:
         """A norm of one block: `ln1`, `ln2`, or, after its sub-blocks, `ln1_post`, `ln2_post`."""
-        return read_norm(getattr(self.model.blocks[layer], name, None), float(self.model.cfg.eps))
+        return self._read_norm(getattr(self.model.blocks[layer], name, None))
 
     def head_norm(self, layer: int, name: str) -> Norm | None:
         """The norm `q_norm` or `k_norm` of one block's queries or keys, where it has one."""
         module = getattr(self.model.blocks[layer].attn, name, None)
-        return None if module is None else read_norm(module, float(self.model.cfg.eps))
+        return None if module is None else self._read_norm(module)
+
+    def _read_norm(self, module: Any) -> Norm:
+        cfg = self.model.cfg
+        return read_norm(module, float(cfg.eps), bool(getattr(cfg, "rmsnorm_uses_offset", False)))
 
     def kv_head(self, n_kv_heads: int) -> Int[Tensor, " head"]:
         """For each query head, the K/V head that it shares (itself where they are not grouped)."""

@@ -1,0 +1,408 @@
+"""Small random models of every kind of decoder that the package promises to read, made offline.
+
+Each row of `ARCHITECTURES` builds a Hugging Face model of two layers from a configuration, gives
+every bias and gain a value that matters, and opens it as a raw bridge. `hf_model` is apart from
+`bridge` so that a test can change the weights first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tests import tiny
+
+PROMPT = "a b c d e ab cd"
+
+# Words of the modern families' configurations; 4 heads of 4, so 16 wide.
+_COMMON: dict[str, Any] = {
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "hidden_size": 16,
+    "intermediate_size": 40,
+    "vocab_size": tiny.D_VOCAB,
+    "max_position_embeddings": 32,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+_GROUPED = _COMMON | {"num_key_value_heads": 2}
+# Wider in all than the stream: d_head x n_heads = 24.
+_WIDE = _GROUPED | {"head_dim": 6}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One kind of decoder.
+
+    Attributes:
+        name: What TransformerLens is told that the model is called.
+        classes: The names of its configuration and of its model in transformers.
+        settings: Configuration.
+        traits: What is worth a test of its own, such as `parallel` or `post-norm`.
+        seed: Of its weights.
+        experts: Whether a refusal is what is expected.
+    """
+
+    name: str
+    classes: tuple[str, str]
+    settings: Mapping[str, Any]
+    traits: frozenset[str] = frozenset()
+    seed: int = 0
+    experts: bool = False
+
+    @property
+    def grouped(self) -> bool:
+        """Whether query heads share keys and values."""
+        return "grouped" in self.traits
+
+    def config(self, **overrides: Any) -> Any:
+        """The Hugging Face configuration, attention written out so that patterns exist."""
+        import transformers
+
+        made = getattr(transformers, self.classes[0])(**(dict(self.settings) | overrides))
+        made._attn_implementation = "eager"
+        # Where no model type is known to it, TransformerLens goes by this.
+        made.architectures = [self.classes[1]]
+        return made
+
+    def hf_model(self, **overrides: Any) -> Any:
+        """The Hugging Face model with random weights, in evaluation mode."""
+        import transformers
+
+        with torch.random.fork_rng(devices=[]):
+            model = getattr(transformers, self.classes[1])(self.config(**overrides)).eval()
+        tiny.randomise(model, self.seed)
+        return model
+
+    def expanded(self) -> Any:
+        """The same weights as `hf_model`, with a K/V head of its own for every query head."""
+        wide = self.hf_model(num_key_value_heads=4, **_UNGROUPED.get(self.name, {}))
+        weights = {
+            name: _repeat(name, tensor, wide.state_dict()[name].shape)
+            for name, tensor in _per_head_norms(self.hf_model().state_dict()).items()
+        }
+        wide.load_state_dict(weights)
+        return wide
+
+    def bridge(self, hf_model: Any = None) -> Any:
+        """The model, or one made of `hf_model`, as a raw TransformerBridge."""
+        # TransformerLens would replace an alias, such as gptj, by the name of a published model.
+        return bridge(f"tiny-{self.name}", self.hf_model() if hf_model is None else hf_model)
+
+
+def bridge(name: str, hf_model: Any) -> Any:
+    """Open a Hugging Face model as a raw TransformerBridge, in evaluation mode."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge.boot_transformers(
+        name, hf_model=hf_model, tokenizer=tiny.tokenizer()
+    ).eval()
+
+
+# Falcon's switch is not its number of K/V heads.
+_UNGROUPED: dict[str, dict[str, Any]] = {"falcon": {"multi_query": False}}
+
+
+def _repeat(name: str, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """A parameter of keys or values with each head's rows repeated; any other as it is."""
+    if "query_key_value" in name:
+        # Falcon: four queries, a key and a value become (query, key, value) for each of the heads.
+        heads = tensor.unflatten(0, (6, -1))
+        rows = [heads[part] for h in range(4) for part in (h, 4, 5)]
+        return torch.stack(rows).flatten(0, 1)
+    if tensor.shape == shape:
+        return tensor
+    if tensor.ndim == 2 and "norm" in name:  # Cohere: [head, d_head]
+        return tensor.repeat_interleave(2, dim=0)
+    return tensor.unflatten(0, (2, -1)).repeat_interleave(2, dim=0).flatten(0, 1)
+
+
+def _per_head_norms(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """StableLM has one module for each key head; these are repeated by name."""
+    key_norm = "k_layernorm.norms."
+    single = {name: tensor for name, tensor in weights.items() if key_norm not in name}
+    for name, tensor in weights.items():
+        if key_norm in name:
+            before, _, after = name.partition(key_norm)
+            head, _, kind = after.partition(".")
+            for copy in range(2):
+                single[f"{before}{key_norm}{2 * int(head) + copy}.{kind}"] = tensor
+    return single
+
+
+def _row(name: str, classes: str, settings: Mapping[str, Any], *traits: str, **more: Any) -> Any:
+    """A row of the table; `classes` is what the two classes' names have in common, or both."""
+    config, _, model = classes.partition(" ")
+    pair = (config, model) if model else (f"{config}Config", f"{config}ForCausalLM")
+    return Architecture(name, pair, settings, frozenset(traits), **more)
+
+
+_ROWS = [
+    _row(
+        "gpt2",
+        "GPT2Config GPT2LMHeadModel",
+        {
+            "n_layer": 2,
+            "n_head": 4,
+            "n_embd": 16,
+            "n_inner": 40,
+            "vocab_size": tiny.D_VOCAB,
+            "n_positions": 32,
+        },
+    ),
+    _row(
+        "gptj",
+        "GPTJ",
+        {
+            "n_layer": 2,
+            "n_head": 4,
+            "n_embd": 32,
+            "n_inner": 40,
+            "vocab_size": tiny.D_VOCAB,
+            "n_positions": 32,
+            "rotary_dim": 4,
+        },
+        "parallel",
+        "rotary",
+    ),
+    _row(
+        "gpt-neox",
+        "GPTNeoX",
+        _COMMON
+        | {
+            "hidden_size": 32,
+            "rotary_pct": 0.5,
+            "use_parallel_residual": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+        "parallel",
+        "rotary",
+    ),
+    _row(
+        "gpt-neo",
+        "GPTNeo",
+        {
+            "num_layers": 2,
+            "num_heads": 4,
+            "hidden_size": 16,
+            "intermediate_size": 40,
+            "vocab_size": tiny.D_VOCAB,
+            "max_position_embeddings": 32,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 3,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+        "unscaled",
+        "local",
+    ),
+    _row(
+        "opt",
+        "OPT",
+        _COMMON | {"ffn_dim": 40, "word_embed_proj_dim": 16, "activation_function": "relu"},
+    ),
+    _row(
+        "bloom",
+        "Bloom",
+        {"n_layer": 2, "n_head": 4, "hidden_size": 16, "vocab_size": tiny.D_VOCAB},
+        "alibi",
+    ),
+    _row("llama", "Llama", _GROUPED, "grouped", "rotary"),
+    _row("mistral", "Mistral", _GROUPED | {"sliding_window": 3}, "grouped", "rotary", "local"),
+    _row("qwen2", "Qwen2", _GROUPED, "grouped", "rotary"),
+    _row("qwen3", "Qwen3", _WIDE, "grouped", "rotary", "qk-norm"),
+    _row("phi", "Phi", _COMMON | {"hidden_size": 32}, "parallel", "rotary"),
+    _row("gemma", "Gemma", _WIDE, "grouped", "rotary"),
+    _row(
+        "gemma2",
+        "Gemma2",
+        _WIDE
+        | {
+            "sliding_window": 3,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "attn_logit_softcapping": 5.0,
+            "final_logit_softcapping": 3.0,
+            "query_pre_attn_scalar": 10,
+        },
+        "grouped",
+        "rotary",
+        "local",
+        "post-norm",
+        "score-softcap",
+        "logit-transform",
+    ),
+    _row(
+        "gemma3",
+        "Gemma3TextConfig Gemma3ForCausalLM",
+        _WIDE
+        | {
+            "sliding_window": 3,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 10,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                "full_attention": {"rope_type": "default", "rope_theta": 1000000.0},
+            },
+        },
+        "grouped",
+        "rotary",
+        "local",
+        "post-norm",
+        "qk-norm",
+    ),
+    _row("olmo2", "Olmo2", _GROUPED, "grouped", "rotary", "post-norm", "qk-norm"),
+    _row(
+        "cohere",
+        "Cohere",
+        _GROUPED | {"logit_scale": 0.25},
+        "grouped",
+        "rotary",
+        "parallel",
+        "logit-transform",
+    ),
+    _row(
+        "cohere-qk-norm",
+        "Cohere",
+        _GROUPED | {"logit_scale": 0.25, "use_qk_norm": True},
+        "grouped",
+        "rotary",
+        "parallel",
+        "qk-norm",
+        "logit-transform",
+    ),
+    _row(
+        "stablelm",
+        "StableLm",
+        _GROUPED
+        | {
+            "hidden_size": 32,
+            "use_qkv_bias": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+        "grouped",
+        "rotary",
+    ),
+    _row(
+        "stablelm-parallel",
+        "StableLm",
+        _GROUPED | {"hidden_size": 32, "use_parallel_residual": True, "qk_layernorm": True},
+        "grouped",
+        "rotary",
+        "parallel",
+        "qk-norm",
+    ),
+    _row(
+        "falcon",
+        "Falcon",
+        _COMMON
+        | {
+            "multi_query": True,
+            "parallel_attn": True,
+            "new_decoder_architecture": False,
+            "alibi": False,
+            "bias": True,
+            "ffn_hidden_size": 40,
+        },
+        "grouped",
+        "rotary",
+        "parallel",
+    ),
+    _row(
+        "falcon-rw",
+        "Falcon",
+        _COMMON
+        | {
+            "multi_query": False,
+            "parallel_attn": False,
+            "new_decoder_architecture": False,
+            "alibi": True,
+            "bias": True,
+            "ffn_hidden_size": 40,
+        },
+        "alibi",
+    ),
+    _row(
+        "mixtral",
+        "Mixtral",
+        _GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+        "grouped",
+        "rotary",
+        experts=True,
+    ),
+    _row(
+        "qwen2-moe",
+        "Qwen2Moe",
+        _GROUPED
+        | {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 8,
+            "shared_expert_intermediate_size": 8,
+            "decoder_sparse_step": 1,
+        },
+        "grouped",
+        "rotary",
+        experts=True,
+    ),
+]
+
+ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
+
+
+# --- docs/compatibility.md -----------------------------------------------------------------------
+
+
+def markdown() -> str:
+    """The table of docs/compatibility.md: `visit_tl.check` of each row, nothing by hand."""
+    from visit_tl import check
+
+    lines = [
+        "| architecture | norm | positions | attention | MLP | blocks | largest error | verdict |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, architecture in ARCHITECTURES.items():
+        r = check(architecture.bridge())
+        worst = "" if r.max_error is None else f"{r.max_error:.0e}"
+        cells = (name, r.norm, r.positions, r.attention, r.mlp, r.blocks, worst, r.verdict)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def write_page(path: str = "docs/compatibility.md") -> None:
+    """Put the table and the releases it was made with between the page's two marks."""
+    from importlib.metadata import version
+    from pathlib import Path
+
+    before, _, rest = Path(path).read_text(encoding="utf-8").partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    names = ("transformer-lens", "transformers", "torch")
+    made = "Made with " + ", ".join(f"{name} {version(name)}" for name in names) + "."
+    page = f"{before}{_BEGIN}\n\n{made}\n\n{markdown()}\n\n{_END}{after}"
+    Path(path).write_text(page, encoding="utf-8")
+
+
+_BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
+
+if __name__ == "__main__":
+    import argparse
+
+    parser = argparse.ArgumentParser(description="The compatibility table, from vt.check().")
+    parser.add_argument("--markdown", action="store_true", help="print it")
+    parser.add_argument("--write", action="store_true", help="write it into the page")
+    chosen = parser.parse_args()
+    if chosen.write:
+        write_page()
+    if chosen.markdown or not chosen.write:
+        print(markdown())

@@ -1,0 +1,53 @@
+"""Which dimensions a rotary embedding pairs, where only its tables and its attention are known."""
+
+import pytest
+import torch
+
+from visit_tl import ModelError
+from visit_tl.model.rotary import Rotation, find_pairing, find_rotation
+
+N, HEADS, D_HEAD = 6, 4, 8
+ANGLES = torch.arange(N)[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.03])
+
+
+def tables(adjacent):
+    if adjacent:
+        return ANGLES.cos().repeat_interleave(2, -1), ANGLES.sin().repeat_interleave(2, -1)
+    return torch.cat((ANGLES.cos(),) * 2, -1), torch.cat((ANGLES.sin(),) * 2, -1)
+
+
+def attention(cos, sin, adjacent, query, keys):
+    turned = Rotation(cos[:, None], sin[:, None], adjacent).forward(keys)
+    scores = torch.einsum("hd,jhd->hj", Rotation(cos[-1], sin[-1], adjacent).forward(query), turned)
+    return (scores / D_HEAD**0.5).softmax(-1)
+
+
+@pytest.mark.parametrize("adjacent", [False, True])
+@pytest.mark.parametrize("size", [1, 30])
+def test_the_pairing_is_found_also_where_each_head_sees_one_key(adjacent, size):
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(HEADS, D_HEAD, generator=generator) * size
+    keys = torch.randn(N, HEADS, D_HEAD, generator=generator) * size
+    cos, sin = tables(adjacent)
+    pattern = attention(cos, sin, adjacent, query, keys)
+    assert find_pairing(cos, sin, query, keys, pattern, "here") is adjacent
+
+
+def test_the_transpose_undoes_the_turn_and_keeps_inner_products():
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(2, 3, D_HEAD, generator=generator)
+    for adjacent in (False, True):
+        cos, sin = tables(adjacent)
+        turn = Rotation(cos[4], sin[4], adjacent)
+        torch.testing.assert_close(turn.transpose(turn.forward(x)), x)
+        torch.testing.assert_close((turn.forward(x) * y).sum(), (x * turn.transpose(y)).sum())
+        assert find_rotation(cos[4], sin[4], x, turn.forward(x), "here").adjacent is adjacent
+
+
+def test_tables_in_no_known_layout_are_refused():
+    cos, sin = torch.rand(N, D_HEAD), torch.rand(N, D_HEAD)
+    query, keys = torch.randn(HEADS, D_HEAD), torch.randn(N, HEADS, D_HEAD)
+    with pytest.raises(ModelError, match="the rotary tables of here do not give the attention"):
+        find_pairing(cos, sin, query, keys, torch.rand(HEADS, N).softmax(-1), "here")
+    with pytest.raises(ModelError, match="do not turn hook_q into hook_rot_q"):
+        find_rotation(cos[1], sin[1], query, torch.randn(HEADS, D_HEAD), "here")
