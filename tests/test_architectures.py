@@ -53,12 +53,6 @@ def traced(name, position):
     return view, Trace.run(view, view.tokens.encode(list(ids), None), position=position)
 
 
-def seen(view, layer, t):
-    """The block's weights as the residual stream sees them."""
-    norms = view.norm(layer, "ln1_post"), view.norm(layer, "ln2_post")
-    return components.after_post_norms(view.weights(layer), t.z, t.mlp_post, *norms)
-
-
 @functools.cache
 def cache_of(name):
     view, ids, _ = opened(name)
@@ -142,7 +136,7 @@ def through(linear, rows):
 def test_heads_values_and_neurons_are_what_a_loop_through_the_modules_gives(name, position):
     view, trace = traced(name, position)
     for layer, t in trace.layers.items():
-        block, w = view.model.blocks[layer], seen(view, layer, t)
+        block, w = view.model.blocks[layer], components.stream_weights(view, layer, t)
         o = block.attn.o.original_component
         flat = torch.zeros(view.n_heads, view.n_heads * view.d_head)
         at = [slice(h * view.d_head, (h + 1) * view.d_head) for h in range(view.n_heads)]
@@ -354,7 +348,7 @@ def test_parallel_blocks_have_no_state_between_attention_and_mlp(name):
 def test_parts_after_a_post_norm_sum_to_what_is_added_and_before_it_do_not(name):
     view, trace = traced(name, -1)
     for layer, t in trace.layers.items():
-        w, bare = seen(view, layer, t), view.weights(layer)
+        w, bare = components.stream_weights(view, layer, t), view.weights(layer)
         added = t.resid_mid - t.resid_pre
         heads = components.head_outputs(t.z, w.W_O).sum(0)
         rows = (t.z.flatten()[:, None] * components.attn_neurons(w.W_O)).sum(0)

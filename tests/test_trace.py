@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import visit_tl as vt
-from visit_tl import InputError, ModelView, Trace
+from visit_tl import InputError
 
 PROMPT = "a b c d"
 
@@ -76,14 +76,17 @@ def test_a_cache_without_its_batch_axis_is_taken(native):
 
 
 def test_a_row_of_a_batched_cache_is_the_graph_of_that_prompt(native):
-    view = ModelView(native)
-    batch = torch.tensor([[0, 1, 2, 3], [0, 4, 5, 6]])
-    _, cache = native.run_with_cache(batch)
-    prompt = view.tokens.encode([0, 4, 5, 6], None)
-    trace = Trace.from_cache(view, cache, prompt, batch=1)
-    alone = Trace.run(view, prompt)
-    torch.testing.assert_close(trace.layers[1].resid_post, alone.layers[1].resid_post)
-    torch.testing.assert_close(trace.logits, alone.logits)
+    _, cache = native.run_with_cache(torch.tensor([[0, 1, 2, 3], [0, 4, 5, 6]]))
+    row = vt.flow_graph(native, [0, 4, 5, 6], cache=cache, batch=1)
+    alone = vt.flow_graph(native, [0, 4, 5, 6])
+    assert [n.id for n in row] == [n.id for n in alone]
+    assert [n.rank for n in row] == [n.rank for n in alone]
+    assert [n.norm for n in row] == pytest.approx([n.norm for n in alone], rel=1e-5, abs=1e-6)
+
+
+def test_a_row_without_a_cache_is_refused(native):
+    with pytest.raises(InputError, match="batch is a row of a cache; pass the cache, or call flow"):
+        vt.flow_graph(native, [0, 4], batch=1)
 
 
 class TestACacheThatDoesNotFitIsRefused:
@@ -95,10 +98,9 @@ class TestACacheThatDoesNotFitIsRefused:
             vt.flow_graph(native, [0, 1, 2], cache=cache)
 
     def test_of_a_row_that_is_not_there(self, native):
-        view = ModelView(native)
         _, cache = native.run_with_cache(torch.tensor([[0, 1, 2], [0, 4, 5]]))
         with pytest.raises(InputError, match=r"batch 2 is outside 0\.\.1"):
-            Trace.from_cache(view, cache, view.tokens.encode([0, 1, 2], None), batch=2)
+            vt.flow_graph(native, [0, 1, 2], cache=cache, batch=2)
 
     def test_of_another_prompt_of_the_same_length(self, native):
         _, cache = native.run_with_cache(torch.tensor([[0, 1, 2, 3]]))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from visit_tl import components, lens
+from visit_tl import components
 from visit_tl.errors import VisitError
 from visit_tl.graph import conserve
 from visit_tl.model.norm import read_norm
@@ -201,21 +201,13 @@ def _laws(view: ModelView, trace: Trace) -> list[LawError]:
     """Each law with its largest error over the blocks, then the lens."""
     worst: dict[str, LawError] = {}
     for layer, t in trace.layers.items():
-        weights = components.after_post_norms(
-            view.weights(layer),
-            t.z,
-            t.mlp_post,
-            view.norm(layer, "ln1_post"),
-            view.norm(layer, "ln2_post"),
-        )
+        weights = components.stream_weights(view, layer, t)
         for law, hook, error in conserve.laws(view, t, weights):
             if law not in worst or not error <= worst[law].error:
                 worst[law] = LawError(law, hook, error)
     last = trace.layers[view.n_layers - 1]
     if trace.logits is not None:
-        ours = lens.logits(view, view.final_norm(last.resid_post[None]))[0].log_softmax(-1)
-        theirs = trace.logits.to(ours.device).log_softmax(-1)
-        error = conserve.relative(ours, theirs)
+        error = conserve.lens_error(view, last.resid_post, trace.logits)
         worst[LENS_LAW] = LawError(LENS_LAW, last.hooks["resid_post"], error)
     return list(worst.values())
 

@@ -12,9 +12,10 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from visit_tl.model.norm import FrozenNorm, Norm
+from visit_tl.model.norm import FrozenNorm
 from visit_tl.model.rotary import Rotation
-from visit_tl.model.view import LayerWeights
+from visit_tl.model.view import LayerWeights, ModelView
+from visit_tl.trace import LayerTrace
 
 
 def head_outputs(
@@ -96,26 +97,22 @@ def row_norms(rows: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
     return torch.sqrt(reduce(rows * rows, "row d_model -> row", "sum"))
 
 
-def after_post_norms(
-    weights: LayerWeights,
-    z: Float[Tensor, "head d_head"],
-    mlp_post: Float[Tensor, " d_mlp"] | None,
-    attn_norm: Norm,
-    mlp_norm: Norm,
-) -> LayerWeights:
-    """The output matrices as the residual stream sees them, after the block's post-norms.
+def stream_weights(view: ModelView, layer: int, t: LayerTrace) -> LayerWeights:
+    """The weights of one block, its output matrices as the residual stream sees them.
 
     A post-norm (Gemma 2, OLMo 2) scales what a sub-block adds. Held at its input it is linear, so
     its scale is split over the rows of W_O and W_out and its bias joins the sub-block's: heads,
     values and neurons then are what they add to the stream, and still sum to it.
     """
+    weights = view.weights(layer)
+    attn_norm, mlp_norm = view.norm(layer, "ln1_post"), view.norm(layer, "ln2_post")
     b_O, b_out = weights.b_O, weights.b_out
     W_O, W_out = weights.W_O, weights.W_out
     if attn_norm.kind != "none":
-        frozen = attn_norm.freeze(head_outputs(z, W_O).sum(0) + (0 if b_O is None else b_O))
+        frozen = attn_norm.freeze(head_outputs(t.z, W_O).sum(0) + (0 if b_O is None else b_O))
         W_O, b_O = frozen.parts(W_O), _bias_after(frozen, b_O)
-    if mlp_norm.kind != "none" and W_out is not None and mlp_post is not None:
-        frozen = mlp_norm.freeze(mlp_post @ W_out + (0 if b_out is None else b_out))
+    if mlp_norm.kind != "none" and W_out is not None and t.mlp_post is not None:
+        frozen = mlp_norm.freeze(t.mlp_post @ W_out + (0 if b_out is None else b_out))
         W_out, b_out = frozen.parts(W_out), _bias_after(frozen, b_out)
     return replace(weights, W_O=W_O, b_O=b_O, W_out=W_out, b_out=b_out)
 

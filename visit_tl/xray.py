@@ -26,6 +26,7 @@ def flow_graph(
     position: int = -1,
     prepend_bos: bool | None = None,
     cache: Cache | None = None,
+    batch: int | None = None,
     preset: str = "default",
     heads: int | None = None,
     values: int | None = None,
@@ -44,6 +45,9 @@ def flow_graph(
         position: Query position; negative ones count from the end.
         prepend_bos: Whether a BOS goes before a text; None is the model's own default.
         cache: Activations of this prompt that the caller already has, instead of a forward pass.
+            Without logits in it (`hook_unembed`), the lens is not held against the model's own
+            prediction; the laws of the blocks are measured all the same.
+        batch: Row of the cache; needed if it holds several prompts.
         preset: `default`, or `paper` for all heads and neurons by absolute activation.
         heads: Heads per block, by norm of output (default 10).
         values: Memory values per head, by attention (default 2).
@@ -61,7 +65,7 @@ def flow_graph(
     view = ModelView(model)
     tokens = view.tokens.encode(prompt, prepend_bos)
     job = _Job(view, target, layers, prune.budget(preset, heads, values, neurons), k)
-    return job.graph(tokens, position, cache)
+    return job.graph(tokens, position, cache, batch)
 
 
 def flow_graphs(
@@ -117,7 +121,7 @@ def flow_graphs(
     jobs = [_Job(view, one, layers, budget, k) for one in targets]
     pairs = zip(jobs, encoded, strict=True)
     bar = tqdm(pairs, total=len(rows), desc="graphs", disable=not verbose)
-    return [job.graph(tokens, position, None) for job, tokens in bar]
+    return [job.graph(tokens, position) for job, tokens in bar]
 
 
 def generate(
@@ -191,11 +195,22 @@ class _Job:
         self.layers = view.check_layers(layers)
         self.target = None if target is None else view.tokens.single(target)
 
-    def graph(self, tokens: Prompt, position: int, cache: Cache | None) -> FlowGraph:
-        where = {"position": position, "layers": self.layers}
+    def graph(
+        self,
+        tokens: Prompt,
+        position: int,
+        cache: Cache | None = None,
+        batch: int | None = None,
+    ) -> FlowGraph:
         if cache is None:
-            return self.build(Trace.run(self.view, tokens, **where))
-        return self.build(Trace.from_cache(self.view, cache, tokens, **where))
+            if batch is not None:
+                raise InputError("batch is a row of a cache; pass the cache, or call flow_graphs")
+            return self.build(Trace.run(self.view, tokens, position=position, layers=self.layers))
+        return self.build(
+            Trace.from_cache(
+                self.view, cache, tokens, position=position, layers=self.layers, batch=batch
+            )
+        )
 
     def build(self, trace: Trace) -> FlowGraph:
         return build(self.view, trace, target=self.target, budget=self.budget, k=self.k)

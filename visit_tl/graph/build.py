@@ -58,13 +58,7 @@ def build(
     draft = Draft()
     errors, hidden = {}, {}
     for layer, traced in trace.layers.items():
-        weights = components.after_post_norms(
-            view.weights(layer),
-            traced.z,
-            traced.mlp_post,
-            view.norm(layer, "ln1_post"),
-            view.norm(layer, "ln2_post"),
-        )
+        weights = components.stream_weights(view, layer, traced)
         errors[layer] = check_layer(view, layer, traced, weights)
         hidden[layer] = _block(draft, view, trace, layer, traced, weights, budget)
         if layer - 1 in trace.layers:

@@ -50,7 +50,7 @@ def laws(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[tuple[str, str
     Args:
         view: The model.
         t: What the block computed.
-        w: Its weights, after post-norms (`components.after_post_norms`).
+        w: Its weights, after post-norms (`components.stream_weights`).
     """
     values = grouped(t.values, view.kv_head(t.values.shape[1]).to(t.values.device))
     heads = einsum(t.pattern, values, "head pos, head pos d_head -> head d_head")
@@ -97,14 +97,19 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
     """
     if trace.logits is None:
         return
-    ours = logits(view, view.final_norm(resid_post[None]))[0].log_softmax(-1)
-    worst = relative(ours, trace.logits.to(ours.device).log_softmax(-1))
+    worst = lens_error(view, resid_post, trace.logits)
     if not worst <= tolerance(view):
         raise DecompositionError(
             f"the lens of {view.name} does not give the model's own prediction (relative error "
             f"{worst:.2g}, tolerance {tolerance(view):.0e}); between the last hook_resid_post and "
             f"the logits the model does more than a norm and an unembedding"
         )
+
+
+def lens_error(view: ModelView, resid_post: Tensor, own: Tensor) -> float:
+    """How far the lens of the last resid_post is from the model's own log-probabilities."""
+    ours = logits(view, view.final_norm(resid_post[None]))[0].log_softmax(-1)
+    return relative(ours, own.to(ours.device).log_softmax(-1))
 
 
 def relative(parts: Tensor, whole: Tensor) -> float:
