@@ -12,9 +12,10 @@ from visit_tl.errors import InputError
 from visit_tl.graph import prune
 from visit_tl.graph.build import build, prediction
 from visit_tl.graph.flow import FlowGraph
+from visit_tl.model.cached import Cache
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
-from visit_tl.trace import Cache, Trace
+from visit_tl.trace import Trace
 
 
 def flow_graph(

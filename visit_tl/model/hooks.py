@@ -1,0 +1,114 @@
+"""Which hooks a block is read from, and which part of each is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from visit_tl.errors import ModelError
+from visit_tl.model.view import ModelView
+
+# Hooks that some models have but never fire; what they would show is then worked out.
+OPTIONAL = ("attn_in", "mlp_in", "rotated_query", "rotated_keys", "cos", "sin")
+# What is read only to work out something else.
+NO_FIELD = ("rotated_query", "rotated_keys", "cos", "sin")
+
+# Which part of a hook's tensor a graph needs: its row at the position, all of its positions, or its
+# query row, which is the third axis of attention patterns.
+ROWS: dict[str, str] = {
+    "resid_pre": "row",
+    "attn_in": "row",
+    "query": "row",
+    "rotated_query": "row",
+    "cos": "angles",
+    "sin": "angles",
+    "own_key": "row",
+    "rotated_keys": "all",
+    "keys": "all",
+    "values": "all",
+    "pattern": "query",
+    "z": "row",
+    "attn_out": "row",
+    "resid_mid": "row",
+    "mlp_in": "row",
+    "mlp_pre": "row",
+    "mlp_post": "row",
+    "mlp_out": "row",
+    "resid_post": "row",
+}
+
+
+def hook_names(view: ModelView, layer: int) -> dict[str, str]:
+    """The hooks that one block is read from, by the name of the field that they fill.
+
+    Raises:
+        ModelError: the model lacks one of them.
+    """
+    block = f"blocks.{layer}"
+    wanted: dict[str, tuple[str, ...]] = {
+        "resid_pre": ("hook_resid_pre",),
+        "query": ("attn.hook_q",),
+        "keys": ("attn.hook_k",),
+        "values": ("attn.hook_v",),
+        "pattern": ("attn.hook_pattern",),
+        "z": ("attn.hook_z",),
+        "attn_out": ("hook_attn_out",),
+        "resid_post": ("hook_resid_post",),
+    }
+    if view.head_norm(layer, "k_norm") is not None:
+        wanted["own_key"] = ("attn.hook_k",)
+    if view.rotary:
+        if view.has_hook(f"{block}.attn.hook_rot_k"):
+            wanted |= {"rotated_query": ("attn.hook_rot_q",), "rotated_keys": ("attn.hook_rot_k",)}
+        if view.has_hook(f"{block}.attn.hook_cos"):
+            wanted |= {"cos": ("attn.hook_cos",), "sin": ("attn.hook_sin",)}
+    if not view.attn_only:
+        pre = "mlp.hook_pre_linear" if view.gated else "mlp.hook_pre"
+        wanted |= {
+            "mlp_pre": (pre,),
+            "mlp_post": ("mlp.hook_post",),
+            "mlp_out": ("hook_mlp_out",),
+        }
+        if not view.parallel:
+            wanted["resid_mid"] = ("hook_resid_mid",)
+    # HookedTransformer has neither, and some bridges do not fire them; then the norm is computed.
+    for slot, inner in (("attn_in", "attn.hook_in"), ("mlp_in", "mlp.hook_in")):
+        if view.has_hook(f"{block}.{inner}") and not (slot == "mlp_in" and view.attn_only):
+            wanted[slot] = (inner,)
+    names: dict[str, str] = {}
+    for slot, candidates in wanted.items():
+        found = next((n for c in candidates if view.has_hook(n := f"{block}.{c}")), None)
+        if found is None:
+            raise ModelError(
+                f"{view.name} ({view.class_name}) has no hook "
+                f"{' or '.join(f'{block}.{c}' for c in candidates)}, "
+                f"from which a graph takes {slot}; such a block cannot be taken apart"
+            )
+        names[slot] = found
+    return names
+
+
+def unique(hooks: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """One hook a name: two fields may be read from the same one."""
+    return list(dict(hooks).items())
+
+
+def keeper(
+    kept: dict[str, Tensor], name: str, rows: str, position: int
+) -> Callable[[Tensor, Any], None]:
+    """A hook function that copies the rows that are needed and changes nothing."""
+
+    def keep(tensor: Tensor, hook: Any) -> None:
+        if rows == "row":
+            part = tensor[0, position]
+        elif rows == "query":
+            part = tensor[0, :, position]
+        elif rows == "angles":
+            part = tensor[0] if tensor.ndim == 3 else tensor
+        else:
+            part = tensor[0]
+        kept[name] = part.detach().float().clone()
+
+    return keep
