@@ -473,7 +473,7 @@ class TestTheCallersModelIsAsItWas:
     def test_after_an_exception_in_our_hook(self, owned, monkeypatch):
         import visit_tl.trace
 
-        real, calls = visit_tl.trace._keeper, []
+        real, calls = visit_tl.trace.keeper, []
 
         def keeper(*arguments):
             keep = real(*arguments)
@@ -486,7 +486,7 @@ class TestTheCallersModelIsAsItWas:
 
             return fail_at_the_tenth
 
-        monkeypatch.setattr(visit_tl.trace, "_keeper", keeper)
+        monkeypatch.setattr(visit_tl.trace, "keeper", keeper)
         before = state_of(owned)
         with pytest.raises(MemoryError, match="no room"):
             vt.flow_graph(owned, IDS)
