@@ -74,7 +74,7 @@ def test_the_memory_key_and_the_query_give_the_score_that_the_model_used(smol):
                 t.keys[:, kv[h]], w.W_Q[h].expand(len(prompt.ids), -1, -1), t.rotation
             )
             ours = readings @ t.attn_in / 8
-            torch.testing.assert_close(ours, cache[name][0, h, -1], atol=2e-3, rtol=1e-4)
+            torch.testing.assert_close(ours, cache[name][0, h, -1], atol=1e-4, rtol=1e-5)
 
 
 def test_broken_tokens_of_a_real_vocabulary_are_shown_as_bytes(smol):
