@@ -41,9 +41,6 @@ NOT_HOOKED = {
     "test_ties_at_the_edge_of_k_go_to_the_lower_id_whatever_the_tiles": _BRIDGE_PARTS,
     "test_weights_that_are_not_numbers_name_the_parameter": _BRIDGE_PARTS,
     "test_large_but_finite_weights_are_not_taken_for_nan": _BRIDGE_PARTS,
-    "test_a_row_of_a_batched_cache_is_the_graph_of_that_prompt": (
-        "the cache of a HookedTransformer holds no logits; test_releases.py compares the rest"
-    ),
     "test_a_model_that_would_drop_out": "a HookedTransformer has no dropout",
     "test_an_encoder": _NO_BRIDGE,
     "test_an_encoder_decoder": _NO_BRIDGE,

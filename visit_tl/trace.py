@@ -15,7 +15,7 @@ from torch import Tensor
 
 from visit_tl.errors import ModelError
 from visit_tl.model.cached import Cache, CacheReader
-from visit_tl.model.hooks import NO_FIELD, OPTIONAL, ROWS, hook_names, keeper, unique
+from visit_tl.model.hooks import NO_FIELD, OPTIONAL, ROWS, hook_names, keeper
 from visit_tl.model.norm import FrozenNorm
 from visit_tl.model.rotary import Rotation, find_pairing, find_rotation, stored_angles
 from visit_tl.model.tokens import Prompt
@@ -113,7 +113,7 @@ class Trace:
         ]
         tokens = torch.tensor([prompt.ids], device=view.W_U.device)
         with torch.no_grad():
-            logits = view.model.run_with_hooks(tokens, fwd_hooks=unique(hooks))
+            logits = view.model.run_with_hooks(tokens, fwd_hooks=hooks)
         traced = {
             layer: _layer(view, layer, position, slots, kept) for layer, slots in names.items()
         }
@@ -178,16 +178,13 @@ def _layer(
     read = {slot: kept[name] for slot, name in names.items() if name in kept}
     hooks = {slot: name for slot, name in names.items() if name in kept}
     read["query"], query_norm = _normed(view, layer, "q_norm", read["query"])
-    key_norm = None
-    if "own_key" in read:
-        own, key_norm = _normed(view, layer, "k_norm", read.pop("own_key"))
-        if key_norm is not None:
-            each = view.kv_head(len(own)).to(own.device)
-            key_norm = replace(key_norm, gain=key_norm.gain[each])
+    own, key_norm = _normed(view, layer, "k_norm", read["keys"][position])
+    if key_norm is not None:
+        each = view.kv_head(len(own)).to(own.device)
+        key_norm = replace(key_norm, gain=key_norm.gain[each])
         if "rotated_keys" not in read:
-            read["keys"] = torch.stack(
-                [_normed(view, layer, "k_norm", key)[0] for key in read["keys"]]
-            )
+            normed = [_normed(view, layer, "k_norm", key)[0] for key in read["keys"]]
+            read["keys"] = torch.stack(normed)
     rotation = _rotate(view, layer, position, read) if view.rotary else None
     hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
     mlp_from = read.get("resid_mid", read["resid_pre"])

@@ -51,3 +51,21 @@ def test_tables_in_no_known_layout_are_refused():
         find_pairing(cos, sin, query, keys, torch.rand(HEADS, N).softmax(-1), "here")
     with pytest.raises(ModelError, match="do not turn hook_q into hook_rot_q"):
         find_rotation(cos[1], sin[1], query, torch.randn(HEADS, D_HEAD), "here")
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "olmo2", "stablelm-parallel"])
+def test_keys_worked_out_are_the_keys_that_the_model_shows(name):
+    """With grouped keys, and with key norms: what is done where hook_rot_k stays silent is right."""
+    pytest.importorskip("transformer_lens.model_bridge")
+    from tests.architectures import ARCHITECTURES, PROMPT
+    from visit_tl import ModelView, Trace
+
+    architecture = ARCHITECTURES[name]
+    view = ModelView(architecture.bridge(architecture.hf_model()))
+    prompt = view.tokens.encode(PROMPT, None)
+    shown = Trace.run(view, prompt)
+    view.__dict__["_hooks"] = frozenset(h for h in view._hooks if "hook_rot_" not in h)
+    worked_out = Trace.run(view, prompt)
+    for layer, t in shown.layers.items():
+        assert "rot" in t.hooks["keys"] and "rot" not in worked_out.layers[layer].hooks["keys"]
+        torch.testing.assert_close(worked_out.layers[layer].keys, t.keys)

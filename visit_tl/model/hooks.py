@@ -24,7 +24,6 @@ ROWS: dict[str, str] = {
     "rotated_query": "row",
     "cos": "angles",
     "sin": "angles",
-    "own_key": "row",
     "rotated_keys": "all",
     "keys": "all",
     "values": "all",
@@ -47,52 +46,40 @@ def hook_names(view: ModelView, layer: int) -> dict[str, str]:
         ModelError: the model lacks one of them.
     """
     block = f"blocks.{layer}"
-    wanted: dict[str, tuple[str, ...]] = {
-        "resid_pre": ("hook_resid_pre",),
-        "query": ("attn.hook_q",),
-        "keys": ("attn.hook_k",),
-        "values": ("attn.hook_v",),
-        "pattern": ("attn.hook_pattern",),
-        "z": ("attn.hook_z",),
-        "attn_out": ("hook_attn_out",),
-        "resid_post": ("hook_resid_post",),
+    wanted = {
+        "resid_pre": "hook_resid_pre",
+        "query": "attn.hook_q",
+        "keys": "attn.hook_k",
+        "values": "attn.hook_v",
+        "pattern": "attn.hook_pattern",
+        "z": "attn.hook_z",
+        "attn_out": "hook_attn_out",
+        "resid_post": "hook_resid_post",
     }
-    if view.head_norm(layer, "k_norm") is not None:
-        wanted["own_key"] = ("attn.hook_k",)
     if view.rotary:
         if view.has_hook(f"{block}.attn.hook_rot_k"):
-            wanted |= {"rotated_query": ("attn.hook_rot_q",), "rotated_keys": ("attn.hook_rot_k",)}
+            wanted |= {"rotated_query": "attn.hook_rot_q", "rotated_keys": "attn.hook_rot_k"}
         if view.has_hook(f"{block}.attn.hook_cos"):
-            wanted |= {"cos": ("attn.hook_cos",), "sin": ("attn.hook_sin",)}
+            wanted |= {"cos": "attn.hook_cos", "sin": "attn.hook_sin"}
     if not view.attn_only:
-        pre = "mlp.hook_pre_linear" if view.gated else "mlp.hook_pre"
         wanted |= {
-            "mlp_pre": (pre,),
-            "mlp_post": ("mlp.hook_post",),
-            "mlp_out": ("hook_mlp_out",),
+            "mlp_pre": "mlp.hook_pre_linear" if view.gated else "mlp.hook_pre",
+            "mlp_post": "mlp.hook_post",
+            "mlp_out": "hook_mlp_out",
         }
         if not view.parallel:
-            wanted["resid_mid"] = ("hook_resid_mid",)
+            wanted["resid_mid"] = "hook_resid_mid"
     # HookedTransformer has neither, and some bridges do not fire them; then the norm is computed.
     for slot, inner in (("attn_in", "attn.hook_in"), ("mlp_in", "mlp.hook_in")):
         if view.has_hook(f"{block}.{inner}") and not (slot == "mlp_in" and view.attn_only):
-            wanted[slot] = (inner,)
-    names: dict[str, str] = {}
-    for slot, candidates in wanted.items():
-        found = next((n for c in candidates if view.has_hook(n := f"{block}.{c}")), None)
-        if found is None:
+            wanted[slot] = inner
+    for slot, hook in wanted.items():
+        if not view.has_hook(f"{block}.{hook}"):
             raise ModelError(
-                f"{view.name} ({view.class_name}) has no hook "
-                f"{' or '.join(f'{block}.{c}' for c in candidates)}, "
+                f"{view.name} ({view.class_name}) has no hook {block}.{hook}, "
                 f"from which a graph takes {slot}; such a block cannot be taken apart"
             )
-        names[slot] = found
-    return names
-
-
-def unique(hooks: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """One hook a name: two fields may be read from the same one."""
-    return list(dict(hooks).items())
+    return {slot: f"{block}.{hook}" for slot, hook in wanted.items()}
 
 
 def keeper(
