@@ -46,6 +46,20 @@ class Hook:
 
 
 @dataclass(frozen=True, slots=True)
+class Effect:
+    """What changing one node or one edge does to a metric (docs/maths.md, "Causes").
+
+    Attributes:
+        value: Metric after the change, less the metric before it.
+        exact: True if the model was run with the change, False if attribution patching estimated
+            it.
+    """
+
+    value: float
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One vector of the forward pass (or one row of a weight matrix), read as words.
 
@@ -63,6 +77,8 @@ class Node:
         attention: For heads, the attention over all key positions at the graph's position; else
             None.
         hook: Where it lives in the model; None for biases.
+        attribution: Its direct logit attribution to the target, where measured; else None.
+        effect: What patching it does to a metric, where measured; else None.
     """
 
     id: NodeId
@@ -76,6 +92,8 @@ class Node:
     coefficient: float | None = None
     attention: tuple[float, ...] | None = None
     hook: Hook | None = None
+    attribution: float | None = None
+    effect: Effect | None = None
 
     @property
     def kind(self) -> Kind:
@@ -121,12 +139,14 @@ class Edge:
         target: Id of the node that it acts on.
         kind: What the score is; see `EdgeKind`.
         score: Signed for `coefficient`, a norm for `sum` and `flow`.
+        effect: What patching it does to a metric, where measured; else None.
     """
 
     source: NodeId
     target: NodeId
     kind: EdgeKind
     score: float
+    effect: Effect | None = None
 
 
 @dataclass(frozen=True, slots=True)
