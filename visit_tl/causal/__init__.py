@@ -1,0 +1,1 @@
+"""Causes: what patching a node, an edge or a circuit does to the model's output."""

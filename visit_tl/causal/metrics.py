@@ -1,0 +1,232 @@
+"""Metrics: what is asked of the logits of one run, as one number.
+
+A metric is any callable that takes the logits of one run, `[1, pos, d_vocab]`, and gives a scalar.
+The ones that ship take tokens as ids or as texts that are one token; `bind` reads the texts with
+the model's tokenizer and gives a metric that asks about a clean run that run's logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from visit_tl.errors import InputError
+from visit_tl.model.view import ModelView
+
+Metric = Callable[[Tensor], "Tensor | float"]
+"""Logits of one run, `[1, pos, d_vocab]`, to a scalar: a 0-d tensor or a number."""
+
+
+@dataclass(frozen=True)
+class LogitDifference:
+    """Logit of one token less that of another, at one position (Wang et al., 2022, 2).
+
+    Attributes:
+        correct: The token that should win, as id or text.
+        wrong: The token that should lose.
+        position: Where; negative ones count from the end.
+    """
+
+    correct: int | str
+    wrong: int | str
+    position: int = -1
+
+    @property
+    def name(self) -> str:
+        """What it is, with tokens and position."""
+        return f"logit_difference({self.correct!r}, {self.wrong!r}, {self.position})"
+
+    def bind(self, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> LogitDifference:
+        """The same with ids for texts."""
+        single = view.tokens.single
+        return replace(self, correct=single(self.correct), wrong=single(self.wrong))
+
+    def __call__(self, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
+        """The metric of one run."""
+        row = _row(logits, self.position)
+        return row[_id(self.correct, row)] - row[_id(self.wrong, row)]
+
+
+@dataclass(frozen=True)
+class Probability:
+    """Probability of a token at one position, in [0, 1], or its logarithm, in nats.
+
+    Attributes:
+        token: The token, as id or text.
+        position: Where; negative ones count from the end.
+        log: Whether it is the logarithm.
+    """
+
+    token: int | str
+    position: int = -1
+    log: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is, with token and position."""
+        kind = "log_probability" if self.log else "probability"
+        return f"{kind}({self.token!r}, {self.position})"
+
+    def bind(self, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> Probability:
+        """The same with an id for a text."""
+        return replace(self, token=view.tokens.single(self.token))
+
+    def __call__(self, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
+        """The metric of one run."""
+        row = _row(logits, self.position)
+        log = row.log_softmax(-1)[_id(self.token, row)]
+        return log if self.log else log.exp()
+
+
+@dataclass(frozen=True, eq=False)
+class Divergence:
+    """KL(clean || run) of the next-token distributions at one position, in nats.
+
+    Attributes:
+        clean: Logits of the run that is compared with, `[1, pos, d_vocab]` or `[pos, d_vocab]`;
+            None until bound to a clean run.
+        position: Where; negative ones count from the end.
+    """
+
+    clean: Tensor | None = None
+    position: int = -1
+
+    @property
+    def name(self) -> str:
+        """What it is, with the position."""
+        return f"kl({self.position})"
+
+    def bind(self, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> Divergence:
+        """The same, against this clean run if it has none yet."""
+        return self if self.clean is not None else replace(self, clean=clean.detach().clone())
+
+    def __call__(self, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
+        """The metric of one run."""
+        if self.clean is None:
+            raise InputError(
+                "kl() is against a clean run that it does not have; pass that run's logits, "
+                "kl(clean_logits), where no clean run is made for it"
+            )
+        clean = self.clean if self.clean.ndim == 3 else self.clean[None]
+        if clean.shape != logits.shape:
+            raise InputError(
+                f"kl() compares with logits of shape {list(clean.shape)}, but this run has "
+                f"{list(logits.shape)}; both must be of prompts of the same length"
+            )
+        log_p = _row(clean, self.position).to(logits.device).log_softmax(-1)
+        log_q = _row(logits, self.position).log_softmax(-1)
+        return (log_p.exp() * (log_p - log_q)).sum()
+
+
+def logit_difference(correct: int | str, wrong: int | str, position: int = -1) -> LogitDifference:
+    """Logit of `correct` less logit of `wrong` at a position.
+
+    Args:
+        correct: Id, or text that is one token (with its space).
+        wrong: Likewise.
+        position: Negative ones count from the end.
+    """
+    return LogitDifference(correct, wrong, position)
+
+
+def probability(token: int | str, position: int = -1) -> Probability:
+    """Probability of a token at a position, in [0, 1]; arguments as `logit_difference`."""
+    return Probability(token, position)
+
+
+def log_probability(token: int | str, position: int = -1) -> Probability:
+    """Logarithm of `probability`, in nats."""
+    return Probability(token, position, log=True)
+
+
+def kl(clean_logits: Tensor | None = None, position: int = -1) -> Divergence:
+    """KL(clean || run) at a position, in nats; 0 for the clean run itself.
+
+    Args:
+        clean_logits: Logits of the clean run, `[1, pos, d_vocab]` or `[pos, d_vocab]`; None takes
+            those of the clean run that the metric is then used with.
+        position: Negative ones count from the end.
+    """
+    return Divergence(clean_logits, position)
+
+
+def metric_name(metric: Metric) -> str:
+    """The metric's own `name`, else that of the function or class."""
+    for attribute in ("name", "__qualname__", "__name__"):
+        if isinstance(found := getattr(metric, attribute, None), str):
+            return found
+    return type(metric).__name__
+
+
+def bind(metric: Metric, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> Metric:
+    """The metric ready to be asked: texts as ids, a missing clean run filled in.
+
+    Raises:
+        InputError: it cannot be called, or a text is not one token.
+    """
+    if not callable(metric):
+        raise InputError(
+            f"a metric is a callable on logits [1, pos, d_vocab], got {type(metric).__name__}; "
+            f"try logit_difference(' Mary', ' John')"
+        )
+    binder: Any = getattr(metric, "bind", None)
+    return cast("Metric", binder(view, clean)) if callable(binder) else metric
+
+
+def scalar(metric: Metric, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
+    """The metric's value as a 0-d tensor, with its gradient where it has one.
+
+    Raises:
+        InputError: it is no scalar; the message says what came.
+    """
+    value = metric(logits)
+    if isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex():
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return torch.tensor(float(value))
+    got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    raise InputError(
+        f"the metric {metric_name(metric)} gave {got[:80]}, but one number is needed for the "
+        f"logits {list(logits.shape)} of one run; take one position and one token, or the mean"
+    )
+
+
+def evaluate(metric: Metric, logits: Float[Tensor, "1 pos d_vocab"]) -> float:
+    """The metric's value as a number.
+
+    Raises:
+        InputError: it is no scalar, or is not finite.
+    """
+    value = float(scalar(metric, logits))
+    if value != value or value in (float("inf"), float("-inf")):
+        raise InputError(
+            f"the metric {metric_name(metric)} is {value}; effects are differences of it, so it "
+            f"must be finite"
+        )
+    return value
+
+
+def _row(logits: Tensor, position: int) -> Tensor:
+    n = logits.shape[-2]
+    if not -n <= position < n:
+        raise InputError(
+            f"the metric asks for position {position}, but the run has {n} tokens: 0..{n - 1}, "
+            f"or -{n}..-1 from the end"
+        )
+    return logits[0, position].float()
+
+
+def _id(token: int | str, row: Tensor) -> int:
+    if isinstance(token, str):
+        raise InputError(
+            f"the metric has the text {token!r} where an id is needed; visit_tl resolves it when "
+            f"it runs the model, elsewhere use bind(metric, view, clean_logits)"
+        )
+    if not 0 <= token < len(row):
+        raise InputError(f"the metric's token id {token} is outside 0..{len(row) - 1}")
+    return token
