@@ -1,0 +1,227 @@
+"""Direct logit attribution: what each part of one forward pass adds to a logit (docs/maths.md).
+
+The final norm is held at the scale that it had, so the logit is linear in the residual stream:
+every part's share is its inner product with one direction, and the shares sum to the logit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from visit_tl.causal.shares import LayerShares, Shares, total_of
+from visit_tl.errors import InputError
+from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.ids import Kind, NodeId
+from visit_tl.model.view import ModelView
+from visit_tl.trace import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTS: Final[tuple[Kind, ...]] = ("resid_pre", "head", "b_O", "mlp_out")
+"""The coarsest kinds of node that sum to the logit; `resid_pre` is that of the first block."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What every part of one forward pass adds to a logit, or to the difference of two.
+
+    The parts are those at the position whose prediction it is, read with the scale that the final
+    norm had there. What a part does through later blocks is not in it: for that, patch it.
+
+    Attributes:
+        model: Name of the model.
+        token_ids: The prompt.
+        position: The query position, counted from 0.
+        target: The token whose logit it is.
+        target_id: Its id.
+        against: The token whose logit is subtracted; None if none is.
+        against_id: Its id.
+        total: The logit or difference that the shares sum to. Where the model caps its logits
+            (Gemma 2), it is the one before the cap; a scale of the logits (Cohere) is in it.
+        capped: Whether the model bends `total` by a cap that the shares do not see.
+        error: How far the model's own value is from the sum of the parts, relative to the largest
+            of it and of the blocks' shares.
+        remainder: What no node adds: the biases of the final norm and of the unembedding.
+        layers: The shares, block by block, in logits.
+    """
+
+    model: str
+    token_ids: tuple[int, ...]
+    position: int
+    target: str
+    target_id: int
+    against: str | None
+    against_id: int | None
+    total: float
+    capped: bool
+    error: float
+    remainder: Mapping[str, float]
+    layers: tuple[LayerShares, ...] = field(repr=False)
+
+    def __getitem__(self, node: str | NodeId) -> float:
+        """The share of one node, such as `a["L9H6"]`, `a["L9H6.v3"]` or `a["L9.mlp_out"]`.
+
+        Raises:
+            InputError: the node writes nothing to the stream at this position, or is not there.
+        """
+        wanted = NodeId.parse(node)
+        share = self._of(wanted)
+        if share is None:
+            raise InputError(
+                f"{wanted} adds nothing directly to the logits at position {self.position}; "
+                f"heads, values, neurons, biases, states and the outputs of sub-blocks do"
+            )
+        return share
+
+    def _of(self, node: NodeId) -> float | None:
+        if node.position not in (None, self.position):
+            return None  # what is written at other positions is read by attention alone
+        if node.kind == "logits":
+            return self.total
+        if node.kind == "final_norm":
+            return self.total - self.remainder["b_U"]
+        if node.layer is None or node.layer >= len(self.layers):
+            raise InputError(f"{node} is outside layers 0..{len(self.layers) - 1} of {self.model}")
+        return self.layers[node.layer].of(node)
+
+    def heads(self) -> Float[Tensor, "layer head"]:
+        """Every head's share."""
+        return torch.stack([layer.heads for layer in self.layers])
+
+    def to_dataframe(self, *kinds: Kind) -> pd.DataFrame:
+        """One row a node, in the order of the forward pass.
+
+        Columns: node, kind, layer, head, attribution (logits), share (of the total).
+
+        Args:
+            *kinds: Which nodes; none given are `PARTS`, and the remainder as rows without a layer:
+                these sum to the total.
+        """
+        import pandas as pd
+
+        if kinds:
+            found = [i for n, at in enumerate(self.layers) for k in kinds for i in at.ids(k, n)]
+        else:
+            found = [NodeId("resid_pre", 0)]
+            found += [
+                i for n, at in enumerate(self.layers) for k in PARTS[1:] for i in at.ids(k, n)
+            ]
+        rows = [(str(i), i.kind, i.layer, i.head, self[i]) for i in found]
+        if not kinds:
+            rows += [(name, "remainder", None, None, x) for name, x in self.remainder.items()]
+        columns = ["node", "kind", "layer", "head", "attribution"]
+        frame = pd.DataFrame(rows, columns=columns)
+        frame = frame.astype({"layer": "Int64", "head": "Int64"})
+        return frame.assign(share=frame["attribution"] / self.total)
+
+    def onto(self, graph: FlowGraph) -> FlowGraph:
+        """The same graph with `Node.attribution` set on every node that writes to the stream.
+
+        Raises:
+            InputError: the graph is of another model, prompt or position.
+        """
+        ours = self.model, self.token_ids, self.position
+        theirs = graph.model, graph.token_ids, graph.position
+        if ours != theirs:
+            names = ("model", "tokens", "position")
+            which = next(n for n, a, b in zip(names, ours, theirs, strict=True) if a != b)
+            raise InputError(
+                f"the attribution and the graph differ in {which}; attribute the graph itself, "
+                f"with attribute(model, graph)"
+            )
+        nodes = tuple(replace(node, attribution=self._of(node.id)) for node in graph.nodes)
+        return replace(graph, nodes=nodes)
+
+
+def attribute(
+    model: Any,
+    prompt: FlowGraph | str | Sequence[int] | Tensor,
+    target: str | int | None = None,
+    against: str | int | None = None,
+    *,
+    position: int | None = None,
+    prepend_bos: bool | None = None,
+) -> Attribution:
+    """Split a logit, or a difference of two, over every part that wrote to the residual stream.
+
+    Runs the model once. Held at the scale `s` that it had, the final norm is linear, and a part
+    `x` adds `N_s(x) . (W_U[target] - W_U[against])` (docs/maths.md, "Direct logit attribution").
+
+    Args:
+        model: As for `flow_graph`.
+        prompt: A prompt as for `flow_graph`, or a graph, whose prompt and position are taken.
+        target: The token, as text or id; None is the graph's target, or the model's prediction.
+        against: A token whose logit is subtracted, as text or id.
+        position: Query position; None is the graph's, or the last.
+        prepend_bos: As for `flow_graph`.
+
+    Raises:
+        ModelError: the model cannot be taken apart exactly.
+        InputError: a prompt, token or position that does not fit.
+        DecompositionError: the parts do not sum to the logit.
+    """
+    view = ModelView(model)
+    if isinstance(prompt, FlowGraph):
+        graph, ids = prompt, prompt.token_ids
+        if graph.n_layers != view.n_layers or graph.d_vocab != view.d_vocab:
+            raise InputError(
+                f"the graph is of {graph.model} ({graph.n_layers} layers, {graph.d_vocab} tokens), "
+                f"the model is {view.name} ({view.n_layers} layers, {view.d_vocab} tokens)"
+            )
+        target = graph.target_id if target is None else target
+        position = graph.position if position is None else position
+        encoded = view.tokens.encode(list(ids), None)
+    else:
+        encoded = view.tokens.encode(prompt, prepend_bos)
+    trace = Trace.run(view, encoded, position=-1 if position is None else position)
+    return attribute_trace(view, trace, target, against)
+
+
+def attribute_trace(
+    view: ModelView,
+    trace: Trace,
+    target: str | int | None = None,
+    against: str | int | None = None,
+) -> Attribution:
+    """As `attribute`, of a forward pass that is there already: all blocks, with its logits.
+
+    Raises:
+        InputError: a token that does not fit, or blocks or logits that are missing.
+        DecompositionError: the parts do not sum to the logit.
+    """
+    own = trace.logits
+    if own is None or len(trace.layers) != view.n_layers:
+        raise InputError(
+            f"attribution needs the logits and all {view.n_layers} blocks of a forward pass, got "
+            f"{len(trace.layers)} blocks{'' if own is not None else ' and no logits'}; trace the "
+            f"model without layers=, or keep hook_unembed in the cache"
+        )
+    chosen = int(own.argmax()) if target is None else view.tokens.single(target)
+    other = None if against is None else view.tokens.single(against)
+    if other == chosen:
+        raise InputError(f"target and against are the same token, {view.tokens.text(chosen)!r}")
+    with torch.no_grad():
+        shares = Shares(view, trace, chosen, other)
+        layers = tuple(shares.layer(layer) for layer in range(view.n_layers))
+        remainder, error = shares.close(layers, own)
+    return Attribution(
+        model=view.name,
+        token_ids=trace.prompt.ids,
+        position=trace.position,
+        target=view.tokens.text(chosen),
+        target_id=chosen,
+        against=None if other is None else view.tokens.text(other),
+        against_id=other,
+        total=total_of(layers) + sum(remainder.values()),
+        capped=shares.cap is not None,
+        error=error,
+        remainder=remainder,
+        layers=layers,
+    )
