@@ -1,0 +1,361 @@
+"""Prompts in pairs, clean and corrupted, of one token length: what a patching experiment needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast, overload
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from visit_tl.circuits.prompts.report import Report
+from visit_tl.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+END = "END"
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """A corrupted prompt.
+
+    Attributes:
+        text: As the tokenizer was given it.
+        ids: Token ids, as many as the clean prompt has.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """A clean prompt and its corruptions.
+
+    Attributes:
+        text: The clean prompt.
+        ids: Its token ids, with the BOS where one was put.
+        answers: Ids of the right next tokens; for IOI the one of IO.
+        wrong: Ids of the wrong ones; for IOI the one of S.
+        positions: Indices into `ids`, by name. END, the last, is always there; prompts of IOI
+            have IO, S1, S1+1 and S2 too.
+        corrupted: The corrupted prompts, by the name of the corruption.
+        template: Which template made it, such as `ABBA-07`; empty where it is not known.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    answers: tuple[int, ...]
+    wrong: tuple[int, ...]
+    positions: Mapping[str, int]
+    corrupted: Mapping[str, Corrupted]
+    template: str = ""
+
+    @property
+    def order(self) -> str:
+        """`ABBA` where IO comes first, `BABA` where S does; empty where neither is known."""
+        if not {"IO", "S1"} <= self.positions.keys():
+            return ""
+        return "ABBA" if self.positions["IO"] < self.positions["S1"] else "BABA"
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompt pairs of one task and one tokenizer.
+
+    A pair's clean and corrupted prompts always have the same number of tokens. Different pairs may
+    differ; `by_length` and `padded` are for those.
+
+    Attributes:
+        pairs: The pairs, in order.
+        tokenizer: Name of the model or tokenizer that the ids belong to.
+        task: What the prompts are, such as `ioi`.
+        pad_id: What `padded` fills with.
+        report: What could be used of what was offered, and what is worth knowing.
+
+    Raises:
+        InputError: there is no pair, one is of unequal lengths or has a position outside it, or
+            they do not all have the same corruptions and positions.
+    """
+
+    pairs: tuple[PromptPair, ...]
+    tokenizer: str
+    task: str
+    pad_id: int = 0
+    report: Report = field(default_factory=Report)
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise InputError(f"a set of {self.task} prompts needs at least one prompt; got none")
+        for index, pair in enumerate(self.pairs):
+            _check(index, pair, self.pairs[0])
+
+    # --- as a sequence -------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[PromptPair]:
+        return iter(self.pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> PromptPair: ...
+    @overload
+    def __getitem__(self, index: slice) -> PromptSet: ...
+    def __getitem__(self, index: int | slice) -> PromptPair | PromptSet:
+        if isinstance(index, slice):
+            return replace(self, pairs=self.pairs[index])
+        return self.pairs[index]
+
+    def where(
+        self, *, order: str | None = None, template: str | None = None, length: int | None = None
+    ) -> PromptSet:
+        """The pairs of one order (`ABBA`, `BABA`), template or token length, in order.
+
+        Raises:
+            InputError: none is.
+        """
+        kept = tuple(
+            pair
+            for pair in self.pairs
+            if order in (None, pair.order)
+            and template in (None, pair.template)
+            and length in (None, len(pair.ids))
+        )
+        if not kept:
+            raise InputError(
+                f"none of the {len(self)} prompts has order={order!r}, template={template!r}, "
+                f"length={length!r}; there are orders {sorted({p.order for p in self.pairs})}, "
+                f"templates {sorted({p.template for p in self.pairs})} and "
+                f"lengths {sorted(set(self.lengths))}"
+            )
+        return replace(self, pairs=kept)
+
+    def by_length(self) -> dict[int, PromptSet]:
+        """One set for each token length, shortest first: each is one batch."""
+        return {length: self.where(length=length) for length in sorted(set(self.lengths))}
+
+    # --- as tensors ----------------------------------------------------------------------------
+
+    @property
+    def corruptions(self) -> tuple[str, ...]:
+        """The names of the corruptions that every pair has."""
+        return tuple(self.pairs[0].corrupted)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The number of tokens of each pair."""
+        return tuple(len(pair.ids) for pair in self.pairs)
+
+    @property
+    def tokens(self) -> Int[Tensor, "prompt pos"]:
+        """The clean prompts as one batch.
+
+        Raises:
+            InputError: they are not all of one length.
+        """
+        return self._batch([pair.ids for pair in self.pairs])
+
+    def corrupted_tokens(self, corruption: str) -> Int[Tensor, "prompt pos"]:
+        """The corrupted prompts as one batch, row by row the partners of `tokens`.
+
+        Raises:
+            InputError: there is no such corruption, or they are not all of one length.
+        """
+        return self._batch(self._corrupted_ids(corruption))
+
+    def padded(
+        self, corruption: str | None = None, *, pad_id: int | None = None
+    ) -> tuple[Int[Tensor, "prompt pos"], Bool[Tensor, "prompt pos"]]:
+        """Prompts of any lengths as one batch, and the mask of what is no padding.
+
+        Padding is put after the end, where a causal model does not see it and no position moves;
+        read each row at its own END.
+
+        Args:
+            corruption: Which corrupted prompts; None is the clean ones.
+            pad_id: What to fill with, instead of the set's own.
+
+        Raises:
+            InputError: there is no such corruption.
+        """
+        rows = (
+            [p.ids for p in self.pairs] if corruption is None else self._corrupted_ids(corruption)
+        )
+        filler = self.pad_id if pad_id is None else pad_id
+        tokens = torch.full((len(rows), max(self.lengths)), filler)
+        mask = torch.zeros(tokens.shape, dtype=torch.bool)
+        for row, ids in enumerate(rows):
+            tokens[row, : len(ids)] = torch.tensor(ids)
+            mask[row, : len(ids)] = True
+        return tokens, mask
+
+    @property
+    def positions(self) -> dict[str, Int[Tensor, " prompt"]]:
+        """For each named position, its index in every prompt (the BOS counted)."""
+        return {
+            name: torch.tensor([pair.positions[name] for pair in self.pairs])
+            for name in self.pairs[0].positions
+        }
+
+    @property
+    def answers(self) -> Int[Tensor, " prompt"]:
+        """The id of each prompt's answer.
+
+        Raises:
+            InputError: a prompt has several; read `pair.answers` of each instead.
+        """
+        return self._single("answers")
+
+    @property
+    def wrong(self) -> Int[Tensor, " prompt"]:
+        """The id of each prompt's wrong answer.
+
+        Raises:
+            InputError: a prompt has several; read `pair.wrong` of each instead.
+        """
+        return self._single("wrong")
+
+    def logit_difference(
+        self, logits: Float[Tensor, "prompt pos d_vocab"]
+    ) -> Float[Tensor, " prompt"]:
+        """The logit of each answer minus that of its wrong answer, read at END; in logits.
+
+        Args:
+            logits: Of this set's prompts, clean or corrupted; padding after END does no harm.
+
+        Raises:
+            InputError: they are of another number of prompts or positions, or a prompt has several
+                answers.
+        """
+        if logits.shape[0] != len(self) or logits.shape[1] < max(self.lengths):
+            raise InputError(
+                f"logits of {logits.shape[0]} prompts and {logits.shape[1]} positions were given; "
+                f"this set has {len(self)} prompts of up to {max(self.lengths)} tokens"
+            )
+        rows = torch.arange(len(self), device=logits.device)
+        last = logits[rows, self.positions[END].to(logits.device)]
+        answers, wrong = self.answers.to(logits.device), self.wrong.to(logits.device)
+        return last[rows, answers] - last[rows, wrong]
+
+    # --- to look at ----------------------------------------------------------------------------
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a pair: text, ids of the answers, positions, and each corrupted text."""
+        import pandas as pd
+
+        rows = [
+            {
+                "template": pair.template,
+                "order": pair.order,
+                "length": len(pair.ids),
+                "text": pair.text,
+                "answer": _one_or_all(pair.answers),
+                "wrong": _one_or_all(pair.wrong),
+                **pair.positions,
+                **{name: corrupted.text for name, corrupted in pair.corrupted.items()},
+            }
+            for pair in self.pairs
+        ]
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        table = self.to_dataframe().to_html(max_rows=12, notebook=True)
+        return f"<p>{escape(repr(self))}</p>{table}"
+
+    def __repr__(self) -> str:
+        lengths = sorted(set(self.lengths))
+        span = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+        return (
+            f"PromptSet({len(self)} {self.task} prompts of {span} tokens of {self.tokenizer}; "
+            f"corruptions: {', '.join(self.corruptions) or 'none'})"
+        )
+
+    # --- to keep -------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the set as JSON; see `visit_tl.circuits.prompts.files.save`."""
+        from visit_tl.circuits.prompts.files import save
+
+        return save(self, path, overwrite=overwrite)
+
+    @staticmethod
+    def load(path: str | Path) -> PromptSet:
+        """Read a set that `save` wrote; see `visit_tl.circuits.prompts.files.load`."""
+        from visit_tl.circuits.prompts.files import load
+
+        return load(path)
+
+    # --- details -------------------------------------------------------------------------------
+
+    def _corrupted_ids(self, corruption: str) -> list[tuple[int, ...]]:
+        if corruption not in self.corruptions:
+            raise InputError(
+                f"there is no corruption {corruption!r}; these prompts have "
+                f"{', '.join(map(repr, self.corruptions)) or 'none'}"
+            )
+        return [pair.corrupted[corruption].ids for pair in self.pairs]
+
+    def _batch(self, rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "prompt pos"]:
+        if len(set(self.lengths)) > 1:
+            raise InputError(
+                f"the {len(self)} prompts have {sorted(set(self.lengths))} tokens, and one batch "
+                f"needs one length; take each set of by_length(), take padded(), or make them "
+                f"with same_length=True"
+            )
+        return torch.tensor(rows)
+
+    def _single(self, name: str) -> Int[Tensor, " prompt"]:
+        ids = [cast("tuple[int, ...]", getattr(pair, name)) for pair in self.pairs]
+        several = [index for index, those in enumerate(ids) if len(those) != 1]
+        if several:
+            raise InputError(
+                f"prompt {several[0]} has {len(ids[several[0]])} ids in {name}, and one was asked "
+                f"for; read prompts[{several[0]}].{name} and say how they are to be combined"
+            )
+        return torch.tensor([those[0] for those in ids])
+
+
+def _one_or_all(ids: tuple[int, ...]) -> int | tuple[int, ...]:
+    return ids[0] if len(ids) == 1 else ids
+
+
+def _check(index: int, pair: PromptPair, first: PromptPair) -> None:
+    where = f"pair {index} ({_short(pair.text)})"
+    for name, corrupted in pair.corrupted.items():
+        if len(corrupted.ids) != len(pair.ids):
+            raise InputError(
+                f"{where}: the clean prompt has {len(pair.ids)} tokens and the corrupted one "
+                f"{name!r} ({_short(corrupted.text)}) has {len(corrupted.ids)}; patching needs "
+                f"equal lengths, so replace words by words of as many tokens, or leave the pair out"
+            )
+    if not pair.answers:
+        raise InputError(f"{where} has no answer; give the id of at least one right next token")
+    if pair.positions.get(END) != len(pair.ids) - 1:
+        raise InputError(
+            f"{where}: END is {pair.positions.get(END)}, but the last of its {len(pair.ids)} "
+            f"tokens is {len(pair.ids) - 1}"
+        )
+    for name, position in pair.positions.items():
+        if not 0 <= position < len(pair.ids):
+            raise InputError(
+                f"{where}: the position {name} is {position}, outside 0..{len(pair.ids) - 1}"
+            )
+    for what in ("corrupted", "positions"):
+        own, others = set(getattr(pair, what)), set(getattr(first, what))
+        if own != others:
+            raise InputError(
+                f"{where} has {what} {sorted(own)}, but pair 0 has {sorted(others)}; "
+                f"all pairs of a set need the same"
+            )
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
