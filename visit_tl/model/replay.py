@@ -13,8 +13,7 @@ must come out as the model computed them (`visit_tl.causal.replay`).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 from visit_tl.errors import InputError, ModelError
 from visit_tl.model.hooks import keeper
 from visit_tl.model.past import Past, is_past
+from visit_tl.model.patch import Placed, Write
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 
@@ -34,35 +34,6 @@ _ROW_AXIS: Final = {
     "cache_position": -1,
     "shortformer_pos_embed": -2,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Write:
-    """One change of a forward pass: what a hook's tensor is given at one place.
-
-    Attributes:
-        hook: TransformerLens name of the hook, of a tensor `[batch, pos, ...]`, such as
-            `blocks.9.attn.hook_z`.
-        index: Where in the tensor of one run, position first (not negative), such as `(13, 6)`.
-        value: What goes there, of that place's shape.
-        add: Add it to what is there instead of putting it there.
-    """
-
-    hook: str
-    index: tuple[int | slice, ...]
-    value: Tensor
-    add: bool = False
-
-    @property
-    def layer(self) -> int:
-        """The block that the hook is in."""
-        return int(self.hook.split(".")[1])
-
-    @property
-    def position(self) -> int:
-        """The position that is changed."""
-        first = self.index[0]
-        return first if isinstance(first, int) else 0
 
 
 class KeptRun:
@@ -115,7 +86,7 @@ class KeptRun:
         finally:
             for handle in handles:
                 handle.remove()
-        self.logits: Float[Tensor, "1 pos d_vocab"] = logits.detach()
+        self.logits: Float[Tensor, "1 pos d_vocab"] = _full(logits)
         if silent := [name for name in keep or {} if name not in self.kept]:
             raise ModelError(
                 f"the hook {silent[0]} of {view.name} did not fire in this forward pass, "
@@ -140,12 +111,12 @@ class KeptRun:
 
     def whole(self, writes: Sequence[Write]) -> Float[Tensor, "1 pos d_vocab"]:
         """The logits of the whole model run again with these changes: slow, and always right."""
-        placed = _Placed(0)
+        placed = Placed(0)
         placed.writes = [(0, write) for write in writes]
         with torch.no_grad():
             logits = self.view.model.run_with_hooks(self.tokens, fwd_hooks=placed.hooks())
         placed.require_all(self.view.name)
-        return logits.detach()
+        return _full(logits)
 
     def rows(
         self, runs: Sequence[Sequence[Write]], begins: Sequence[int], first: int
@@ -160,7 +131,7 @@ class KeptRun:
         Raises:
             ModelError: the model's blocks cannot be called like that. Other errors are theirs.
         """
-        placed = _Placed(first)
+        placed = Placed(first)
         placed.writes = [(i, write) for i, writes in enumerate(runs) for write in writes]
         x = self._hidden(begins[0])[:0, first:]
         if first and self._pasts is None:  # before the hooks of the changes are on
@@ -186,7 +157,7 @@ class KeptRun:
             By name, the whole tensor of the run without its batch axis, float32.
         """
         kept: dict[str, Tensor] = {}
-        placed = _Placed(0)
+        placed = Placed(0)
         placed.writes = [(0, write) for write in writes]
         hooks = [*placed.hooks(), *((name, keeper(kept, name, "all", ())) for name in names)]
         with torch.no_grad():
@@ -206,6 +177,43 @@ class KeptRun:
         logits = self.view.model.unembed(resid if norm is None else norm(resid))
         transform = self.view.output_transform
         return logits if transform is None else transform(logits)
+
+    def gradients(
+        self, names: Iterable[str], metric: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """The gradient of a metric of the logits with respect to what each hook holds.
+
+        The parameters' own gradients are left as they are.
+
+        Args:
+            names: Hooks.
+            metric: Logits `[1, pos, d_vocab]` to a 0-d tensor.
+
+        Returns:
+            By hook, without the batch axis, float32.
+
+        Raises:
+            InputError: the metric has no gradient.
+            ModelError: a hook does not take part in what the metric reads.
+        """
+        caught: dict[str, Tensor] = {}
+        hooks = [(name, _gradient_keeper(caught, name)) for name in names]
+        with torch.inference_mode(False), torch.enable_grad():
+            value = metric(self.view.model.run_with_hooks(self.tokens, fwd_hooks=hooks))
+            if not value.requires_grad:
+                raise InputError(
+                    "the metric has no gradient, so nothing can be screened by attribution; give "
+                    "one that is computed from the logits by torch alone, or screen=None"
+                )
+            found = torch.autograd.grad(value, list(caught.values()), allow_unused=True)
+        by_name = dict(zip(caught, found, strict=True))
+        for name, _ in hooks:
+            if by_name.get(name) is None:
+                raise ModelError(
+                    f"the hook {name} of {self.view.name} takes no part in what the metric reads, "
+                    f"so its nodes cannot be screened by attribution; use screen=None"
+                )
+        return {name: gradient[0].detach().float() for name, gradient in by_name.items()}
 
     # --- details -------------------------------------------------------------------------------
 
@@ -269,6 +277,26 @@ class KeptRun:
         return out[0] if isinstance(out, tuple) else out
 
 
+def _full(logits: Tensor) -> Tensor:
+    """Detached, and no less than float32: a metric should not round."""
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    return logits.detach().float() if half else logits.detach()
+
+
+def _gradient_keeper(
+    caught: dict[str, Tensor], name: str
+) -> Callable[[Tensor, Any], Tensor | None]:
+    def keep(tensor: Tensor, hook: Any) -> Tensor | None:
+        if name in caught:
+            return None
+        if not tensor.requires_grad:
+            tensor = tensor.detach().requires_grad_()
+        caught[name] = tensor
+        return tensor.clone()
+
+    return keep
+
+
 def _fitted(name: str, value: Any, x: Tensor, first: int, past: Past | None) -> Any:
     """An argument of a block, cut to the rows from `first` on and widened to the batch."""
     if is_past(name, value):
@@ -284,53 +312,3 @@ def _fitted(name: str, value: Any, x: Tensor, first: int, past: Past | None) -> 
     if name == "alibi":  # Bloom: [batch * head, 1, key]; Falcon: [batch, head, 1, key]
         return value.repeat(len(x), *(1 for _ in value.shape[1:]))
     return value
-
-
-class _Placed:
-    """Changes by run of the batch, and the hook functions that make them."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self.writes: list[tuple[int, Write]] = []
-        # In compatibility mode TransformerLens calls a hook once for each of its names.
-        self.fired: set[str] = set()
-        self._ever: set[str] = set()
-
-    def hooks(self) -> list[tuple[str, Callable[[Tensor, Any], Tensor | None]]]:
-        by_name: dict[str, list[tuple[int, Write]]] = {}
-        for i, write in self.writes:
-            by_name.setdefault(write.hook, []).append((i, write))
-        return [(name, self._changer(name, writes)) for name, writes in by_name.items()]
-
-    def require_all(self, model: str) -> None:
-        for _, write in self.writes:
-            if write.hook not in self._ever:
-                raise ModelError(
-                    f"the hook {write.hook} of {model} did not fire, so nothing was patched there"
-                )
-
-    def _changer(
-        self, name: str, writes: list[tuple[int, Write]]
-    ) -> Callable[[Tensor, Any], Tensor | None]:
-        def change(tensor: Tensor, hook: Any) -> Tensor | None:
-            if name in self.fired:
-                return None
-            self.fired.add(name)
-            self._ever.add(name)
-            tensor = tensor.clone()
-            for i, write in writes:
-                at = (i, *self._local(write.index))
-                value = write.value.to(tensor.device, tensor.dtype)
-                tensor[at] = tensor[at] + value if write.add else value
-            return tensor
-
-        return change
-
-    def _local(self, index: tuple[int | slice, ...]) -> tuple[int | slice, ...]:
-        """The same place among the rows that are computed."""
-        position = index[0]
-        if isinstance(position, slice):
-            if self.first:
-                raise InputError(f"a change at positions {position} needs all rows computed")
-            return index
-        return (position - self.first, *index[1:])

@@ -1,0 +1,244 @@
+"""What takes a node's place, and the writes that put it there.
+
+A node is patched where the model computes it: a head in its z, a neuron in its activation, a state
+in itself. A memory value or key is patched for one head at one query position alone, other heads
+and queries keep theirs: what the head then gives at that position is worked out from the pattern
+and the values that the model itself had, and written to its z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+import torch
+from einops import einsum
+from torch import Tensor
+
+from visit_tl.errors import InputError
+from visit_tl.graph.conserve import relative, tolerance
+from visit_tl.graph.ids import Kind, NodeId
+from visit_tl.model.hooks import ROWS, hook_names
+from visit_tl.model.patch import Write
+from visit_tl.model.replay import KeptRun
+from visit_tl.model.view import ModelView
+
+# Which activations a node of each kind needs, by the names of `hook_names`; the first is the one
+# that is patched.
+SLOTS: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "resid_pre": ("resid_pre",),
+    "query": ("query",),
+    "head_query": ("query",),
+    "key": ("z", "keys", "values", "pattern"),
+    "value": ("z", "values", "pattern"),
+    "head": ("z",),
+    "z": ("z",),
+    "attn_neuron": ("z",),
+    "attn_out": ("attn_out",),
+    "resid_mid": ("attn_out", "resid_mid"),
+    "neuron": ("mlp_post",),
+    "mlp_out": ("mlp_out",),
+    "resid_post": ("resid_post",),
+}
+
+LEFT_OUT: Final[Mapping[Kind, str]] = {
+    "attn_in": "it is a function of resid_pre alone; patch attn_out for what the attention adds",
+    "mlp_in": "it is a function of the residual stream alone; patch mlp_out for what the MLP adds",
+    "neuron_key": "it is a column of W_in, the same in every run; patch the neuron",
+    "b_O": "a bias is the same in every run",
+    "b_out": "a bias is the same in every run",
+    "final_norm": "it is a function of the last resid_post alone; patch that",
+    "logits": "the metric reads it",
+}
+
+
+class Unpatchable(Exception):  # noqa: N818 - a reason, caught where nodes are listed
+    """Why one node cannot be patched in this model."""
+
+
+def needed(view: ModelView, nodes: Iterable[NodeId]) -> dict[str, str]:
+    """The hooks that patching these nodes needs, and which part of each: see `KeptRun`."""
+    keep: dict[str, str] = {}
+    kinds: set[tuple[int, Kind]] = {(_layer(node), node.kind) for node in nodes}
+    for layer, kind in kinds:
+        if kind not in SLOTS:
+            continue
+        names = hook_names(view, layer)
+        keep |= {names[slot]: ROWS[slot] for slot in SLOTS[kind] if slot in names}
+    return dict(sorted(keep.items()))
+
+
+def require_there(view: ModelView, node: NodeId, n_tokens: int) -> None:
+    """A node must be in the model, as far as its indices tell.
+
+    Raises:
+        InputError: it is not; the message names the index.
+    """
+    limits = {
+        "layer": view.n_layers,
+        "head": view.n_heads,
+        "key_position": n_tokens,
+        "position": n_tokens,
+    }
+    if node.kind == "attn_neuron":
+        limits["neuron"] = view.n_heads * view.d_head
+    for name, limit in limits.items():
+        value = getattr(node, name)
+        if value is not None and value >= limit:
+            raise InputError(
+                f"{node} is not in {view.name} with this prompt: its {name} is outside "
+                f"0..{limit - 1}"
+            )
+
+
+class Patcher:
+    """Writes for nodes.
+
+    Args:
+        base: The run that is changed, with what `needed` names kept.
+        other: The activations that take the place of the base's, by hook, of the same rows; None
+            is zeros.
+    """
+
+    def __init__(self, base: KeptRun, other: Mapping[str, Tensor] | None) -> None:
+        self.base, self.other, self.view = base, other, base.view
+        self._names = {layer: hook_names(base.view, layer) for layer in range(base.view.n_layers)}
+        self._scores: dict[int, tuple[Tensor, Tensor]] = {}
+        self._sums: set[int] = set()
+
+    def writes(self, node: NodeId, positions: Sequence[int]) -> list[Write]:
+        """The writes that patch a node at these positions together.
+
+        Raises:
+            Unpatchable: this kind of node, or this model's, cannot be patched; it says why.
+            InputError: the node is not in the model.
+        """
+        if node.kind in LEFT_OUT:
+            raise Unpatchable(LEFT_OUT[node.kind])
+        if node.kind in ("key", "value"):
+            return [self._memory(node, position) for position in positions]
+        if node.kind == "resid_mid":
+            return [self._resid_mid(node, position) for position in positions]
+        hook = self._hook(node, SLOTS[node.kind][0])
+        inner = self._inner(node)
+        if node.kind == "neuron" and inner[0] >= (d_mlp := self.base.kept[hook].shape[-1]):
+            raise InputError(
+                f"{node} is not in {self.view.name}: its neuron is outside 0..{d_mlp - 1}"
+            )
+        return [
+            Write(hook, (p, *inner), self._other_row(hook, p)[inner].clone()) for p in positions
+        ]
+
+    def change(self, write: Write) -> Tensor:
+        """What a write adds to what is there in the base run."""
+        if write.add:
+            return write.value
+        own = self.base.row(write.hook, write.position)[write.index[1:]]
+        return write.value.to(own.device) - own
+
+    # --- places --------------------------------------------------------------------------------
+
+    def _hook(self, node: NodeId, slot: str) -> str:
+        names = self._names[_layer(node)]
+        if slot not in names:
+            raise Unpatchable(f"the blocks of {self.view.name} have no {slot}")
+        return names[slot]
+
+    def _inner(self, node: NodeId) -> tuple[int, ...]:
+        """Where in a row the node is."""
+        if node.kind == "attn_neuron" and node.neuron is not None:
+            return divmod(node.neuron, self.view.d_head)
+        if node.kind in ("head", "head_query") and node.head is not None:
+            return (node.head,)
+        return () if node.neuron is None else (node.neuron,)
+
+    # --- values --------------------------------------------------------------------------------
+
+    def _other_row(self, hook: str, position: int) -> Tensor:
+        own = self.base.row(hook, position)
+        if self.other is None:
+            return torch.zeros_like(own)
+        return self.other[hook][self.base.positions.index(position)]
+
+    def _other_all(self, hook: str) -> Tensor:
+        own = self.base.kept[hook]
+        return torch.zeros_like(own) if self.other is None else self.other[hook]
+
+    def _resid_mid(self, node: NodeId, position: int) -> Write:
+        # A bridge's hook_resid_mid is what ln2 reads; the stream beside it would keep its own.
+        mid, out = self._hook(node, "resid_mid"), self._hook(node, "attn_out")
+        delta = self._other_row(mid, position) - self.base.row(mid, position)
+        return Write(out, (position,), delta, add=True)
+
+    def _memory(self, node: NodeId, position: int) -> Write:
+        layer, head, key = _layer(node), node.head or 0, node.key_position or 0
+        z, values = self._hook(node, "z"), self._hook(node, "values")
+        pattern = self.base.row(self._hook(node, "pattern"), position)
+        self._require_sums(layer, node)
+        own = self.base.kept[values]
+        kv = int(self.view.kv_head(own.shape[1])[head])
+        if node.kind == "value":
+            delta = pattern[head, key] * (self._other_all(values)[key, kv] - own[key, kv])
+        else:
+            delta = (self._pattern(node, position) - pattern[head]) @ own[:, kv]
+        return Write(z, (position, head), self.base.row(z, position)[head] + delta)
+
+    def _pattern(self, node: NodeId, position: int) -> Tensor:
+        """The head's pattern with the score of one key position replaced."""
+        layer, head, key = _layer(node), node.head or 0, node.key_position or 0
+        if layer not in self._scores:
+            self._scores[layer] = self._read_scores(node)
+        own, other = self._scores[layer]
+        scores = own[head, position].double()
+        replaced = scores.clone()
+        replaced[key] = other[head, position, key]
+        pattern = self.base.row(self._hook(node, "pattern"), position)[head]
+        if relative(scores.softmax(-1).float(), pattern) > tolerance(self.view):
+            raise Unpatchable(
+                f"the attention of blocks.{layer} is not the softmax of its hook_attn_scores"
+            )
+        return replaced.softmax(-1).float()
+
+    def _read_scores(self, node: NodeId) -> tuple[Tensor, Tensor]:
+        """Scores of a block as they were, and with every key replaced: `[head, query, key]`."""
+        hook = f"blocks.{node.layer}.attn.hook_attn_scores"
+        if not self.view.has_hook(hook):
+            raise Unpatchable(f"{self.view.name} has no {hook}, which would give its scores")
+        keys = self._hook(node, "keys")
+        write = Write(keys, (slice(None),), self._other_all(keys))
+        layer = _layer(node)
+        own = self.base.block(layer, [], [hook])[hook]
+        return own, self.base.block(layer, [write], [hook])[hook]
+
+    def _require_sums(self, layer: int, node: NodeId) -> None:
+        """A head must be the sum of its values, or one of them cannot be exchanged in it."""
+        if layer in self._sums:
+            return
+        values = self.base.kept[self._hook(node, "values")]
+        each = values[:, self.view.kv_head(values.shape[1]).to(values.device)]
+        z, pattern = self._hook(node, "z"), self._hook(node, "pattern")
+        for position in self.base.positions:
+            summed = einsum(
+                self.base.row(pattern, position), each, "head pos, pos head d_head -> head d_head"
+            )
+            if relative(summed, self.base.row(z, position)) > tolerance(self.view):
+                raise Unpatchable(f"the heads of blocks.{layer} are not sums of their values")
+        self._sums.add(layer)
+
+
+def mean_of(
+    runs: Iterable[Mapping[str, Tensor]], each: Callable[[], None] = lambda: None
+) -> dict[str, Tensor]:
+    """The mean of kept activations over runs, one run in memory at a time."""
+    total: dict[str, Tensor] = {}
+    n = 0
+    for kept in runs:
+        for name, tensor in kept.items():
+            total[name] = tensor.clone() if name not in total else total[name] + tensor
+        n += 1
+        each()
+    return {name: tensor / n for name, tensor in total.items()}
+
+
+def _layer(node: NodeId) -> int:
+    return 0 if node.layer is None else node.layer
