@@ -1,0 +1,163 @@
+"""What is asked of a sweep of patches, held against the model and against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from torch import Tensor
+
+from visit_tl.causal.ablate import require_there
+from visit_tl.causal.metrics import Metric
+from visit_tl.errors import InputError
+from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.ids import NodeId
+from visit_tl.model.tokens import Prompt
+from visit_tl.model.view import ModelView
+
+How = Literal["resample", "mean", "zero"]
+Direction = Literal["noise", "denoise"]
+_STATES: Final = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+
+Text = str | Sequence[int] | Tensor
+Nodes = FlowGraph | Iterable[NodeId | str] | str | None
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of a sweep, tokenised, of equal length."""
+
+    clean: Prompt
+    corrupted: Prompt | None
+    mean_over: tuple[Prompt, ...]
+
+    @classmethod
+    def read(
+        cls,
+        view: ModelView,
+        clean: Text,
+        corrupted: Text | None,
+        mean_over: Sequence[Text] | None,
+        prepend_bos: bool | None,
+    ) -> Prompts:
+        """Tokenise them.
+
+        Raises:
+            InputError: they are not of equal length.
+        """
+
+        def encode(text: Text) -> Prompt:
+            return view.tokens.encode(text, prepend_bos)
+
+        if isinstance(mean_over, str):
+            raise InputError("mean_over is one text; pass a list of prompts")
+        first = encode(clean)
+        other = None if corrupted is None else encode(corrupted)
+        means = tuple(encode(text) for text in mean_over or ())
+        n = len(first.ids)
+        named = [("corrupted", other), *((f"mean_over[{i}]", p) for i, p in enumerate(means))]
+        for name, prompt in named:
+            if prompt is not None and len(prompt.ids) != n:
+                raise InputError(
+                    f"{name} has {len(prompt.ids)} tokens but the prompt has {n}, so their "
+                    f"positions do not match: {_split(view, prompt)} against {_split(view, first)}"
+                )
+        return cls(first, other, means)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How nodes are patched."""
+
+    how: str
+    direction: str
+    positions: tuple[int, ...]
+    screen: str | None
+    top: int
+    metric: Metric
+
+    def check(self, prompts: Prompts) -> None:
+        """Options must be known and go together.
+
+        Raises:
+            InputError: they do not.
+        """
+        for name, value, known in (
+            ("how", self.how, get_args(How)),
+            ("direction", self.direction, get_args(Direction)),
+            ("screen", self.screen, (None, "attribution")),
+        ):
+            if value not in known:
+                raise InputError(
+                    f"{name}={value!r} is not known; choose {', '.join(map(repr, known))}"
+                )
+        resample = self.how == "resample"
+        if prompts.corrupted is None and (resample or self.direction == "denoise"):
+            raise InputError(
+                "resample takes activations from a corrupted prompt; pass corrupted=..., or choose "
+                "how='mean' or how='zero'"
+            )
+        if self.direction == "denoise" and not resample:
+            raise InputError(f"denoise puts clean activations back; it has no how={self.how!r}")
+        if (self.how == "mean") != bool(prompts.mean_over):
+            raise InputError(
+                "how='mean' and mean_over=[prompts of as many tokens] go together; one is missing"
+            )
+        if type(self.top) is not int or self.top < 0:
+            raise InputError(f"top is how many nodes are measured, from 0 up; got {self.top!r}")
+
+
+def chosen_nodes(view: ModelView, nodes: Nodes, prompt: Prompt) -> tuple[NodeId, ...]:
+    """The nodes that are asked for, each once, all of them in the model.
+
+    Raises:
+        InputError: there are none, one is not there, or a graph is of another prompt.
+    """
+    if nodes is None or nodes == "heads":
+        grid = [(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
+        return tuple(NodeId("head", layer, head) for layer, head in grid)
+    if isinstance(nodes, FlowGraph):
+        if nodes.token_ids != prompt.ids:
+            raise InputError(
+                f"the graph is of {len(nodes.token_ids)} tokens, {nodes.prompt!r}, the prompt of "
+                f"{len(prompt.ids)} others; pass the graph's own prompt (its token_ids)"
+            )
+        chosen = [node.id for node in nodes]
+    elif isinstance(nodes, str):
+        if nodes not in _STATES:
+            raise InputError(
+                f"nodes={nodes!r} is not known; choose 'heads', {', '.join(map(repr, _STATES))}, a "
+                f"list of ids such as ['L9H6'], or a graph"
+            )
+        chosen = [NodeId(nodes, layer) for layer in range(view.n_layers)]  # type: ignore[arg-type]
+    else:
+        chosen = [NodeId.parse(node) for node in nodes]
+    if not chosen:
+        raise InputError("no nodes were chosen; nodes=None is every head")
+    for node in chosen:
+        require_there(view, node, len(prompt.ids))
+    return tuple(dict.fromkeys(chosen))
+
+
+def chosen_positions(
+    view: ModelView, nodes: Nodes, positions: Any, prompt: Prompt
+) -> tuple[int, ...]:
+    """Where nodes are patched, ascending.
+
+    Raises:
+        InputError: none, or one outside the prompt.
+    """
+    n = len(prompt.ids)
+    if positions is None:
+        return (nodes.position if isinstance(nodes, FlowGraph) else n - 1,)
+    if positions == "all":
+        return tuple(range(n))
+    chosen = [positions] if isinstance(positions, int) else list(positions)
+    if not chosen:
+        raise InputError("no positions were chosen; positions=None is the graph's, or the last")
+    return tuple(sorted({view.check_position(position, n) for position in chosen}))
+
+
+def _split(view: ModelView, prompt: Prompt) -> str:
+    return "|".join(view.tokens.text(i) for i in prompt.ids)

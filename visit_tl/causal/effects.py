@@ -1,0 +1,222 @@
+"""effects: patch each node of a graph, or each head, and see what it does to a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from visit_tl.causal import ablate, screen
+from visit_tl.causal.ablate import Patcher, Unpatchable
+from visit_tl.causal.asked import (
+    Asked,
+    Direction,
+    How,
+    Nodes,
+    Prompts,
+    Text,
+    chosen_nodes,
+    chosen_positions,
+)
+from visit_tl.causal.measured import Effects
+from visit_tl.causal.metrics import Metric, bind, evaluate, metric_name
+from visit_tl.causal.replay import Replay
+from visit_tl.causal.resume import Progress, fingerprint
+from visit_tl.graph.ids import NodeId
+from visit_tl.model.patch import Write
+from visit_tl.model.replay import KeptRun
+from visit_tl.model.tokens import Prompt
+from visit_tl.model.view import ModelView
+
+
+def effects(
+    model: Any,
+    prompt: Text,
+    metric: Metric,
+    *,
+    nodes: Nodes = None,
+    corrupted: Text | None = None,
+    how: How = "resample",
+    direction: Direction = "noise",
+    positions: int | Iterable[int] | Literal["all"] | None = None,
+    mean_over: Sequence[Text] | None = None,
+    screen: Literal["attribution"] | None = None,
+    top: int = 20,
+    prepend_bos: bool | None = None,
+    resume: str | Path | None = None,
+    verbose: bool = True,
+) -> Effects:
+    """Measure what each of many nodes does to a metric, by patching one at a time.
+
+    The effect of a node is the metric of the run with the node's activation replaced, less that of
+    the run without (docs/maths.md, "Causes"). The caller's hooks fire as always, and more than
+    once; they, flags and modes are afterwards as before.
+
+    Args:
+        model: As for `flow_graph`.
+        prompt: The clean prompt.
+        metric: A callable on the logits `[1, pos, d_vocab]` of one run that gives a scalar; see
+            `visit_tl.causal.metrics`. It is shown the same tensor every time: it must copy what it
+            keeps, and change nothing.
+        nodes: A graph of this prompt; ids; `heads` or None for every head; or a kind of state
+            (`resid_pre`, `attn_out`, `resid_mid`, `mlp_out`, `resid_post`) for that of every block.
+        corrupted: A prompt of as many tokens; `resample` takes activations from it.
+        how: What takes a node's place: its activation in the corrupted run (`resample`), its mean
+            over `mean_over` at the same position (`mean`), or zeros (`zero`).
+        direction: `noise` patches the clean run; `denoise` the corrupted run, with the clean one's
+            activations (with `resample` only).
+        positions: Where each node is patched: one or several positions, all together, or `all`.
+            None is the graph's position, or the last. A node whose id has a position (`L9H6@4`) is
+            patched there.
+        mean_over: Prompts of as many tokens, for `mean`.
+        screen: `attribution` estimates all effects with one backward pass, and measures only the
+            `top` largest.
+        top: How many are measured then.
+        prepend_bos: As for `flow_graph`.
+        resume: A JSON file in which the sweep keeps what is done, and from which it goes on.
+        verbose: Show a progress bar.
+
+    Returns:
+        The effects. Ctrl-C ends the sweep and returns what is done, with `complete=False`.
+
+    Raises:
+        InputError: prompts of unequal length, a metric that is not scalar, a node or position that
+            is not there, or options that do not go together.
+        FileError: `resume` is the file of something else.
+    """
+    view = ModelView(model)
+    prompts = Prompts.read(view, prompt, corrupted, mean_over, prepend_bos)
+    chosen = chosen_nodes(view, nodes, prompts.clean)
+    asked = Asked(
+        how, direction, chosen_positions(view, nodes, positions, prompts.clean), screen, top, metric
+    )
+    asked.check(prompts)
+    sweep = _Sweep(view, prompts, asked, chosen, verbose)
+    return sweep.run(resume)
+
+
+class _Sweep:
+    """One call of `effects`."""
+
+    def __init__(
+        self,
+        view: ModelView,
+        prompts: Prompts,
+        asked: Asked,
+        nodes: tuple[NodeId, ...],
+        verbose: bool,
+    ) -> None:
+        self.view, self.prompts, self.asked, self.verbose = view, prompts, asked, verbose
+        self.nodes = nodes
+        where = {*asked.positions, *(n.position for n in nodes if n.position is not None)}
+        self.rows = tuple(sorted(where))
+        self.keep = ablate.needed(view, nodes)
+        self.clean = KeptRun(view, prompts.clean, self.keep, self.rows)
+        corrupted = prompts.corrupted
+        self.corrupted = None if corrupted is None else self._kept(corrupted)
+        self.metric = bind(asked.metric, view, self.clean.logits)
+        self.clean_value = evaluate(self.metric, self.clean.logits)
+        other = self.corrupted
+        self.corrupted_value = None if other is None else evaluate(self.metric, other.logits)
+
+    def run(self, resume: str | Path | None) -> Effects:
+        """Estimate, measure, and put together what came out."""
+        progress = Progress(resume, self._about() if resume is not None else {})
+        patcher = self._patcher()
+        left_out: dict[NodeId, str] = {}
+        writes: dict[NodeId, list[Write]] = {}
+        for node in self.nodes:
+            at = self.asked.positions if node.position is None else (node.position,)
+            try:
+                writes[node] = patcher.writes(node, at)
+            except Unpatchable as reason:
+                left_out[node] = str(reason)
+        found: dict[NodeId, tuple[float, bool]] = {}
+        wanted = list(writes)
+        if self.asked.screen is not None:
+            guesses = screen.estimates(
+                patcher.base, patcher, [writes[node] for node in wanted], self.metric
+            )
+            found = {node: (v, False) for node, v in zip(wanted, guesses, strict=True)}
+            wanted = [wanted[i] for i in screen.best(guesses, self.asked.top)]
+        found |= {n: (progress.done[str(n)], True) for n in wanted if str(n) in progress.done}
+        replay = Replay(patcher.base)
+        missing = {n: writes[n] for n in wanted if not found.get(n, (0.0, False))[1]}
+        complete = self._measure(replay, missing, found, progress)
+        measured = [node for node in self.nodes if node in found]
+        return Effects(
+            model=self.view.name,
+            metric=metric_name(self.metric),
+            how=self.asked.how,
+            direction=self.asked.direction,
+            positions=self.asked.positions,
+            token_ids=self.prompts.clean.ids,
+            clean=self.clean_value,
+            corrupted=self.corrupted_value,
+            ids=tuple(measured),
+            values=tuple(found[node][0] for node in measured),
+            exact=tuple(found[node][1] for node in measured),
+            left_out=left_out,
+            complete=complete,
+            way=replay.way,
+            n_layers=self.view.n_layers,
+            n_heads=self.view.n_heads,
+        )
+
+    def _measure(
+        self,
+        replay: Replay,
+        missing: dict[NodeId, list[Write]],
+        found: dict[NodeId, tuple[float, bool]],
+        progress: Progress,
+    ) -> bool:
+        """Run the model with each node patched; False if Ctrl-C came first."""
+        from tqdm.auto import tqdm
+
+        nodes = list(missing)
+        noise = self.asked.direction == "noise"
+        before = self.clean_value if noise or self.corrupted_value is None else self.corrupted_value
+        try:
+            with tqdm(total=len(nodes), desc="patching", disable=not self.verbose) as bar:
+                for i, logits in replay.run(list(missing.values())):
+                    value = evaluate(self.metric, logits) - before
+                    found[nodes[i]] = (value, True)
+                    progress.add(str(nodes[i]), value)
+                    bar.update()
+        except KeyboardInterrupt:
+            return False
+        finally:
+            progress.save()
+        return True
+
+    def _patcher(self) -> Patcher:
+        """The run that is patched, and what takes the place of its activations."""
+        corrupted = self.corrupted
+        if self.asked.direction == "denoise" and corrupted is not None:
+            return Patcher(corrupted, self.clean.kept)
+        if self.asked.how == "resample" and corrupted is not None:
+            return Patcher(self.clean, corrupted.kept)
+        if self.asked.how == "mean":
+            means = (self._kept(prompt).kept for prompt in self.prompts.mean_over)
+            return Patcher(self.clean, ablate.mean_of(means))
+        return Patcher(self.clean, None)
+
+    def _kept(self, prompt: Prompt) -> KeptRun:
+        return KeptRun(self.view, prompt, self.keep, self.rows)
+
+    def _about(self) -> dict[str, Any]:
+        """What the sweep is: whatever its effects depend on, but for the nodes."""
+        other = self.prompts.corrupted
+        return {
+            "model": self.view.name,
+            "weights": fingerprint(self.view),
+            "tokens": list(self.prompts.clean.ids),
+            "corrupted tokens": None if other is None else list(other.ids),
+            "mean_over": [list(prompt.ids) for prompt in self.prompts.mean_over],
+            "metric": metric_name(self.metric),
+            "how": self.asked.how,
+            "direction": self.asked.direction,
+            "positions": list(self.asked.positions),
+            "metric of the clean run": self.clean_value,
+            "metric of the corrupted run": self.corrupted_value,
+        }
