@@ -11,13 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visit_tl.circuits.comparison import Comparison, compare
+    from visit_tl.circuits.comparison import Comparison
+    from visit_tl.circuits.measure import compare
     from visit_tl.circuits.names import Edge, Part
     from visit_tl.circuits.references import Reference, available, load
 
 _HOMES = {
     "Comparison": "visit_tl.circuits.comparison",
-    "compare": "visit_tl.circuits.comparison",
+    "compare": "visit_tl.circuits.measure",
     "Edge": "visit_tl.circuits.names",
     "Part": "visit_tl.circuits.names",
     "Reference": "visit_tl.circuits.references",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
-from visit_tl.circuits.names import HEAD_INPUTS, Edge, HeadInput, Part
+from visit_tl.circuits.names import HEAD_INPUTS, Edge, Part
 
 INPUT: Final = Part("input")
 LOGITS: Final = Part("logits")
@@ -70,7 +70,7 @@ def model_edges(shape: Shape, internal: bool = False) -> tuple[Edge, ...]:
 def join(
     sources: Iterable[Part],
     targets: Iterable[Part],
-    inputs: Iterable[HeadInput],
+    inputs: Iterable[str],
     *,
     parallel: bool = False,
 ) -> Iterable[Edge]:
@@ -82,7 +82,7 @@ def join(
         inputs: Which of q, k and v, where the target is a head.
         parallel: Whether attention and MLP of a block stand side by side.
     """
-    reads = tuple(inputs)
+    reads: tuple[Any, ...] = tuple(inputs)
     targets = tuple(targets)
     for source in sources:
         for target in targets:
@@ -97,7 +97,9 @@ def inside(edges: Iterable[Edge]) -> list[Edge]:
     This is what ACDC counts on top of the edges between parts: 78 for IOI, 27 for greater-than, 13
     for docstring.
     """
-    ends = {(edge.target, edge.input) for edge in edges if edge.target.kind == "head"}
+    ends: dict[Any, None] = {
+        (edge.target, edge.input): None for edge in edges if edge.target.kind == "head"
+    }
     return [Edge(head, head, read) for head, read in ends]
 
 

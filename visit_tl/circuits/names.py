@@ -38,7 +38,6 @@ _LOGITS: Final = frozenset(
 _BRACKETS: Final = re.compile(r"<([^<>]+)>")
 _SUFFIX: Final = re.compile(r"(.+?)(?:[._]([qkvQKV])|<([qkvQKV])>)")
 _MLP: Final = re.compile(r"(?:m|mlp)[ _]?([0-9]{1,9})|([0-9]{1,9})_mlp_out", re.IGNORECASE)
-_HOOK: Final = re.compile(r"blocks\.([0-9]{1,9})\.(.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +166,7 @@ class Edge:
     @property
     def internal(self) -> bool:
         """Whether it stays inside one head."""
-        return self.source == self.target
+        return self.source == self.target and self.source.kind == "head"
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -197,7 +196,9 @@ class Edge:
         else:
             ends = list(spelled) if isinstance(spelled, tuple | list) else []
             if len(ends) == 4:
-                return _acdc(*ends)
+                from visit_tl.circuits.acdc import read_edge
+
+                return read_edge(*ends)
             if len(ends) not in (2, 3):
                 raise GraphError(
                     f"{_shown(spelled)} is no edge; as a tuple it is (source, target), (source, "
@@ -205,10 +206,10 @@ class Edge:
                 )
         source, (target, read) = Part.parse(ends[0]), parse_end(ends[1])
         if len(ends) == 3 and ends[2] is not None:
-            given = str(ends[2]).lower()
+            given: Any = str(ends[2]).lower()
             if read not in (None, given):
                 raise GraphError(f"{_shown(spelled)} names two inputs, {read} and {given}")
-            read = given  # type: ignore[assignment]
+            read = given
         return cls(source, target, read)
 
 
@@ -217,7 +218,7 @@ def is_edge(spelled: Any) -> bool:
     if isinstance(spelled, str):
         return "->" in spelled or "→" in spelled
     if isinstance(spelled, tuple | list):
-        return len(spelled) != 2 or not all(_whole(index) for index in spelled)
+        return len(spelled) != 2 or not all(is_index(index) for index in spelled)
     return isinstance(spelled, Edge)
 
 
@@ -232,7 +233,7 @@ def parse_end(spelled: str | NodeId | Part | Sequence[int]) -> tuple[Part, HeadI
     """
     if isinstance(spelled, Part):
         return spelled, None
-    if isinstance(spelled, tuple | list) and len(spelled) == 2 and all(map(_whole, spelled)):
+    if isinstance(spelled, tuple | list) and len(spelled) == 2 and all(map(is_index, spelled)):
         return Part("head", int(spelled[0]), int(spelled[1])), None
     if not isinstance(spelled, str | NodeId):
         raise _unknown(spelled)
@@ -249,7 +250,8 @@ def _end(text: str) -> tuple[Part, HeadInput | None]:
     if suffixed := _SUFFIX.fullmatch(plain):
         part = _part(suffixed[1])
         if part is not None and part.kind == "head":
-            return part, (suffixed[2] or suffixed[3]).lower()
+            read: Any = (suffixed[2] or suffixed[3]).lower()
+            return part, read
     raise _unknown(text)
 
 
@@ -266,6 +268,8 @@ def _part(text: str) -> Part | None:
         node = NodeId.parse(text)
     except GraphError:
         return None
+    if getattr(node, "position", None) is not None:
+        return None  # a circuit's parts are those of all positions
     if node.kind == "head":
         return Part("head", node.layer, node.head)
     if node.kind == "mlp_out":
@@ -273,69 +277,7 @@ def _part(text: str) -> Part | None:
     return Part("input") if node == NodeId("resid_pre", 0) else None
 
 
-def _acdc(to_hook: Any, to_index: Any, from_hook: Any, from_index: Any) -> Edge:
-    """ACDC's edge: receiver before sender, each a hook and an index whose last entry is the head.
-
-    Source: ArthurConmy/Automatic-Circuit-Discovery, TLACDCEdge.py (TorchIndex, EdgeType).
-    """
-    target, read = _hook(to_hook, to_index)
-    if (own := _inside(to_hook, to_index)) is not None:
-        _, fed = _hook(from_hook, from_index)
-        if fed != own.input or _hook(from_hook, from_index)[0] != own.source:
-            raise GraphError(f"{to_hook} is computed from the input of that head, not {from_hook}")
-        return own
-    source, fed = _hook(from_hook, from_index)
-    if fed is not None:
-        raise GraphError(
-            f"{to_hook} <- {from_hook} is one of ACDC's placeholders, which join q, k and v to "
-            f"their head and are no edges of its count; leave them out"
-        )
-    return Edge(source, target, read)
-
-
-def _inside(hook: Any, index: Any) -> Edge | None:
-    """The edge inside a head that ends at its queries, keys or values; else None."""
-    match = _HOOK.fullmatch(str(hook))
-    if match is None or match[2] not in ("attn.hook_q", "attn.hook_k", "attn.hook_v"):
-        return None
-    head = Part("head", int(match[1]), _last(index, hook))
-    return Edge(head, head, match[2][-1])  # type: ignore[arg-type]
-
-
-def _hook(hook: Any, index: Any) -> tuple[Part, HeadInput | None]:
-    """The part, and the input of a head, that a hook stands for."""
-    if hook in ("hook_embed", "hook_pos_embed", "blocks.0.hook_resid_pre"):
-        return Part("input"), None
-    match = _HOOK.fullmatch(str(hook))
-    if match is not None:
-        layer, name = int(match[1]), match[2]
-        if name in ("attn.hook_result", "attn.hook_z"):
-            return Part("head", layer, _last(index, hook)), None
-        if found := re.fullmatch(r"(?:hook_([qkv])_input|attn\.hook_([qkv]))", name):
-            read: Any = found[1] or found[2]
-            return Part("head", layer, _last(index, hook)), read
-        if name in ("hook_mlp_in", "hook_mlp_out"):
-            return Part("mlp", layer), None
-        if name == "hook_resid_post":
-            return Part("logits"), None
-    raise GraphError(
-        f"{hook!r} is no end of an ACDC edge; those are hook_resid_pre, hook_embed, "
-        f"attn.hook_result, hook_q_input, hook_k_input, hook_v_input, attn.hook_q, attn.hook_k, "
-        f"attn.hook_v, hook_mlp_in, hook_mlp_out and the last hook_resid_post"
-    )
-
-
-def _last(index: Any, hook: Any) -> int:
-    entries = getattr(index, "hashable_tuple", index)
-    last = entries[-1] if isinstance(entries, tuple | list) and entries else entries
-    if not _whole(last):
-        raise GraphError(
-            f"the index of {hook} must end in a head, such as (None, None, 6): {index}"
-        )
-    return int(last)
-
-
-def _whole(index: Any) -> bool:
+def is_index(index: Any) -> bool:
     """Whether it is an integer; NumPy's integers are, truth values are not."""
     return hasattr(index, "__index__") and not isinstance(index, bool)
 

@@ -144,7 +144,7 @@ def _edges(
     groups: dict[str, tuple[Part, ...]],
     shape: Shape,
 ) -> tuple[tuple[Edge, ...], bool]:
-    """The edges that are listed and those that the rules make, in order; whether some are inside."""
+    """What is listed and what the rules make, in order; whether edges inside heads count."""
     _known(data, ("rules", "list", "internal"), "edges")
     words = {
         **classes,
@@ -171,17 +171,17 @@ def _edges(
 def _rule(rule: Any, words: Mapping[str, tuple[Part, ...]], shape: Shape, where: str) -> list[Edge]:
     rule = _typed(rule, dict, where)
     _known(rule, _RULE, where)
-    ends = []
-    for end in ("from", "to"):
-        names = _texts(_typed(rule.get(end), list, f"{where}.{end}"), f"{where}.{end}")
-        ends.append(named(words, names))
+    sources, targets = (
+        named(words, _texts(_typed(rule.get(end), list, f"{where}.{end}"), f"{where}.{end}"))
+        for end in ("from", "to")
+    )
     inputs = _typed(rule.get("inputs", ""), str, f"{where}.inputs")
     if set(inputs) - set(HEAD_INPUTS) or len(set(inputs)) < len(inputs):
         raise GraphError(f"{where}.inputs must be letters of qkv, got {inputs!r}")
-    if not inputs and any(part.kind == "head" for part in ends[1]):
+    if not inputs and any(part.kind == "head" for part in targets):
         raise GraphError(f"{where} ends at heads and must say at which inputs, such as 'kv'")
     read = [letter for letter in HEAD_INPUTS if letter in inputs]
-    return list(join(*ends, read, parallel=shape.parallel))
+    return list(join(sources, targets, read, parallel=shape.parallel))
 
 
 def _check_counts(made: Reference, counts: dict[str, Any]) -> None:

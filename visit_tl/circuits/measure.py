@@ -1,0 +1,151 @@
+"""Scores of heads or edges held against a reference circuit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+from visit_tl.circuits import metrics
+from visit_tl.circuits.comparison import ClassRecall, Comparison, Scored
+from visit_tl.circuits.edges import model_edges
+from visit_tl.circuits.names import Edge, Part
+from visit_tl.circuits.references import Reference, codings_of, load
+from visit_tl.circuits.scores import SIGNED, By, Level, Scores, read_scores
+from visit_tl.errors import InputError
+
+
+def compare(
+    scores: Any,
+    reference: Reference | str | PathLike[str],
+    *,
+    by: By | None = None,
+    absolute: bool | None = None,
+    k: int | None = None,
+    threshold: float | None = None,
+) -> Comparison:
+    """Hold scores of heads or edges against a reference circuit.
+
+    Args:
+        scores: A FlowGraph; an array, tensor or nested list [layer, head]; a mapping of heads in
+            any spelling to numbers; or a mapping of edges in any spelling to numbers.
+        reference: A Reference, the name of one, or the path of one of your own.
+        by: Which number of a graph's heads is the score: `norm` (the default); `prob` of the
+            target; `rank` of the target, the best rank highest; `attention`, the largest to any
+            position but a prepended BOS; `attribution`; or `effect`.
+        absolute: Rank sizes and not signed numbers, so that a negative head counts as a find; None
+            does so for attributions and effects of a graph only.
+        k: How many of the highest scores to take for found; None for as many as the reference has.
+        threshold: The score from which an item is taken for found; None for none. Held against
+            the size of the scores where `absolute` is.
+
+    Returns:
+        The comparison. Whatever of the model has no score ranks last, tied.
+
+    Raises:
+        InputError: the scores are of another model's shape, hold NaN, or are none of these; the
+            reference has no edges where edges are scored; or k is out of range.
+        GraphError: the name of a head or an edge cannot be read.
+    """
+    known = reference if isinstance(reference, Reference) else load(reference)
+    sizes = (by in SIGNED) if absolute is None else absolute
+    read = read_scores(scores, known, by, sizes)
+    universe, labels = _universe(known, read.level)
+    ranked = [_ranked(read.values.get(item), sizes) for item in universe]
+    members = [item in labels for item in universe]
+    k = len(labels) if k is None else k
+    found = metrics.at_k(ranked, members, k)
+    mixed = not all(members)
+    unscored = [m for item, m in zip(universe, members, strict=True) if item not in read.values]
+    return Comparison(
+        reference=known,
+        level=read.level,
+        what=read.what,
+        absolute=sizes,
+        model=read.model,
+        auroc=metrics.auroc(ranked, members) if mixed else None,
+        pessimistic_auc=metrics.pessimistic_auc(ranked, members) if mixed else None,
+        average_precision=metrics.average_precision(ranked, members),
+        at_k=found,
+        at_threshold=(
+            None if threshold is None else metrics.at_threshold(ranked, members, threshold)
+        ),
+        recalls=_recalls(universe, ranked, labels, k),
+        unscored=len(unscored),
+        unscored_members=sum(unscored),
+        items=_items(universe, ranked, read, labels),
+        notes=(*read.notes, *_other_model(known, read)),
+    )
+
+
+def _universe(
+    reference: Reference, level: Level
+) -> tuple[tuple[Part | Edge, ...], Mapping[Any, str]]:
+    """Everything that is ranked, and the label of every member."""
+    if level == "heads":
+        if not reference.heads:
+            raise InputError(f"{reference.name} codes no heads, so scores of heads have no truth")
+        return reference.shape.heads, reference.class_of
+    if not reference.edges:
+        others = [r.name for r in codings_of(reference.circuit) if r.edges]
+        known = f"; these codings have: {', '.join(others)}" if others else ""
+        raise InputError(
+            f"{reference.name} codes no edges, so scores of edges have no truth{known}"
+        )
+    group = {part: name for name, parts in reference.mlp_groups.items() for part in parts}
+    group |= reference.class_of
+    labels = {
+        e: "inside heads"
+        if e.internal
+        else f"{group.get(e.source, str(e.source))} -> {group.get(e.target, str(e.target))}"
+        for e in reference.edges
+    }
+    return model_edges(reference.shape, reference.internal), labels
+
+
+def _ranked(score: float | None, absolute: bool) -> float:
+    if score is None:
+        return -math.inf
+    return abs(score) if absolute else score
+
+
+def _recalls(
+    universe: tuple[Part | Edge, ...],
+    ranked: list[float],
+    labels: Mapping[Any, str],
+    k: int,
+) -> tuple[ClassRecall, ...]:
+    recalls = []
+    for label in dict.fromkeys(labels.values()):
+        own = [labels.get(item) == label for item in universe]
+        recalls.append(ClassRecall(label, metrics.expected_hits(ranked, own, k), sum(own)))
+    return tuple(recalls)
+
+
+def _items(
+    universe: tuple[Part | Edge, ...],
+    ranked: list[float],
+    read: Scores,
+    labels: Mapping[Any, str],
+) -> tuple[Scored, ...]:
+    places: dict[float, int] = {}
+    for place, score in enumerate(sorted(ranked, reverse=True), start=1):
+        places.setdefault(score, place)
+    return tuple(
+        Scored(
+            item=item,
+            score=score if item in read.values else None,
+            place=places[score],
+            member=item in labels,
+            label=labels.get(item, ""),
+        )
+        for item, score in zip(universe, ranked, strict=True)
+    )
+
+
+def _other_model(reference: Reference, read: Scores) -> tuple[str, ...]:
+    """A warning where the shapes agree and the names do not: pythia-160m is as large as gpt2."""
+    if read.model in (None, reference.model):
+        return ()
+    return (f"the scores are of {read.model}, the reference of {reference.model}",)
