@@ -1,11 +1,27 @@
 """Prompts for circuits: IOI prompts of our own with their corruptions, and readers of others'.
 
-prompts = ioi(model, 100, same_length=True)
-prompts.tokens, prompts.corrupted_tokens("ABC"), prompts.answers, prompts.positions["S2"]
+After `prompts = ioi(model, 100, same_length=True)` there are `prompts.tokens`,
+`prompts.corrupted_tokens("ABC")`, `prompts.answers`, `prompts.positions["S2"]`.
 """
 
+from visit_tl.circuits.prompts.auto_circuit import read_auto_circuit
+from visit_tl.circuits.prompts.baseline import Baseline, baseline
+from visit_tl.circuits.prompts.eap_ig import read_eap_ig
+from visit_tl.circuits.prompts.ioi_dataset import read_ioi_dataset
 from visit_tl.circuits.prompts.make import ioi
 from visit_tl.circuits.prompts.records import Corrupted, PromptPair, PromptSet
 from visit_tl.circuits.prompts.report import Report, Usable
 
-__all__ = ["Corrupted", "PromptPair", "PromptSet", "Report", "Usable", "ioi"]
+__all__ = [
+    "Baseline",
+    "Corrupted",
+    "PromptPair",
+    "PromptSet",
+    "Report",
+    "Usable",
+    "baseline",
+    "ioi",
+    "read_auto_circuit",
+    "read_eap_ig",
+    "read_ioi_dataset",
+]

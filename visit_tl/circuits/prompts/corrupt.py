@@ -24,11 +24,16 @@ def corrupted_names(
     Args:
         io: The name of the indirect object.
         s: The name of the subject.
-        pool: Names to choose from; those of the prompt may be among them.
+        pool: Names to choose from; those of the prompt may be among them. Corruptions that need
+            more than it has are left out.
         key: Of the prompt's own stream of random choices; each corruption has one of its own.
     """
     others = [name for name in pool if name not in (io, s)]
-    return {name: make(io, s, others, Draws(*key, name)) for name, make in CORRUPTIONS.items()}
+    return {
+        name: make(io, s, others, Draws(*key, name))
+        for name, (needed, make) in _CORRUPTIONS.items()
+        if len(others) >= needed
+    }
 
 
 def replaced(
@@ -76,8 +81,9 @@ def _random_s2(io: str, s: str, others: Sequence[str], draws: Draws) -> Names:
     return io, s, draws.some(others, 1)[0]
 
 
-CORRUPTIONS: Final[Mapping[str, Callable[[str, str, Sequence[str], Draws], Names]]] = {
-    "ABC": _abc,
-    "flip": _flip,
-    "random-S2": _random_s2,
+# How many other names each needs, and how it takes them.
+_CORRUPTIONS: Final[Mapping[str, tuple[int, Callable[[str, str, Sequence[str], Draws], Names]]]] = {
+    "ABC": (3, _abc),
+    "flip": (0, _flip),
+    "random-S2": (1, _random_s2),
 }

@@ -1,0 +1,146 @@
+"""How well a model does its task before anything is patched: the number to compare with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+
+from visit_tl.circuits.prompts.records import END, PromptSet
+from visit_tl.errors import InputError
+from visit_tl.model.view import ModelView
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A model's answers to a set of prompts.
+
+    Attributes:
+        prompts: The prompts.
+        corruption: Which corrupted prompts were read; None is the clean ones.
+        logit_difference: For each prompt, logit of the answer minus that of the wrong answer, both
+            those of the clean prompt.
+        probability: For each prompt, probability of the answer.
+        rank: For each prompt, 0-based rank of the answer.
+    """
+
+    prompts: PromptSet
+    corruption: str | None
+    logit_difference: tuple[float, ...]
+    probability: tuple[float, ...]
+    rank: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean logit difference, in logits."""
+        return sum(self.logit_difference) / len(self.logit_difference)
+
+    @property
+    def share_positive(self) -> float:
+        """Share of the prompts whose answer has the higher logit of the two, in [0, 1]."""
+        return sum(value > 0 for value in self.logit_difference) / len(self.logit_difference)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a prompt."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "template": [pair.template for pair in self.prompts],
+                "order": [pair.order for pair in self.prompts],
+                "text": self._texts(),
+                "logit_difference": self.logit_difference,
+                "probability": self.probability,
+                "rank": self.rank,
+            }
+        )
+
+    def by_template(self) -> pd.DataFrame:
+        """One row a template: prompts, mean logit difference, share positive, probability, top."""
+        table = self.to_dataframe()
+        table["positive"] = table["logit_difference"] > 0
+        table["top"] = table["rank"] == 0
+        return table.groupby("template", as_index=False).agg(
+            prompts=("text", "size"),
+            mean=("logit_difference", "mean"),
+            lowest=("logit_difference", "min"),
+            share_positive=("positive", "mean"),
+            probability=("probability", "mean"),
+            share_top=("top", "mean"),
+        )
+
+    def _texts(self) -> list[str]:
+        if self.corruption is None:
+            return [pair.text for pair in self.prompts]
+        return [pair.corrupted[self.corruption].text for pair in self.prompts]
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(repr(self))}</p>{self.by_template().to_html(notebook=True)}"
+
+    def __repr__(self) -> str:
+        which = "clean" if self.corruption is None else self.corruption
+        return (
+            f"Baseline({len(self.prompts)} {which} prompts: mean logit difference "
+            f"{self.mean:.3f}, positive in {self.share_positive:.1%})"
+        )
+
+
+def baseline(
+    model: Any,
+    prompts: PromptSet,
+    *,
+    corruption: str | None = None,
+    batch_size: int = 32,
+    verbose: bool = True,
+) -> Baseline:
+    """Run a model on prompts, batches of equal length, and read the answers at END.
+
+    Args:
+        model: A TransformerLens model or a `ModelView`.
+        prompts: The prompts; each must have one answer and one wrong answer.
+        corruption: Run these corrupted prompts instead of the clean ones.
+        batch_size: How many prompts at once.
+        verbose: Show a progress bar.
+
+    Raises:
+        InputError: there is no such corruption, a prompt has several answers, or an id is outside
+            the model's vocabulary.
+    """
+    if type(batch_size) is not int or batch_size < 1:
+        raise InputError(f"batch_size is a number of prompts, at least 1; got {batch_size!r}")
+    model = model.model if isinstance(model, ModelView) else model
+    tokens, _ = prompts.padded(corruption)
+    answers, wrong, ends = prompts.answers, prompts.wrong, prompts.positions[END]
+    largest = int(max(tokens.max(), answers.max(), wrong.max()))
+    if largest >= int(model.cfg.d_vocab):
+        raise InputError(
+            f"the prompts hold the token id {largest}, but the model's vocabulary is "
+            f"0..{int(model.cfg.d_vocab) - 1}; they were made for {prompts.tokenizer}"
+        )
+    found = torch.zeros(len(prompts), 3, dtype=torch.float64)
+    with torch.no_grad(), tqdm(total=len(prompts), disable=not verbose, unit="prompt") as bar:
+        for length in sorted(set(prompts.lengths)):
+            rows = (ends == length - 1).nonzero().flatten()
+            for batch in rows.split(batch_size):
+                # One pass of a batch of whole prompts: no padding that a model could attend to.
+                logits = model(tokens[batch, :length])[:, -1].float().cpu()
+                here = torch.arange(len(batch))
+                right = logits[here, answers[batch]]
+                found[batch, 0] = (right - logits[here, wrong[batch]]).double()
+                found[batch, 1] = logits.softmax(-1)[here, answers[batch]].double()
+                found[batch, 2] = (logits > right[:, None]).sum(-1).double()
+                bar.update(len(batch))
+    return Baseline(
+        prompts,
+        corruption,
+        tuple(found[:, 0].tolist()),
+        tuple(found[:, 1].tolist()),
+        tuple(int(rank) for rank in found[:, 2]),
+    )

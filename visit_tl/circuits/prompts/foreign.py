@@ -1,0 +1,115 @@
+"""What the readers of other packages' prompts share: files read whole, pairs checked and named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from visit_tl.circuits.prompts.make import ioi_positions
+from visit_tl.circuits.prompts.records import PromptPair
+from visit_tl.errors import InputError
+from visit_tl.model.tokens import Tokens
+
+
+def read_text(path: Path) -> str:
+    """A file of UTF-8 text, whole.
+
+    Raises:
+        InputError: it is not there, or is no text.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """A file of JSON.
+
+    Raises:
+        InputError: it is not there, is no JSON, or is cut off.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON, or is cut off: {error}") from error
+
+
+def known_ids(ids: Sequence[Any], tokens: Tokens | None, where: str) -> tuple[int, ...]:
+    """Ids that are integers, and tokens of the model where there is one.
+
+    Raises:
+        InputError: one is not.
+    """
+    for token in ids:
+        if type(token) is not int or token < 0:
+            raise InputError(f"{where}: token ids are integers of 0 and more, but it has {token!r}")
+        if tokens is not None:
+            try:
+                tokens.encode([token], None)
+            except InputError as error:
+                raise InputError(f"{where}: {error}; the file is for another tokenizer") from error
+    return tuple(ids)
+
+
+def with_ioi_positions(pairs: Sequence[PromptPair], wanted: bool | None) -> tuple[PromptPair, ...]:
+    """The pairs with IO, S1, S1+1 and S2, where the answer is named once and the wrong one twice.
+
+    Args:
+        pairs: As read.
+        wanted: True: all must be such prompts. None: if all are. False: leave them as they are.
+
+    Raises:
+        InputError: `wanted`, and one is not.
+    """
+    if wanted is False:
+        return tuple(pairs)
+    found: list[PromptPair] = []
+    for index, pair in enumerate(pairs):
+        single = len(pair.answers) == len(pair.wrong) == 1
+        where = ioi_positions(pair.ids, pair.answers[0], pair.wrong[0]) if single else None
+        if where is None:
+            if wanted is None:
+                return tuple(pairs)
+            raise InputError(
+                f"pair {index} ({pair.text!r}) does not have its answer once and its wrong answer "
+                f"twice, as prompts of IOI do; its ids may be those of another tokenizer, or say "
+                f"ioi=False"
+            )
+        found.append(replace(pair, positions={**where, **pair.positions}))
+    return tuple(found)
+
+
+def notes_on(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
+    """What is worth knowing of pairs that somebody else made."""
+    notes = []
+    different = len({pair.ids for pair in pairs})
+    if different < len(pairs):
+        notes.append(f"only {different} of the {len(pairs)} clean prompts are different")
+    for name in pairs[0].corrupted:
+        same = sum(pair.corrupted[name].ids == pair.ids for pair in pairs)
+        if same:
+            notes.append(f"the corruption {name!r} changes nothing in {same} pairs")
+        clashes = [index for index, pair in enumerate(pairs) if _clashes(pair, name)]
+        if clashes:
+            notes.append(
+                f"the corruption {name!r} puts three other names in, but repeats one in "
+                f"{len(clashes)} pairs, such as pair {clashes[0]}"
+            )
+    return tuple(notes)
+
+
+def _clashes(pair: PromptPair, corruption: str) -> bool:
+    """Whether all three names were replaced, but not by three different and new ones."""
+    slots = ("IO", "S1", "S2")
+    if not set(slots) <= pair.positions.keys():
+        return False
+    clean = [pair.ids[pair.positions[slot]] for slot in slots]
+    names = [pair.corrupted[corruption].ids[pair.positions[slot]] for slot in slots]
+    replaced = all(new != old for new, old in zip(names, clean, strict=True))
+    return replaced and len({*names, *clean}) < 5

@@ -1,0 +1,110 @@
+"""Prompts of TransformerLens's own `evals.IOIDataset`, with corruptions where its names allow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, replaced
+from visit_tl.circuits.prompts.draws import check_seed
+from visit_tl.circuits.prompts.foreign import notes_on
+from visit_tl.circuits.prompts.make import ioi_positions
+from visit_tl.circuits.prompts.records import PromptPair, PromptSet
+from visit_tl.circuits.prompts.report import Report, Usable
+from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens, token_after_space
+from visit_tl.errors import InputError
+from visit_tl.model.tokens import Tokens
+
+
+def read_ioi_dataset(
+    dataset: Any, model: Any = None, *, seed: int = 0, prepend_bos: bool | None = None
+) -> PromptSet:
+    """Read the prompts of a `transformer_lens.evals.IOIDataset`.
+
+    Its texts end with their answer, which is cut off here. They are tokenised anew, since its own
+    tokens have two BOS with some tokenizers (2.x). It has no corruptions: `flip` is made here, and
+    `ABC` and `random-S2` too where it has at least five names that are single tokens.
+
+    Args:
+        dataset: The dataset, or anything with its `samples`: dicts of `text`, `IO` and `S`.
+        model: A TransformerLens model, a `ModelView`, or a tokenizer of transformers; None is the
+            dataset's own tokenizer.
+        seed: Of the names that the corruptions choose.
+        prepend_bos: Whether a BOS is put first; None is what the dataset says.
+
+    Returns:
+        The prompts, in the order of the dataset; `report.notes` says how many are different (with
+        TransformerLens 2.x all are the same).
+
+    Raises:
+        InputError: it is no such dataset, a text does not end with its IO, or a name is not a
+            single token, or not in the text once (IO) or twice (S).
+    """
+    samples = getattr(dataset, "samples", None)
+    if not isinstance(samples, list) or not samples:
+        raise InputError(
+            f"{type(dataset).__name__} has no list of samples; pass an evals.IOIDataset"
+        )
+    check_seed(seed)
+    tokens = open_tokens(getattr(dataset, "tokenizer", None) if model is None else model)
+    bos = getattr(dataset, "prepend_bos", None) if prepend_bos is None else prepend_bos
+    offered = tuple(dict.fromkeys(getattr(dataset, "names", ())))
+    found = {name: token_after_space(tokens, name) for name in offered}
+    names = {name: token for name, token in found.items() if token is not None}
+    pairs = tuple(
+        _pair(tokens, index, sample, names, (seed, bos)) for index, sample in enumerate(samples)
+    )
+    rejected = tuple(name for name in offered if name not in names)
+    rows = (Usable("names", tuple(names), rejected, "not a single token with its space"),)
+    eos = tokens.eos
+    pad_id = 0 if eos is None else eos
+    return PromptSet(pairs, name_of(tokens), "ioi", pad_id, Report(rows, notes_on(pairs)))
+
+
+def _pair(
+    tokens: Tokens,
+    index: int,
+    sample: Any,
+    names: Mapping[str, int],
+    options: tuple[int, bool | None],
+) -> PromptPair:
+    where = f"sample {index}"
+    if not isinstance(sample, dict) or not all(
+        isinstance(sample.get(key), str) for key in ("text", "IO", "S")
+    ):
+        raise InputError(f"{where} is {sample!r}; expected a dict of the texts text, IO and S")
+    seed, bos = options
+    io, s = sample["IO"].strip(), sample["S"].strip()
+    if not sample["text"].endswith(" " + io):
+        raise InputError(f"{where} ({sample['text']!r}) does not end with its answer, {' ' + io!r}")
+    text = sample["text"][: -len(io) - 1]
+    ids = tokens.encode(text, bos).ids
+    own = {name: _id(tokens, name, where) for name in (io, s)}
+    positions = ioi_positions(ids, own[io], own[s])
+    parts = re.split(rf"(?<!\w)({re.escape(io)}|{re.escape(s)})(?!\w)", text)
+    if positions is None or sorted(parts[1::2]) != sorted([io, s, s]):
+        raise InputError(
+            f"{where} ({text!r}) does not have the name {io!r} once and {s!r} twice, each as one "
+            f"token with its space, the last of them {s!r}"
+        )
+    pool = list(names) if len(names) >= NAMES_NEEDED else []
+    corrupted = {}
+    for name, new in corrupted_names(io, s, pool, ("ioi", seed, "prompt", index)).items():
+        by_slot = dict(zip(("IO", "S1", "S2"), new, strict=True))
+        slots = sorted(by_slot, key=lambda slot: positions[slot])
+        swapped = parts.copy()
+        swapped[1::2] = [by_slot[slot] for slot in slots]
+        new_ids = [{**names, **own}[each] for each in new]
+        corrupted[name] = replaced(tokens, "".join(swapped), bos, (ids, positions), new_ids)
+    return PromptPair(text, ids, (own[io],), (own[s],), positions, corrupted)
+
+
+def _id(tokens: Tokens, name: str, where: str) -> int:
+    token = token_after_space(tokens, name)
+    if token is None:
+        raise InputError(
+            f"{where}: the name {name!r} is not a single token, with its space, of "
+            f"{name_of(tokens)}; make the dataset with names= that are"
+        )
+    return token
