@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from visit_tl.circuits.names import Edge, HeadInput, Part, is_index
+from visit_tl.circuits.names import Edge, Part, is_index
 from visit_tl.errors import GraphError
 
 _HOOK: Final = re.compile(r"blocks\.([0-9]{1,9})\.(.+)")
@@ -49,10 +49,10 @@ def _inside(hook: Any, index: Any) -> Edge | None:
     if match is None or match[2] not in ("attn.hook_q", "attn.hook_k", "attn.hook_v"):
         return None
     head = Part("head", int(match[1]), _last(index, hook))
-    return Edge(head, head, match[2][-1])  # type: ignore[arg-type]
+    return Edge(head, head, match[2][-1])
 
 
-def _hook(hook: Any, index: Any) -> tuple[Part, HeadInput | None]:
+def _hook(hook: Any, index: Any) -> tuple[Part, str | None]:
     """The part, and the input of a head, that a hook stands for."""
     if hook in ("hook_embed", "hook_pos_embed", "blocks.0.hook_resid_pre"):
         return Part("input"), None
@@ -62,8 +62,7 @@ def _hook(hook: Any, index: Any) -> tuple[Part, HeadInput | None]:
         if name in ("attn.hook_result", "attn.hook_z"):
             return Part("head", layer, _last(index, hook)), None
         if found := re.fullmatch(r"(?:hook_([qkv])_input|attn\.hook_([qkv]))", name):
-            read: Any = found[1] or found[2]
-            return Part("head", layer, _last(index, hook)), read
+            return Part("head", layer, _last(index, hook)), found[1] or found[2]
         if name in ("hook_mlp_in", "hook_mlp_out"):
             return Part("mlp", layer), None
         if name == "hook_resid_post":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from visit_tl.circuits.names import HEAD_INPUTS, Edge, Part
 
@@ -82,7 +82,7 @@ def join(
         inputs: Which of q, k and v, where the target is a head.
         parallel: Whether attention and MLP of a block stand side by side.
     """
-    reads: tuple[Any, ...] = tuple(inputs)
+    reads = tuple(inputs)
     targets = tuple(targets)
     for source in sources:
         for target in targets:
@@ -97,10 +97,8 @@ def inside(edges: Iterable[Edge]) -> list[Edge]:
     This is what ACDC counts on top of the edges between parts: 78 for IOI, 27 for greater-than, 13
     for docstring.
     """
-    ends: dict[Any, None] = {
-        (edge.target, edge.input): None for edge in edges if edge.target.kind == "head"
-    }
-    return [Edge(head, head, read) for head, read in ends]
+    into = (edge for edge in edges if edge.target.kind == "head")
+    return list(dict.fromkeys(Edge(edge.target, edge.target, edge.input) for edge in into))
 
 
 def named(groups: Mapping[str, Iterable[Part]], names: Iterable[str]) -> list[Part]:

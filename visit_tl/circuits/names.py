@@ -14,7 +14,6 @@ Printed, a head is `L9H6`, an MLP `m3` and an edge `L0H1->L5H5<k>`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, get_args
@@ -23,10 +22,9 @@ from visit_tl.errors import GraphError
 from visit_tl.graph.ids import NodeId
 
 PartKind = Literal["input", "head", "mlp", "logits"]
-HeadInput = Literal["q", "k", "v"]
 
 PART_KINDS: Final[tuple[PartKind, ...]] = get_args(PartKind)
-HEAD_INPUTS: Final[tuple[HeadInput, ...]] = get_args(HeadInput)
+HEAD_INPUTS: Final = ("q", "k", "v")
 
 _INPUT: Final = frozenset(
     ("input", "embed", "embedding", "embeddings", "pos_embed", "resid start", "resid_start")
@@ -109,7 +107,7 @@ class Part:
         return self.layer < other.layer or (within and self.layer == other.layer)
 
     @classmethod
-    def parse(cls, spelled: str | NodeId | Part | Sequence[int]) -> Part:
+    def parse(cls, spelled: Any) -> Part:
         """Read a part in any spelling of the table above.
 
         Raises:
@@ -143,7 +141,7 @@ class Edge:
 
     source: Part
     target: Part
-    input: HeadInput | None = None
+    input: str | None = None
 
     def __post_init__(self) -> None:
         if self.target.kind == "head" and self.input not in HEAD_INPUTS:
@@ -174,7 +172,7 @@ class Edge:
         return (self.source.order, self.target.order, "qkv".find(self.input or "q"))
 
     @classmethod
-    def parse(cls, spelled: str | Edge | Sequence[Any]) -> Edge:
+    def parse(cls, spelled: Any) -> Edge:
         """Read an edge in any spelling of the table above.
 
         Args:
@@ -206,7 +204,7 @@ class Edge:
                 )
         source, (target, read) = Part.parse(ends[0]), parse_end(ends[1])
         if len(ends) == 3 and ends[2] is not None:
-            given: Any = str(ends[2]).lower()
+            given = str(ends[2]).lower()
             if read not in (None, given):
                 raise GraphError(f"{_shown(spelled)} names two inputs, {read} and {given}")
             read = given
@@ -222,7 +220,7 @@ def is_edge(spelled: Any) -> bool:
     return isinstance(spelled, Edge)
 
 
-def parse_end(spelled: str | NodeId | Part | Sequence[int]) -> tuple[Part, HeadInput | None]:
+def parse_end(spelled: Any) -> tuple[Part, str | None]:
     """Read a part, or the input of a head, in any spelling of the table above.
 
     Returns:
@@ -241,7 +239,7 @@ def parse_end(spelled: str | NodeId | Part | Sequence[int]) -> tuple[Part, HeadI
 
 
 @lru_cache(maxsize=4096)
-def _end(text: str) -> tuple[Part, HeadInput | None]:
+def _end(text: str) -> tuple[Part, str | None]:
     plain = text.strip()
     if bracketed := _BRACKETS.fullmatch(plain):
         plain = bracketed[1].strip()
@@ -250,8 +248,7 @@ def _end(text: str) -> tuple[Part, HeadInput | None]:
     if suffixed := _SUFFIX.fullmatch(plain):
         part = _part(suffixed[1])
         if part is not None and part.kind == "head":
-            read: Any = (suffixed[2] or suffixed[3]).lower()
-            return part, read
+            return part, (suffixed[2] or suffixed[3]).lower()
     raise _unknown(text)
 
 

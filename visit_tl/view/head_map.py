@@ -251,7 +251,7 @@ def _dots(
     )
 
 
-def _legend_size(names: list[str], room: int) -> tuple[int, int]:
+def _legend_size(names: list[Any], room: int) -> tuple[int, int]:
     """Width of an entry and height of the legend, in columns under a map of that width."""
     if not names:
         return 0, 0

@@ -41,10 +41,13 @@ def precision_recall(found: Comparison, *, theme: str = "light") -> go.Figure:
         _line("recall", steps, [s.recall for s in curve], rank_colour(0.78, theme), "dash"),
     ]
     figure = go.Figure(lines)
-    figure.add_hline(y=found.chance, line={"width": 1, "dash": "dot", "color": colours.quiet})
-    figure.add_vline(
-        x=found.at_k.selected, line={"width": 1, "color": colours.quiet}, layer="below"
+    k, thin = found.at_k.selected, {"width": 1, "color": colours.quiet}
+    figure.add_hline(y=found.chance, line=thin | {"dash": "dot"})
+    figure.add_vline(x=k, line=thin, layer="below")
+    figure.add_annotation(
+        _note("chance", 0, found.chance, colours) | {"xref": "paper", "xshift": 6}
     )
+    figure.add_annotation(_note(f"k = {k}", math.log10(k), 0.94, colours) | {"xshift": 4})
     title = f"{found.reference.name} · average precision {found.average_precision:.3f}"
     figure.update_layout(
         # An empty template keeps the caller's default template out of the figure.
@@ -85,6 +88,18 @@ def _line(name: str, x: list[int], y: list[float], colour: str, dash: str) -> go
         line={"color": colour, "width": 2.5, "dash": dash},
         hovertemplate="%{y:.3f}",
     )
+
+
+def _note(words: str, x: float, y: float, colours: Palette) -> dict[str, Any]:
+    return {
+        "text": words,
+        "x": x,
+        "y": y,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": FONT_SIZE, "color": colours.quiet},
+    }
 
 
 def _axis(title: str, colours: Palette) -> dict[str, Any]:
