@@ -92,7 +92,7 @@ def test_a_foreign_file_is_kept_unless_forced_and_no_model_is_loaded_for_it(run,
     assert refused.exit_code == 1 and "is no visit_tl graph" in refused.stderr
     assert path.read_text() == "my thesis"
     assert run("graph", PROMPT, "--json", str(path), "--force").exit_code == 0
-    assert json.loads(path.read_text())["schema"] == 1
+    assert json.loads(path.read_text())["schema"] == 2
 
 
 def test_a_continuation_writes_numbered_files(run, tmp_path):
@@ -104,6 +104,16 @@ def test_a_continuation_writes_numbered_files(run, tmp_path):
     assert [vt.FlowGraph.load(tmp_path / name) for name in names] == graphs
     assert run("graph", PROMPT, "--generate", "2", "--position", "1").exit_code == 2
     assert run("graph", PROMPT, "--generate", "-2").exit_code == 2
+
+
+def test_memories_are_followed_back(run, tmp_path):
+    path = tmp_path / "g.json"
+    result = run("graph", PROMPT, "--expand", "1", "--json", str(path))
+    assert result.exit_code == 0, result.output
+    assert vt.FlowGraph.load(path) == vt.flow_graph(made("native"), PROMPT, expand=1)
+    assert "memories back" in result.output
+    assert run("graph", PROMPT, "--expand", "1", "--generate", "2").exit_code == 2
+    assert run("graph", PROMPT, "--expand", "-1").exit_code == 1
 
 
 def test_debug_shows_the_traceback(run):

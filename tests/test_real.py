@@ -93,3 +93,15 @@ def test_broken_tokens_of_a_real_vocabulary_are_shown_as_bytes(smol):
 def test_lacking_its_space_a_target_is_told_so(smol):
     with pytest.raises(vt.InputError, match="did you mean ' Tokyo', with its space"):
         vt.flow_graph(smol, JAPAN, target="Tokyo")
+
+
+def test_the_answer_mary_is_walked_back_to_the_mary_of_the_prompt(smol):
+    graph = vt.flow_graph(smol, IOI, positions=[1], prepend_bos=False, max_nodes=700)
+    assert [(c.position, graph.tokens[1]) for c in graph.columns] == [(1, " Mary")]
+    assert max(graph.columns[0].residual_error.values()) < 1e-4
+    way = graph.route("L0.resid_pre@1")
+    assert str(way[-1].target) == "logits"
+    through = [graph[edge.target] for edge in way if edge.target.kind == "value"]
+    assert [node.token for node in through] == [" Mary"]
+    plain = vt.flow_graph(smol, IOI, prepend_bos=False)
+    assert 0 < len(graph) - len(plain) <= 700

@@ -71,6 +71,9 @@ def graph(
             "--generate", help="Add N tokens; a graph of each step, files numbered -1 ..."
         ),
     ] = 0,
+    expand: Annotated[
+        int, typer.Option("--expand", help="Follow memory values back, through at most N of them.")
+    ] = 0,
     theme: Annotated[str, typer.Option("--theme", help="light or dark.")] = "light",
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite files that are no graphs of ours.")
@@ -85,6 +88,8 @@ def graph(
         paths = _numbered(out, json, generate, force)
         if generate and position != -1:
             raise typer.BadParameter("--generate goes with the last position")
+        if generate and expand:
+            raise typer.BadParameter("--expand goes with one graph, not with --generate")
         chosen = None if layers is None else _parse_layers(layers)
         from visit_tl import xray
         from visit_tl.model.load import load_model
@@ -102,7 +107,7 @@ def graph(
         if generate:
             graphs = xray.generate(opened, prompt, generate, verbose=not quiet, **asked)
         else:
-            graphs = [xray.flow_graph(opened, prompt, position=position, **asked)]
+            graphs = [xray.flow_graph(opened, prompt, position=position, expand=expand, **asked)]
         for built, places in zip(graphs, paths, strict=False):
             written = [built.save(path, overwrite=force, theme=theme) for path in places]
             if not quiet:

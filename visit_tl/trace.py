@@ -1,7 +1,8 @@
 """One forward pass, or a cache of one, as plain tensors: only the hooks and rows that are needed.
 
-A graph looks at one query position, so most hooks keep one row; keys and values keep every
-position. Nothing of the batch, the other rows or the other layers is held.
+A graph looks at one query position, or at a few where memories are followed back, so most hooks
+keep one row a position; keys and values keep every position. Nothing of the batch, the other rows
+or the other layers is held.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from visit_tl.errors import ModelError
 from visit_tl.model.cached import Cache, CacheReader
-from visit_tl.model.hooks import NO_FIELD, OPTIONAL, ROWS, hook_names, keeper
+from visit_tl.model.hooks import NO_FIELD, OPTIONAL, ROWS, hook_names, keeper, row_of
 from visit_tl.model.norm import FrozenNorm
 from visit_tl.model.rotary import Rotation, find_pairing, find_rotation, stored_angles
 from visit_tl.model.tokens import Prompt
@@ -103,21 +104,31 @@ class Trace:
             InputError: a position or layer out of range.
         """
         position = view.check_position(position, len(prompt.ids))
-        chosen = view.check_layers(layers)
-        names = {layer: hook_names(view, layer) for layer in chosen}
+        return cls.run_at(view, prompt, [position], layers=layers)[position]
+
+    @classmethod
+    def run_at(
+        cls,
+        view: ModelView,
+        prompt: Prompt,
+        positions: Sequence[int],
+        *,
+        layers: Sequence[int] | None = None,
+    ) -> dict[int, Trace]:
+        """The traces of several positions, from one forward pass; else as `run`."""
+        at = [view.check_position(position, len(prompt.ids)) for position in positions]
+        names = {layer: hook_names(view, layer) for layer in view.check_layers(layers)}
         kept: dict[str, Tensor] = {}
         hooks = [
-            (name, keeper(kept, name, ROWS[slot], position))
+            (name, keeper(kept, name, ROWS[slot], at))
             for slots in names.values()
             for slot, name in slots.items()
         ]
         tokens = torch.tensor([prompt.ids], device=view.W_U.device)
         with torch.no_grad():
             logits = view.model.run_with_hooks(tokens, fwd_hooks=hooks)
-        traced = {
-            layer: _layer(view, layer, position, slots, kept) for layer, slots in names.items()
-        }
-        return cls(prompt, position, traced, logits[0, position].detach().float())
+        rows = logits[0, at].detach().float()
+        return _traces(view, prompt, at, names, kept, rows)
 
     @classmethod
     def from_cache(
@@ -145,27 +156,60 @@ class Trace:
                 the batch row is missing or not there.
         """
         position = view.check_position(position, len(prompt.ids))
-        chosen = view.check_layers(layers)
-        names = {layer: hook_names(view, layer) for layer in chosen}
+        traces = cls.from_cache_at(view, cache, prompt, [position], layers=layers, batch=batch)
+        return traces[position]
+
+    @classmethod
+    def from_cache_at(
+        cls,
+        view: ModelView,
+        cache: Cache,
+        prompt: Prompt,
+        positions: Sequence[int],
+        *,
+        layers: Sequence[int] | None = None,
+        batch: int | None = None,
+    ) -> dict[int, Trace]:
+        """The traces of several positions, from one cache; else as `from_cache`."""
+        at = [view.check_position(position, len(prompt.ids)) for position in positions]
+        names = {layer: hook_names(view, layer) for layer in view.check_layers(layers)}
         read = CacheReader(view, cache, prompt, batch)
         kept: dict[str, Tensor] = {}
         for slots in names.values():
             for slot, name in slots.items():
                 if slot in OPTIONAL and name not in read.names:
                     continue
-                keeper(kept, name, ROWS[slot], position)(read(name), None)
+                keeper(kept, name, ROWS[slot], at)(read(name), None)
         read.require_embeddings_of_prompt()
-        traced = {
-            layer: _layer(view, layer, position, slots, kept) for layer, slots in names.items()
-        }
         logits = read.optional("hook_unembed", "unembed.hook_out")
-        return cls(prompt, position, traced, None if logits is None else logits[0, position])
+        rows = None if logits is None else logits[0, at]
+        return _traces(view, prompt, at, names, kept, rows)
+
+
+def _traces(
+    view: ModelView,
+    prompt: Prompt,
+    at: Sequence[int],
+    names: Mapping[int, Mapping[str, str]],
+    kept: Mapping[str, Tensor],
+    logits: Tensor | None,
+) -> dict[int, Trace]:
+    return {
+        position: Trace(
+            prompt,
+            position,
+            {layer: _layer(view, layer, position, i, names[layer], kept) for layer in names},
+            None if logits is None else logits[i],
+        )
+        for i, position in enumerate(at)
+    }
 
 
 def _layer(
     view: ModelView,
     layer: int,
     position: int,
+    i: int,
     names: Mapping[str, str],
     kept: Mapping[str, Tensor],
 ) -> LayerTrace:
@@ -175,7 +219,7 @@ def _layer(
             f"the hook {silent[0]} of {view.name} did not fire in this forward pass, "
             f"so the block {layer} cannot be taken apart"
         )
-    read = {slot: kept[name] for slot, name in names.items() if name in kept}
+    read = {s: row_of(kept[name], ROWS[s], i) for s, name in names.items() if name in kept}
     hooks = {slot: name for slot, name in names.items() if name in kept}
     read["query"], query_norm = _normed(view, layer, "q_norm", read["query"])
     own, key_norm = _normed(view, layer, "k_norm", read["keys"][position])

@@ -11,6 +11,7 @@ from torch import Tensor
 from visit_tl.errors import InputError
 from visit_tl.graph import prune
 from visit_tl.graph.build import build, prediction
+from visit_tl.graph.columns import MAX_NODES, Follow
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.model.cached import Cache
 from visit_tl.model.tokens import Prompt
@@ -33,6 +34,9 @@ def flow_graph(
     values: int | None = None,
     neurons: int | tuple[int, int] | None = None,
     k: int = 5,
+    expand: int | None = None,
+    positions: Iterable[int] | None = None,
+    max_nodes: int = MAX_NODES,
 ) -> FlowGraph:
     """X-ray one forward pass: every part that mattered, read as words (paper, section 4).
 
@@ -54,6 +58,13 @@ def flow_graph(
         values: Memory values per head, by attention (default 2).
         neurons: Neurons per matrix: (high, low), default (18, 7), or their sum.
         k: How many top and bottom tokens each node keeps.
+        expand: Through how many memories to follow the answer back, one after the other: the blocks
+            that made the state which a memory was read from join the graph, at its position
+            (default 0, or 1 if `positions` are given).
+        positions: Key positions that may be followed; negative ones count from the end; None is
+            all.
+        max_nodes: How many nodes following may add. The memories that add the largest share to the
+            stream come first; those that found no room are `graph.unfollowed`.
 
     Returns:
         The graph; it draws itself in a notebook.
@@ -66,6 +77,7 @@ def flow_graph(
     view = ModelView(model)
     tokens = view.tokens.encode(prompt, prepend_bos)
     job = _Job(view, target, layers, prune.budget(preset, heads, values, neurons), k)
+    job.follow(expand, positions, max_nodes)
     return job.graph(tokens, position, cache, batch)
 
 
@@ -83,6 +95,9 @@ def flow_graphs(
     values: int | None = None,
     neurons: int | tuple[int, int] | None = None,
     k: int = 5,
+    expand: int | None = None,
+    positions: Iterable[int] | None = None,
+    max_nodes: int = MAX_NODES,
     verbose: bool = True,
 ) -> list[FlowGraph]:
     """The graph of each of several prompts, each exactly as `flow_graph` gives it alone.
@@ -102,6 +117,9 @@ def flow_graphs(
         values: As for `flow_graph`.
         neurons: As for `flow_graph`.
         k: As for `flow_graph`.
+        expand: As for `flow_graph`.
+        positions: As for `flow_graph`; counted within each prompt, without its padding.
+        max_nodes: As for `flow_graph`.
         verbose: Show a progress bar.
 
     Returns:
@@ -120,6 +138,8 @@ def flow_graphs(
     budget = prune.budget(preset, heads, values, neurons)
     encoded = [view.tokens.encode(row, prepend_bos) for row in rows]
     jobs = [_Job(view, one, layers, budget, k) for one in targets]
+    for job in jobs:
+        job.follow(expand, positions, max_nodes)
     pairs = zip(jobs, encoded, strict=True)
     bar = tqdm(pairs, total=len(rows), desc="graphs", disable=not verbose)
     return [job.graph(tokens, position) for job, tokens in bar]
@@ -196,6 +216,19 @@ class _Job:
         self.layers = view.check_layers(layers)
         self.target = None if target is None else view.tokens.single(target)
 
+    def follow(self, expand: int | None, positions: Iterable[int] | None, max_nodes: int) -> None:
+        """Whether and how far to follow memories back.
+
+        Raises:
+            InputError: a number below 0.
+        """
+        self.positions = None if positions is None else list(positions)
+        self.expand = (0 if positions is None else 1) if expand is None else expand
+        self.max_nodes = max_nodes
+        for name, number in (("expand", self.expand), ("max_nodes", max_nodes)):
+            if type(number) is not int or number < 0:
+                raise InputError(f"{name} must be an integer of at least 0, got {number!r}")
+
     def graph(
         self,
         tokens: Prompt,
@@ -203,18 +236,31 @@ class _Job:
         cache: Cache | None = None,
         batch: int | None = None,
     ) -> FlowGraph:
-        if cache is None:
-            if batch is not None:
-                raise InputError("batch is a row of a cache; pass the cache, or call flow_graphs")
-            return self.build(Trace.run(self.view, tokens, position=position, layers=self.layers))
-        return self.build(
-            Trace.from_cache(
-                self.view, cache, tokens, position=position, layers=self.layers, batch=batch
-            )
-        )
+        if cache is None and batch is not None:
+            raise InputError("batch is a row of a cache; pass the cache, or call flow_graphs")
 
-    def build(self, trace: Trace) -> FlowGraph:
-        return build(self.view, trace, target=self.target, budget=self.budget, k=self.k)
+        def traces(at: Sequence[int], layers: Sequence[int]) -> dict[int, Trace]:
+            if cache is None:
+                return Trace.run_at(self.view, tokens, at, layers=layers)
+            return Trace.from_cache_at(self.view, cache, tokens, at, layers=layers, batch=batch)
+
+        position = self.view.check_position(position, len(tokens.ids))
+        trace = traces([position], self.layers)[position]
+        if not self.expand:
+            return self.build(trace)
+        n = len(tokens.ids)
+        chosen = self.positions
+        chosen = None if chosen is None else {self.view.check_position(j, n) for j in chosen}
+        if chosen is not None and (ahead := [j for j in sorted(chosen) if j > position]):
+            raise InputError(
+                f"position {ahead[0]} comes after the graph's own, {position}, which cannot see it"
+            )
+        return self.build(trace, Follow(self.expand, self.max_nodes, chosen, traces))
+
+    def build(self, trace: Trace, follow: Follow | None = None) -> FlowGraph:
+        return build(
+            self.view, trace, target=self.target, budget=self.budget, k=self.k, follow=follow
+        )
 
 
 def _rows(

@@ -38,9 +38,10 @@ def test_every_model_gives_a_graph_that_survives_the_round_trip(model):
 def test_a_node_is_written_with_everything_that_the_schema_promises(data):
     wanted = {"id", "kind", "layer", "head", "key_position", "neuron", "label", "token", "top"}
     wanted |= {"bottom", "rank", "prob", "entropy", "norm", "coefficient", "attention", "hook"}
+    wanted |= {"position", "attribution", "effect"}
     assert all(set(node) == wanted for node in data["nodes"])
     assert {"schema", "model", "prompt", "tokens", "target", "position"} <= set(data)
-    assert all(set(e) == {"source", "target", "kind", "score"} for e in data["edges"])
+    assert all(set(e) == {"source", "target", "kind", "score", "effect"} for e in data["edges"])
 
 
 def change(data, *path_and_value):
@@ -56,7 +57,7 @@ def change(data, *path_and_value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["schema"], 2, r"has schema 2, but this release of visit_tl reads schema 1"),
+        (["schema"], 1, r"has schema 1, but this release of visit_tl reads schema 2"),
         (["schema"], "1", r"has schema '1'"),
         (["schema"], True, r"has schema True"),
         (["prompt"], 3, "'prompt' is int, expected str"),
@@ -74,7 +75,7 @@ def change(data, *path_and_value):
         (["nodes", 0, "top", 0, "token"], None, "'token' is NoneType"),
         (["edges", 0, "kind"], "magic", "an edge has the kind 'magic'"),
         (["edges", 0, "source"], "L9H9", "ends at L9H9"),
-        (["hidden"], {}, "'hidden' is not given for exactly the layers"),
+        (["hidden"], {}, "the graph: 'hidden' is not given for exactly its layers"),
         (["hidden"], {"x": {}}, "has 'x' where a layer belongs"),
     ],
 )

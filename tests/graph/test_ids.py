@@ -17,7 +17,8 @@ def node_ids(draw):
     head = draw(INDEX) if kind in ("head", "head_query", "key", "value") else None
     key_position = draw(INDEX) if kind in ("key", "value") else None
     neuron = draw(INDEX) if kind in ("attn_neuron", "neuron", "neuron_key") else None
-    return NodeId(kind, layer, head, key_position, neuron)
+    position = None if layer is None else draw(st.none() | INDEX)
+    return NodeId(kind, layer, head, key_position, neuron, position)
 
 
 @given(node_ids())
@@ -36,6 +37,12 @@ def test_heads_are_understood_in_other_tools_spellings(spelling):
     assert NodeId.parse(spelling) == NodeId("head", 9, 6)
 
 
+def test_other_positions_stand_at_the_end():
+    assert str(NodeId("value", 9, 6, 3, position=4)) == "L9H6.v3@4"
+    assert NodeId.parse("9.6@4") == NodeId("head", 9, 6).at(4)
+    assert NodeId("head", 9, 6, position=4).at(None) == NodeId("head", 9, 6)
+
+
 @given(st.text(max_size=12))
 def test_any_text_is_an_id_or_a_graph_error(text):
     try:
@@ -47,7 +54,24 @@ def test_any_text_is_an_id_or_a_graph_error(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "L9", "L9H", "H6", "L9H6.v", "L9H6.x3", "L-1H0", "L9.resid", "L9H6 ", "L٩H6", "9."]
+    "text",
+    [
+        "",
+        "L9",
+        "L9H",
+        "H6",
+        "L9H6.v",
+        "L9H6.x3",
+        "L-1H0",
+        "L9.resid",
+        "L9H6 ",
+        "L٩H6",
+        "9.",
+        "logits@3",
+        "L9H6@",
+        "@4",
+        "L9H6@4@5",
+    ],
 )
 def test_what_is_no_id_is_refused(text):
     with pytest.raises(GraphError, match="is no node id"):
@@ -62,6 +86,8 @@ def test_what_is_no_id_is_refused(text):
         (("head", True, 1), "needs layer as an integer from 0 up, got True"),
         (("logits", 3), "a node of kind logits has no layer, got 3"),
         (("z", 3, 1), "a node of kind z has no head, got 1"),
+        (("head", 3, 1, None, None, -2), "the position of a node of kind head is -2; it must be"),
+        (("logits", None, None, None, None, 2), "the final norm and the logits have none"),
     ],
 )
 def test_an_id_has_exactly_the_indices_of_its_kind(arguments, message):

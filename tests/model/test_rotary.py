@@ -55,7 +55,7 @@ def test_tables_in_no_known_layout_are_refused():
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "olmo2", "stablelm-parallel"])
 def test_keys_worked_out_are_the_keys_that_the_model_shows(name):
-    """With grouped keys, and with key norms: what is done where hook_rot_k stays silent is right."""
+    """With grouped keys and with key norms, where hook_rot_k stays silent."""
     pytest.importorskip("transformer_lens.model_bridge")
     from tests.architectures import ARCHITECTURES, PROMPT
     from visit_tl import ModelView, Trace

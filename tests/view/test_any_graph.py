@@ -12,7 +12,7 @@ from tests.view.synthetic import HOSTILE
 from tests.view.test_layout import check
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import KINDS, NodeId
-from visit_tl.graph.records import EDGE_KINDS, Edge, Hidden, Node, TokenProb
+from visit_tl.graph.records import EDGE_KINDS, Column, Edge, Hidden, Node, TokenProb
 from visit_tl.view.labels import columns
 from visit_tl.view.notebook import notebook_html
 from visit_tl.view.page import page
@@ -24,7 +24,7 @@ numbers = st.floats(allow_nan=True, allow_infinity=True)
 
 
 @st.composite
-def ids(draw, layers):
+def ids(draw, layers, position):
     kind = draw(st.sampled_from(KINDS))
     needs_head = kind in ("head_query", "key", "value", "head")
     return NodeId(
@@ -33,6 +33,9 @@ def ids(draw, layers):
         draw(st.integers(0, 2)) if needs_head else None,
         draw(st.integers(0, 2)) if kind in ("key", "value") else None,
         draw(st.integers(0, 2)) if kind in ("attn_neuron", "neuron_key", "neuron") else None,
+        draw(st.none() | st.integers(0, position - 1))
+        if position and kind not in ("final_norm", "logits")
+        else None,
     )
 
 
@@ -46,7 +49,9 @@ def specs(draw):
     first, count = draw(st.integers(0, 3)), draw(st.integers(1, 6))
     layers = tuple(range(first, first + count))
     reads = st.lists(st.tuples(texts, st.just(0), st.floats(0, 1)), max_size=3)
-    names = draw(st.lists(ids(layers), max_size=12, unique=True))
+    tokens = draw(st.lists(texts, min_size=1, max_size=3))
+    position = draw(st.integers(0, len(tokens) - 1))
+    names = draw(st.lists(ids(layers, position), max_size=12, unique=True))
     facts = st.fixed_dictionaries(
         {
             "top": reads,
@@ -66,13 +71,12 @@ def specs(draw):
         b = draw(st.integers(a + 1, len(names) - 1))
         edges.append((names[a], names[b], draw(st.sampled_from(EDGE_KINDS)), draw(numbers)))
     words = {name: draw(texts) for name in ("model", "prompt", "target")}
-    tokens = draw(st.lists(texts, min_size=1, max_size=3))
     return {
         "layers": layers,
         "nodes": [(name, draw(facts)) for name in names],
         "edges": edges,
         "tokens": tokens,
-        "position": draw(st.integers(0, len(tokens) - 1)),
+        "position": position,
         "flags": draw(st.tuples(st.booleans(), st.booleans())),
         **words,
     }
@@ -97,9 +101,13 @@ def build(spec):
         layers=layers,
         n_layers=layers[-1] + 1,
         d_vocab=10,
-        pruning={},
+        pruning={"expand": 1},
         hidden={layer: Hidden() for layer in layers},
         residual_error=dict.fromkeys(layers, 0.0),
+        columns=tuple(
+            Column(j, 1, layers, {layer: Hidden() for layer in layers}, dict.fromkeys(layers, 0.0))
+            for j in sorted({n.id.position for n in nodes if n.id.position is not None})
+        ),
         nodes=tuple(nodes),
         edges=tuple(Edge(*edge) for edge in spec["edges"]),
     )
@@ -109,8 +117,11 @@ def build(spec):
 @given(specs(), st.sampled_from(["light", "dark"]))
 def test_any_graph_draws(spec, theme):
     graph = build(spec)
-    whole = check(graph)
-    assert len(whole.boxes) + len(whole.orphans) == len(graph)
+    for column in graph.columns:
+        sankey(graph, layers=graph.layers, theme=theme, position=column.position)
+    own = graph.at(graph.position)
+    whole = check(own)
+    assert len(whole.boxes) + len(whole.orphans) == len(own)
 
     figure = sankey(graph, layers=graph.layers, theme=theme)
     figure.to_json()

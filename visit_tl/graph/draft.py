@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -39,6 +40,10 @@ class Draft:
     def one(self, node: NodeId, vector: Tensor, hook: Hook | None) -> None:
         """A single node."""
         self.add([node], vector[None], [{"hook": hook}])
+
+    def vectors(self) -> Iterator[tuple[NodeId, Tensor]]:
+        """Every node with its vector."""
+        return zip(self.ids, (row for stack in self.stacks for row in stack), strict=True)
 
     def link(self, source: NodeId, target: NodeId, kind: EdgeKind, score: float) -> None:
         """An edge."""
@@ -91,5 +96,7 @@ _KIND_PLACE: Mapping[str, int] = {kind: place for place, kind in enumerate(KINDS
 def _place(node: NodeId, n_layers: int) -> tuple[int, ...]:
     """Where a node stands in the forward pass."""
     layer = n_layers if node.layer is None else node.layer
+    # The graph's own position comes last: attention looks back.
+    position = sys.maxsize if node.position is None else node.position
     indices = (node.head, node.key_position, node.neuron)
-    return (layer, _KIND_PLACE[node.kind], *(-1 if i is None else i for i in indices))
+    return (layer, _KIND_PLACE[node.kind], position, *(-1 if i is None else i for i in indices))

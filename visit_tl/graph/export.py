@@ -9,9 +9,18 @@ from typing import Any, Final, TypeVar, cast
 from visit_tl.errors import GraphError
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import NodeId
-from visit_tl.graph.records import EDGE_KINDS, Edge, Hidden, Hook, Node, TokenProb
+from visit_tl.graph.records import (
+    EDGE_KINDS,
+    Column,
+    Edge,
+    Effect,
+    Hidden,
+    Hook,
+    Node,
+    TokenProb,
+)
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 _T = TypeVar("_T")
 
@@ -33,11 +42,20 @@ def to_json(graph: FlowGraph) -> dict[str, Any]:
         "n_layers": graph.n_layers,
         "d_vocab": graph.d_vocab,
         "pruning": dict(graph.pruning),
-        "hidden": {str(layer): _slots(part) for layer, part in graph.hidden.items()},
-        "residual_error": {str(layer): e for layer, e in graph.residual_error.items()},
+        **_by_layer(graph),
+        "columns": [
+            {"position": c.position, "hops": c.hops, "layers": list(c.layers), **_by_layer(c)}
+            for c in graph.columns
+        ],
         "nodes": [_node_to_json(node) for node in graph.nodes],
         "edges": [
-            {"source": str(e.source), "target": str(e.target), "kind": e.kind, "score": e.score}
+            {
+                "source": str(e.source),
+                "target": str(e.target),
+                "kind": e.kind,
+                "score": e.score,
+                "effect": None if e.effect is None else _slots(e.effect),
+            }
             for e in graph.edges
         ],
     }
@@ -72,10 +90,9 @@ def from_json(data: object) -> FlowGraph:
         n_layers=root.integer("n_layers"),
         d_vocab=root.integer("d_vocab"),
         pruning=_pruning(root),
-        hidden={layer: _hidden(part) for layer, part in root.by_layer("hidden")},
-        residual_error={
-            layer: part.number("error") for layer, part in root.by_layer("residual_error")
-        },
+        hidden=_hidden_by_layer(root),
+        residual_error=_errors(root),
+        columns=tuple(_column(part) for part in root.parts("columns")),
         nodes=tuple(_node(part) for part in root.parts("nodes")),
         edges=tuple(_edge(part) for part in root.parts("edges")),
     )
@@ -92,6 +109,7 @@ def _node_to_json(node: Node) -> dict[str, Any]:
         "head": node.id.head,
         "key_position": node.id.key_position,
         "neuron": node.id.neuron,
+        "position": node.id.position,
         "label": node.label,
         "token": node.token,
         "top": [_slots(t) for t in node.top],
@@ -105,10 +123,19 @@ def _node_to_json(node: Node) -> dict[str, Any]:
         "hook": None
         if node.hook is None
         else {"name": node.hook.name, "index": list(node.hook.index)},
+        "attribution": node.attribution,
+        "effect": None if node.effect is None else _slots(node.effect),
     }
 
 
-def _slots(record: TokenProb | Hidden) -> dict[str, Any]:
+def _by_layer(part: FlowGraph | Column) -> dict[str, Any]:
+    return {
+        "hidden": {str(layer): _slots(hidden) for layer, hidden in part.hidden.items()},
+        "residual_error": {str(layer): error for layer, error in part.residual_error.items()},
+    }
+
+
+def _slots(record: TokenProb | Hidden | Effect) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
@@ -191,8 +218,32 @@ def _pruning(root: _Reader) -> dict[str, str | int | None]:
     return value
 
 
-def _hidden(part: _Reader) -> Hidden:
-    return Hidden(*(part.integer(name) for name in Hidden.__slots__))
+def _hidden_by_layer(part: _Reader) -> dict[int, Hidden]:
+    return {
+        layer: Hidden(*(hidden.integer(name) for name in Hidden.__slots__))
+        for layer, hidden in part.by_layer("hidden")
+    }
+
+
+def _errors(part: _Reader) -> dict[int, float]:
+    return {layer: error.number("error") for layer, error in part.by_layer("residual_error")}
+
+
+def _column(part: _Reader) -> Column:
+    return Column(
+        position=part.integer("position"),
+        hops=part.integer("hops"),
+        layers=tuple(part.items("layers", int)),
+        hidden=_hidden_by_layer(part),
+        residual_error=_errors(part),
+    )
+
+
+def _effect(part: _Reader) -> Effect | None:
+    if not part.optional("effect"):
+        return None
+    inner = _Reader(part.get("effect"), "effect")
+    return Effect(inner.number("value"), inner.boolean("exact"))
 
 
 def _node(part: _Reader) -> Node:
@@ -217,6 +268,8 @@ def _node(part: _Reader) -> Node:
         coefficient=part.number("coefficient") if part.optional("coefficient") else None,
         attention=attention,
         hook=hook,
+        attribution=part.number("attribution") if part.optional("attribution") else None,
+        effect=_effect(part),
     )
 
 
@@ -229,7 +282,7 @@ def _edge(part: _Reader) -> Edge:
     if kind not in EDGE_KINDS:
         raise GraphError(f"an edge has the kind {kind!r}; the kinds are {', '.join(EDGE_KINDS)}")
     source, target = NodeId.parse(part.text("source")), NodeId.parse(part.text("target"))
-    return Edge(source, target, cast(Any, kind), part.number("score"))
+    return Edge(source, target, cast(Any, kind), part.number("score"), _effect(part))
 
 
 def _check_whole(graph: FlowGraph) -> None:
@@ -243,13 +296,39 @@ def _check_whole(graph: FlowGraph) -> None:
             f"{len(graph.tokens)} tokens, {len(graph.token_ids)} token ids and the position "
             f"{graph.position} do not fit together"
         )
-    for name, table in (("hidden", graph.hidden), ("residual_error", graph.residual_error)):
-        if set(table) != set(graph.layers):
-            raise GraphError(f"{name!r} is not given for exactly the layers of the graph")
+    _check_tables(graph, "the graph")
+    where: dict[int | None, set[int]] = {None: set(graph.layers)}
+    for column in graph.columns:
+        _check_column(graph, column)
+        where[column.position] = {*column.layers, graph.layers[0] + len(column.layers)}
+    if len(where) != len(graph.columns) + 1:
+        raise GraphError("two columns are at the same position")
     for node in graph.nodes:
-        if node.layer is not None and node.layer not in graph.layers:
-            raise GraphError(f"the node {node.id} is outside the graph's layers")
+        known = where.get(node.id.position)
+        outside = node.layer is not None and node.layer not in graph.layers
+        if known is None or outside or (node.layer is not None and node.layer not in known):
+            raise GraphError(f"the node {node.id} is outside the graph's layers and columns")
         if node.rank >= graph.d_vocab:
             raise GraphError(f"the node {node.id} has rank {node.rank} of {graph.d_vocab} tokens")
         if not node.top or not node.bottom:
             raise GraphError(f"the node {node.id} has no readout")
+
+
+def _check_column(graph: FlowGraph, column: Column) -> None:
+    if column.position >= graph.position or column.hops < 1:
+        raise GraphError(
+            f"a column at position {column.position}, {column.hops} hops away, does not fit a "
+            f"graph of position {graph.position}"
+        )
+    if column.layers != graph.layers[: len(column.layers)]:
+        raise GraphError(
+            f"the column at position {column.position} has the layers {list(column.layers)}, "
+            f"which are not the first of the graph's"
+        )
+    _check_tables(column, f"the column at position {column.position}")
+
+
+def _check_tables(part: FlowGraph | Column, where: str) -> None:
+    for name, table in (("hidden", part.hidden), ("residual_error", part.residual_error)):
+        if set(table) != set(part.layers):
+            raise GraphError(f"{where}: {name!r} is not given for exactly its layers")

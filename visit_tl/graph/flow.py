@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from visit_tl.errors import GraphError
 from visit_tl.graph.ids import KINDS, NodeId
-from visit_tl.graph.records import Edge, Hidden, Node
+from visit_tl.graph.records import Column, Edge, Hidden, Node, total
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,7 @@ class FlowGraph:
             docs/maths.md, as measured on this forward pass.
         nodes: In the order of the forward pass.
         edges: In the order of their targets.
+        columns: Other positions that memories were followed back to, ascending.
 
     Raises:
         GraphError: two nodes have the same id, or an edge names a node that is not there or does
@@ -63,6 +64,7 @@ class FlowGraph:
     residual_error: Mapping[int, float]
     nodes: tuple[Node, ...] = field(repr=False)
     edges: tuple[Edge, ...] = field(repr=False)
+    columns: tuple[Column, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         order = {node.id: i for i, node in enumerate(self.nodes)}
@@ -108,7 +110,7 @@ class FlowGraph:
         Raises:
             GraphError: the id cannot be read, or the node is not in the graph (pruned, perhaps).
         """
-        found = self._by_id.get(wanted := NodeId.parse(node))
+        found = self._by_id.get(wanted := self.name_of(node))
         if found is None:
             raise GraphError(
                 f"{wanted} is not in this graph of layers {self.layers[0]}..{self.layers[-1]}; "
@@ -116,11 +118,20 @@ class FlowGraph:
             )
         return found
 
+    def name_of(self, node: str | NodeId) -> NodeId:
+        """An id as this graph prints it: without a position where that is the graph's own.
+
+        Raises:
+            GraphError: the id cannot be read.
+        """
+        parsed = NodeId.parse(node)
+        return parsed.at(None) if parsed.position == self.position else parsed
+
     def __contains__(self, node: object) -> bool:
         if not isinstance(node, str | NodeId):
             return False
         try:
-            return NodeId.parse(node) in self._by_id
+            return self.name_of(node) in self._by_id
         except GraphError:
             return False
 
@@ -167,16 +178,16 @@ class FlowGraph:
         )
 
     @cached_property
-    def _values(self) -> dict[tuple[int | None, int | None], list[Node]]:
-        values: dict[tuple[int | None, int | None], list[Node]] = {}
+    def _values(self) -> dict[NodeId, list[Node]]:
+        values: dict[NodeId, list[Node]] = {}
         for node in self.of_kind("value"):
-            values.setdefault((node.id.layer, node.id.head), []).append(node)
+            head = NodeId("head", node.id.layer, node.id.head, position=node.id.position)
+            values.setdefault(head, []).append(node)
         return values
 
     def values_of(self, head: str | NodeId) -> tuple[Node, ...]:
         """The shown memory values of a head, most attended first."""
-        wanted = NodeId.parse(head)
-        values = self._values.get((wanted.layer, wanted.head), [])
+        values = self._values.get(self.name_of(head), [])
         return tuple(sorted(values, key=lambda value: -(value.coefficient or 0.0)))
 
     def subgraph(self, layers: Iterable[int]) -> FlowGraph:
@@ -187,41 +198,60 @@ class FlowGraph:
         Raises:
             GraphError: a layer is not in this graph, or the layers have a gap.
         """
-        from dataclasses import replace
+        from visit_tl.graph.cut import to_layers
 
-        kept = tuple(sorted(set(layers)))
-        outside = [layer for layer in kept if layer not in self.layers]
-        if not kept or outside:
-            raise GraphError(
-                f"layers {outside or '(none)'} are not in this graph, "
-                f"which has {self.layers[0]}..{self.layers[-1]}"
-            )
-        if kept != tuple(range(kept[0], kept[-1] + 1)):
-            raise GraphError(f"layers {list(kept)} have a gap; a subgraph needs consecutive blocks")
-        whole_end = kept[-1] == self.n_layers - 1
-        nodes = tuple(
-            n for n in self.nodes if (n.layer in kept if n.layer is not None else whole_end)
-        )
-        ids = {n.id for n in nodes}
-        return replace(
-            self,
-            layers=kept,
-            nodes=nodes,
-            edges=tuple(e for e in self.edges if e.source in ids and e.target in ids),
-            hidden={layer: self.hidden[layer] for layer in kept},
-            residual_error={layer: self.residual_error[layer] for layer in kept},
-        )
+        return to_layers(self, layers)
 
     @cached_property
     def hidden_in_all(self) -> Hidden:
-        """How much pruning left out, over all blocks of the graph."""
-        parts = list(self.hidden.values())
-        return Hidden(
-            heads=sum(part.heads for part in parts),
-            values=sum(part.values for part in parts),
-            attn_neurons=sum(part.attn_neurons for part in parts),
-            neurons=sum(part.neurons for part in parts),
+        """How much pruning left out, over all blocks of the graph and its columns."""
+        columns = (part for column in self.columns for part in column.hidden.values())
+        return total([*self.hidden.values(), *columns])
+
+    # --- positions ---------------------------------------------------------------------------
+
+    def at(self, position: int) -> FlowGraph:
+        """The blocks at one position as a graph of their own, without the others.
+
+        Args:
+            position: The graph's own, or that of a column.
+
+        Raises:
+            GraphError: no whole block is shown at that position.
+        """
+        from visit_tl.graph.cut import to_position
+
+        return to_position(self, position)
+
+    @cached_property
+    def unfollowed(self) -> tuple[Node, ...]:
+        """The memory values made at another position whose state is not in the graph."""
+        return tuple(
+            node
+            for node in self.of_kind("value")
+            if node.id.key_position is not None and self._state_of(node.id) not in self._by_id
         )
+
+    def _state_of(self, value: NodeId) -> NodeId:
+        """The state that a memory was made from."""
+        return self.name_of(NodeId("attn_in", value.layer, position=value.key_position))
+
+    def route(self, source: str | NodeId, target: str | NodeId = "logits") -> tuple[Edge, ...]:
+        """The strongest way from one node to another.
+
+        The strength of a way is the product of its edges' shares; the share of an edge is its
+        absolute score among the edges of the same kind into the same node. In a graph that was
+        expanded, ways lead from one position to the next through memories.
+
+        Returns:
+            The edges in the order of the way; empty if there is none or the ends are the same.
+
+        Raises:
+            GraphError: an end is not in the graph.
+        """
+        from visit_tl.graph.route import strongest
+
+        return strongest(self, self[source].id, self[target].id)
 
     # --- tables ------------------------------------------------------------------------------
 
@@ -243,11 +273,16 @@ class FlowGraph:
 
     # --- to look at and to keep: the views and the files live in rooms of their own ------------
 
-    def figure(self, layers: Iterable[int] | None = None, theme: str = "light") -> go.Figure:
+    def figure(
+        self,
+        layers: Iterable[int] | None = None,
+        theme: str = "light",
+        position: int | None = None,
+    ) -> go.Figure:
         """The Plotly figure; see `visit_tl.view.sankey.sankey`."""
         from visit_tl.view.sankey import sankey
 
-        return sankey(self, layers=layers, theme=theme)
+        return sankey(self, layers=layers, theme=theme, position=position)
 
     def text(self, layers: Iterable[int] | None = None) -> str:
         """The graph as text; see `visit_tl.view.text.text`."""

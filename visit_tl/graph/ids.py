@@ -23,13 +23,16 @@
 | `final_norm`  | `final_norm`     | the last resid_post after the final norm                     |
 | `logits`      | `logits`         | the model's prediction                                       |
 
+Where memory values were followed back, the nodes of other positions than the graph's own carry
+theirs at the end: `L9H6@4`, `L9H6.v3@4`, `L9.resid_post@4`.
+
 Heads are also understood as `9.6`, `a9.h6` and `A9.6`, the spellings of other tools.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 from visit_tl.errors import GraphError
@@ -69,6 +72,7 @@ _STATES: Final = tuple(k for k in KINDS if k not in (*_FINAL, *_HEAD_KINDS, *_NE
 _HEAD = re.compile(r"L([0-9]{1,9})H([0-9]{1,9})(?:\.(q|[kv]([0-9]{1,9})))?")
 _NEURON = re.compile(r"L([0-9]{1,9})([NO])([0-9]{1,9})(\.k)?")
 _STATE = re.compile(r"L([0-9]{1,9})\.(" + "|".join(_STATES) + ")")
+_AT = re.compile(r"(.+)@([0-9]{1,9})", re.DOTALL)
 _FOREIGN_HEAD = re.compile(r"[aA]?([0-9]{1,9})\.h?([0-9]{1,9})")
 
 
@@ -82,6 +86,7 @@ class NodeId:
         head: Query head index, for `head_query`, `key`, `value` and `head`.
         key_position: Position of the token that made a memory key or value.
         neuron: Row of W_O (`attn_neuron`) or W_out (`neuron`), column of W_in (`neuron_key`).
+        position: Query position, if it is another than the graph's own; else None.
 
     Raises:
         GraphError: an index is missing, superfluous or negative, or the kind is unknown.
@@ -92,6 +97,7 @@ class NodeId:
     head: int | None = None
     key_position: int | None = None
     neuron: int | None = None
+    position: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -111,8 +117,22 @@ class NodeId:
                 )
             if not needed and value is not None:
                 raise GraphError(f"a node of kind {self.kind} has no {name}, got {value!r}")
+        at = self.position
+        if at is not None and (self.kind in _FINAL or type(at) is not int or at < 0):
+            raise GraphError(
+                f"the position of a node of kind {self.kind} is {at!r}; it must be an integer from "
+                f"0 up, and the final norm and the logits have none"
+            )
 
     def __str__(self) -> str:
+        name = self._name()
+        return name if self.position is None else f"{name}@{self.position}"
+
+    def at(self, position: int | None) -> NodeId:
+        """The same node at another position."""
+        return replace(self, position=position)
+
+    def _name(self) -> str:
         if self.kind in _FINAL:
             return self.kind
         if self.kind == "head":
@@ -135,18 +155,23 @@ class NodeId:
 
         Args:
             text: `L9H6`, `L9H6.v3`, `L9N120`, `L9.resid_mid`, `logits` ...; for heads also `9.6`,
-                `a9.h6`, `A9.6`. A NodeId is returned as it is.
+                `a9.h6`, `A9.6`; all but the end also with a position, as in `L9H6@4`. A NodeId is
+                returned as it is.
 
         Raises:
             GraphError: the text follows none of these.
         """
         if isinstance(text, NodeId):
             return text
-        found = _read_head(text) or _read_neuron(text) or _read_state(text)
-        if found is None:
+        at = _AT.fullmatch(text)
+        name = text if at is None else at[1]
+        found = _read_head(name) or _read_neuron(name) or _read_state(name)
+        if at is not None and found is not None and found.kind not in _FINAL:
+            return found.at(int(at[2]))
+        if found is None or at is not None:
             raise GraphError(
                 f"{text!r} is no node id; ids look like L9H6, L9H6.q, L9H6.k3, L9H6.v3, L9O120, "
-                f"L9N120, L9N120.k, L9.resid_mid or logits"
+                f"L9N120, L9N120.k, L9.resid_mid, logits or, at another position, L9H6@4"
             )
         return found
 

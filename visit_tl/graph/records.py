@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -64,7 +65,7 @@ class Node:
     """One vector of the forward pass (or one row of a weight matrix), read as words.
 
     Attributes:
-        id: Its name; carries kind, layer, head, key_position and neuron.
+        id: Its name; carries kind, layer, head, key_position, neuron and position.
         top: The tokens that it promotes most, best first.
         bottom: The tokens that it promotes least, worst first.
         entropy: Entropy of its distribution over the vocabulary, in nats.
@@ -164,3 +165,29 @@ class Hidden:
     values: int = 0
     attn_neurons: int = 0
     neurons: int = 0
+
+
+def total(parts: Iterable[Hidden]) -> Hidden:
+    """How much several blocks left out."""
+    counts = [[getattr(part, name) for name in Hidden.__slots__] for part in parts]
+    return Hidden(*(sum(column) for column in zip(*counts, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The blocks at another position that made a state which a memory of the graph was read from.
+
+    Attributes:
+        position: The position, counted from 0.
+        hops: Least number of memories to go back through from the graph's own position.
+        layers: The blocks shown whole, ascending from the graph's first. Of the block after them,
+            only the state that its attention read is shown.
+        hidden: By block, how much pruning left out.
+        residual_error: By block, the largest relative error of the conservation laws.
+    """
+
+    position: int
+    hops: int
+    layers: tuple[int, ...]
+    hidden: Mapping[int, Hidden]
+    residual_error: Mapping[int, float]

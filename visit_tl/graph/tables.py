@@ -52,6 +52,7 @@ def _node_row(node: Node) -> dict[str, Any]:
         "head": node.id.head,
         "key_position": node.id.key_position,
         "neuron": node.id.neuron,
+        "position": node.id.position,
         "token": node.token,
         "label": node.label,
         "top": [t.token for t in node.top],
@@ -61,6 +62,8 @@ def _node_row(node: Node) -> dict[str, Any]:
         "entropy": node.entropy,
         "norm": node.norm,
         "coefficient": node.coefficient,
+        "attribution": node.attribution,
+        "effect": None if node.effect is None else node.effect.value,
         "hook": None if node.hook is None else node.hook.name,
         "index": None if node.hook is None else node.hook.index,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -83,15 +83,16 @@ def hook_names(view: ModelView, layer: int) -> dict[str, str]:
 
 
 def keeper(
-    kept: dict[str, Tensor], name: str, rows: str, position: int
+    kept: dict[str, Tensor], name: str, rows: str, positions: Sequence[int]
 ) -> Callable[[Tensor, Any], None]:
     """A hook function that copies the rows that are needed and changes nothing."""
+    at = list(positions)
 
     def keep(tensor: Tensor, hook: Any) -> None:
         if rows == "row":
-            part = tensor[0, position]
+            part = tensor[0, at]
         elif rows == "query":
-            part = tensor[0, :, position]
+            part = tensor[0, :, at].transpose(0, 1)
         elif rows == "angles":
             part = tensor[0] if tensor.ndim == 3 else tensor
         else:
@@ -99,3 +100,8 @@ def keeper(
         kept[name] = part.detach().float().clone()
 
     return keep
+
+
+def row_of(part: Tensor, rows: str, i: int) -> Tensor:
+    """What `keeper` kept for the i-th of its positions."""
+    return part[i] if rows in ("row", "query") else part

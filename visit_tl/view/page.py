@@ -34,6 +34,9 @@ POLICY: Final = (
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
 
+_COLUMN_BLOCKS: Final = 4
+"""Blocks a view of another position shows: they hold a tenth of the nodes of the graph's own."""
+
 
 def page(
     graph: FlowGraph,
@@ -55,11 +58,15 @@ def page(
     Raises:
         InputError: a layer is not in the graph, the layers have a gap, or there is no such theme.
     """
-    opening = window.choose(graph, layers).layers
-    views = [opening] if opening == graph.layers else window.windows(graph)
+    own = graph.at(graph.position)
+    opening = window.choose(own, layers).layers
+    views = [opening] if opening == own.layers else window.windows(own)
     if opening not in views:
         views.append(opening)
-    figures = [_figure(graph, view, theme) for view in views]
+    pictures = [(own, view) for view in views]
+    for column in (graph.at(column.position) for column in graph.columns if column.layers):
+        pictures += [(column, view) for view in window.windows(column, _COLUMN_BLOCKS)]
+    figures = [_figure(picture, view, theme) for picture, view in pictures]
     words = heading(graph)
     parts = {
         "TITLE": for_html(f"{words['model']} · {words['prompt']}"),
@@ -67,9 +74,9 @@ def page(
         "STYLE": stylesheet(theme),
         "PLOTLY": get_plotlyjs().replace("</script", r"<\/script"),
         "HEAD": _header(graph, words),
-        "CONTROL": _control(views, opening, graph),
+        "CONTROL": _control(pictures, opening, graph),
         "LEGEND": _legend(graph.d_vocab, theme),
-        "HEADS": _heads(graph, theme),
+        "HEADS": _heads(own, theme),
         "TEXT": for_html(text(graph, layers=graph.layers or None)),
         "DATA": _data(figures, graph),
         "SCRIPT": SCRIPT,
@@ -98,12 +105,16 @@ def _data(figures: list[dict[str, Any]], graph: FlowGraph) -> str:
 
 def _header(graph: FlowGraph, words: dict[str, str]) -> str:
     chips = []
+    followed = {column.position for column in graph.columns}
     for i, token in enumerate(graph.tokens):
         marks = ["token"]
         note = f"position {i}"
         if i == 0 and graph.prepend_bos:
             marks.append("bos")
             note += ", a BOS put before the prompt"
+        if i in followed:
+            marks.append("followed")
+            note += ", followed back to"
         if i == graph.position:
             marks.append("here")
             note += ", the position that this graph is of"
@@ -118,6 +129,8 @@ def _header(graph: FlowGraph, words: dict[str, str]) -> str:
             for r in graph["logits"].top
         )
     facts["pruning"] = for_html(words["hidden"])
+    if "followed" in words:
+        facts["followed back"] = for_html(words["followed"])
     pairs = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
     return (
         f"<h1>{for_html(words['model'])}</h1>\n"
@@ -125,13 +138,18 @@ def _header(graph: FlowGraph, words: dict[str, str]) -> str:
     )
 
 
-def _control(views: list[tuple[int, ...]], opening: tuple[int, ...], graph: FlowGraph) -> str:
-    options = "".join(
-        f'<option value="{i}"{" selected" if view == opening else ""}>'
-        f"{for_html(window.name(view)) if view else 'no blocks'}</option>"
-        for i, view in enumerate(views)
-    )
-    alone = " disabled" if len(views) == 1 else ""
+def _control(
+    pictures: list[tuple[FlowGraph, tuple[int, ...]]], opening: tuple[int, ...], graph: FlowGraph
+) -> str:
+    options = ""
+    for i, (picture, view) in enumerate(pictures):
+        name = window.name(view) if view else "no blocks"
+        own = picture.position == graph.position
+        if not own:
+            name += f" at {visible(graph.tokens[picture.position], 20)}@{picture.position}"
+        chosen = " selected" if own and view == opening else ""
+        options += f'<option value="{i}"{chosen}>{for_html(name)}</option>'
+    alone = " disabled" if len(pictures) == 1 else ""
     return (
         f'<button id="earlier" type="button" aria-label="earlier layers"{alone}>◀</button>'
         f'<select id="layers" aria-label="layers shown"{alone}>{options}</select>'

@@ -35,6 +35,7 @@ h1{font-size:17px;margin:12px 0 6px}
  margin:0 3px 0 0;line-height:1.5;white-space:pre-wrap;overflow-wrap:anywhere}
 .token sub{color:var(--quiet);font-size:12px;margin-left:4px;vertical-align:baseline}
 .bos{border-style:dashed;color:var(--quiet)}
+.followed{border-color:var(--quiet);background:var(--surface)}
 .here{border:2px solid var(--text);font-weight:bold}
 dl{display:flex;flex-wrap:wrap;gap:2px 8px;margin:0 0 10px}
 dl div{display:flex;gap:8px;margin-right:16px}

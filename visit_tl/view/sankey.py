@@ -37,6 +37,7 @@ def sankey(
     *,
     layers: Iterable[int] | None = None,
     theme: str = "light",
+    position: int | None = None,
 ) -> go.Figure:
     """The graph as a figure: layers from left to right, the residual stream as a lane at the top.
 
@@ -51,13 +52,18 @@ def sankey(
         layers: Consecutive blocks to show; None for all of up to four, or the last two of more,
             with a line in the title on how to see the rest.
         theme: `light` or `dark`.
+        position: Which position to show of a graph whose memories were followed back; None is the
+            graph's own.
 
     Returns:
         A figure of as many pixels as it takes to read it.
 
     Raises:
         InputError: a layer is not in the graph, the layers have a gap, or there is no such theme.
+        GraphError: no block is shown at that position.
     """
+    followed = heading(graph).get("followed")
+    graph = graph.at(graph.position if position is None else position)
     shown = choose(graph, layers)
     place, colours = layout(shown), palette(theme)
     drawn = spec(shown, place, theme)
@@ -71,7 +77,7 @@ def sankey(
         annotations=[*drawn["layout"]["annotations"], *notes],
         shapes=[*drawn["layout"]["shapes"], *shapes],
         title={
-            "text": _title(graph, shown, place),
+            "text": _title(graph, shown, place, followed),
             "x": 0,
             "xref": "paper",
             "xanchor": "left",
@@ -184,13 +190,15 @@ def _line(line: str) -> str:
     return "<br>".join(for_plotly(part) for part in (*lines, rest))
 
 
-def _title(graph: FlowGraph, shown: FlowGraph, place: Layout) -> str:
+def _title(graph: FlowGraph, shown: FlowGraph, place: Layout, followed: str | None) -> str:
     words = heading(shown)
     prompt = clip_start(words["prompt"], 100)
     second = [f"position {words['position']}", f"target {words['target']}"]
     if "prediction" in words:
         second.append(f"prediction {words['prediction']}")
     third = [notice(graph, shown, "figure"), words["hidden"]]
+    if followed is not None:
+        third.append(f"followed back: {followed}; figure(position=...) shows one")
     if place.orphans:
         third.append(f"{len(place.orphans)} nodes without an edge are not drawn")
     small = f'<span style="font-size:{FONT_SIZE + 1}px">'

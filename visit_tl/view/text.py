@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from visit_tl.graph.flow import FlowGraph
-from visit_tl.graph.records import Node
+from visit_tl.graph.ids import Kind
+from visit_tl.graph.records import Hidden, Node, total
 from visit_tl.view.labels import clip, columns, pad, visible
 from visit_tl.view.style import promoted_rank
 from visit_tl.view.window import choose, notice
@@ -45,8 +46,9 @@ def text(graph: FlowGraph, *, layers: Iterable[int] | None = None) -> str:
 
     Returns:
         A header, then block by block: the states with what they read as, the heads with what they
-        say and where they look, the strongest rows of W_O and MLP neurons, and how much pruning
-        hid; then the final norm and the logits. Ends in a newline.
+        say and where they look, the strongest rows of W_O and MLP neurons, the positions that
+        memories were followed back to, and how much pruning hid; then the final norm and the
+        logits. Ends in a newline.
 
     Raises:
         InputError: a layer is not in the graph, or the layers have a gap.
@@ -63,13 +65,12 @@ def text(graph: FlowGraph, *, layers: Iterable[int] | None = None) -> str:
 def _header(graph: FlowGraph, shown: FlowGraph) -> list[str]:
     words = heading(shown)
     words["prompt"] = f'"{words["prompt"]}"'
-    hidden = words.pop("hidden")
     bos = "the first is a BOS put before the prompt" if graph.prepend_bos else "no BOS put before"
     here = "the graph's position in [ ]"
     words["tokens"] = f"{_tokens(graph)}  ({bos}; {here})"
     words["layers"] = notice(graph, shown, "text")
-    words["hidden"] = hidden
-    order = ("model", "prompt", "tokens", "position", "target", "prediction", "layers", "hidden")
+    order = ("model", "prompt", "tokens", "position", "target", "prediction")
+    order = (*order, "layers", "hidden", "followed")
     lines = []
     for name in (n for n in order if n in words):
         first, *rest = _wrap(words[name], WIDTH - 12)
@@ -86,7 +87,8 @@ def _tokens(graph: FlowGraph) -> str:
 
 
 def _block(graph: FlowGraph, layer: int) -> list[str]:
-    nodes = [node for node in graph.nodes if node.layer == layer]
+    here = [node for node in graph.nodes if node.layer == layer]
+    nodes = [node for node in here if node.id.position is None]
     lines = [f"block {layer} ".ljust(WIDTH, "─")]
     lines += _state_table([node for node in nodes if node.kind in _STATES])
     if heads := [node for node in nodes if node.kind == "head"]:
@@ -94,7 +96,43 @@ def _block(graph: FlowGraph, layer: int) -> list[str]:
     for kind, words in (("attn_neuron", "W_O rows"), ("neuron", "neurons")):
         if neurons := [node for node in nodes if node.kind == kind]:
             lines += ["", *_neuron_table(neurons, words, graph.d_vocab)]
-    return [*lines, "", f"  hidden: {hidden_words(graph.hidden[layer])}"]
+    if elsewhere := [node for node in here if node.id.position is not None]:
+        lines += ["", *_column_table(graph, layer, elsewhere)]
+    return [*lines, "", f"  hidden: {hidden_words(_hidden(graph, layer))}"]
+
+
+def _hidden(graph: FlowGraph, layer: int) -> Hidden:
+    columns = (column.hidden.get(layer) for column in graph.columns)
+    return total([graph.hidden[layer], *(part for part in columns if part is not None)])
+
+
+def _column_table(graph: FlowGraph, layer: int, nodes: list[Node]) -> list[str]:
+    """The block at the other positions: what enters, what its heads say and read, what leaves."""
+    rows = [
+        [
+            "followed",
+            "enters as",
+            "rank",
+            "leaves as",
+            "rank",
+            "heads: what they say ← where they look",
+        ]
+    ]
+    by_position: dict[int, dict[Kind, Node]] = {}
+    for node in nodes:
+        by_position.setdefault(node.id.position or 0, {})[node.kind] = node
+    for position, by_kind in by_position.items():
+        heads = [n for n in nodes if n.kind == "head" and n.id.position == position]
+        row = [f"{_token(graph, position)}@{position}"]
+        for kind in ("resid_pre", "resid_post"):
+            state = by_kind.get(kind)
+            row += ["", ""] if state is None else [promoted_label(state, _NARROW), str(state.rank)]
+        says = "  ".join(
+            f"{head.id.at(None)} ‹{promoted_label(head, _NARROW)}› ← {_looks_at(graph, head)}"
+            for head in heads
+        )
+        rows.append([*row, says or "(read by this block)"])
+    return _table(rows, right=(2, 4))
 
 
 def _state_table(nodes: Iterable[Node]) -> list[str]:
@@ -133,11 +171,21 @@ def _head_table(graph: FlowGraph, heads: list[Node]) -> list[str]:
 
 def _memories(graph: FlowGraph, head: Node) -> str:
     return "  ".join(
-        f"{visible(node.token or '', _NARROW)}@{node.id.key_position} "
-        f"{'?' if node.coefficient is None else f'{node.coefficient:.2f}'} "
-        f"‹{promoted_label(node, _NARROW)}›"
-        for node in graph.values_of(head.id)
+        f"{_memory(node)} ‹{promoted_label(node, _NARROW)}›" for node in graph.values_of(head.id)
     )
+
+
+def _looks_at(graph: FlowGraph, head: Node) -> str:
+    return ", ".join(_memory(node) for node in graph.values_of(head.id))
+
+
+def _memory(node: Node) -> str:
+    attention = "?" if node.coefficient is None else f"{node.coefficient:.2f}"
+    return f"{visible(node.token or '', _NARROW)}@{node.id.key_position} {attention}"
+
+
+def _token(graph: FlowGraph, position: int) -> str:
+    return visible(graph.tokens[position], _NARROW) if position < len(graph.tokens) else "?"
 
 
 def _neuron_table(neurons: list[Node], words: str, d_vocab: int) -> list[str]:

@@ -165,7 +165,8 @@ def heading(graph: FlowGraph) -> dict[str, str]:
     """What every view says first: model, prompt, position, target, prediction, and what is hidden.
 
     Returns:
-        Plain text by name, in the order to show it; `prediction` only if the logits are there.
+        Plain text by name, in the order to show it; `prediction` only if the logits are there,
+        `followed` only in a graph that was expanded.
     """
     inside = 0 <= graph.position < len(graph.tokens)
     here = visible(graph.tokens[graph.position]) if inside else "?"
@@ -181,7 +182,18 @@ def heading(graph: FlowGraph) -> dict[str, str]:
             f"{visible(r.token)} {number(r.prob)}" for r in graph["logits"].top[:3]
         )
     words["hidden"] = hidden_words(graph.hidden_in_all)
+    if graph.pruning.get("expand"):
+        words["followed"] = followed_words(graph)
     return words
+
+
+def followed_words(graph: FlowGraph) -> str:
+    """How far memories were followed back, and how many were not."""
+    hops = max((column.hops for column in graph.columns), default=0)
+    return (
+        f"{len(graph.columns)} other positions, {hops} of at most {graph.pruning['expand']} "
+        f"memories back; {len(graph.unfollowed)} shown memory values not followed"
+    )
 
 
 def hidden_words(hidden: Hidden) -> str:
