@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from visit_tl.circuits.prompts.foreign import known_ids, notes_on, read_json, with_ioi_positions
-from visit_tl.circuits.prompts.records import END, Corrupted, PromptPair, PromptSet
+from visit_tl.circuits.prompts.pair import END, Corrupted, PromptPair
+from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report
 from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens
 from visit_tl.errors import InputError

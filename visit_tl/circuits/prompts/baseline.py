@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from visit_tl.circuits.prompts.records import END, PromptSet
+from visit_tl.circuits.prompts.pair import END
+from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.errors import InputError
 from visit_tl.model.view import ModelView
 

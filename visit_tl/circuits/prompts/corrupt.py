@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from visit_tl.circuits.prompts.draws import Draws
-from visit_tl.circuits.prompts.records import Corrupted
+from visit_tl.circuits.prompts.pair import Corrupted
 from visit_tl.errors import InputError
 from visit_tl.model.tokens import Tokens
 

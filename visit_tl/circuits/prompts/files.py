@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from visit_tl.circuits.prompts.foreign import known_ids, read_json
-from visit_tl.circuits.prompts.records import Corrupted, PromptPair, PromptSet
+from visit_tl.circuits.prompts.pair import Corrupted, PromptPair
+from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report, Usable
 from visit_tl.errors import FileError, InputError
 from visit_tl.graph.files import write
@@ -137,12 +137,12 @@ def _pair(row: Any, where: str) -> PromptPair:
     )
 
 
-def _get(row: Any, key: str, kind: Callable[..., T], where: str) -> T:
-    value = row.get(key) if isinstance(row, dict) else None
+def _get(row: Any, key: str, kind: type[T], where: str) -> T:
+    value: Any = row.get(key) if isinstance(row, dict) else None
     # bool is an int to isinstance.
     if type(value) is not kind:
         raise InputError(
-            f"{where}: {key!r} is {value!r}; expected {getattr(kind, '__name__', kind)}. "
+            f"{where}: {key!r} is {value!r}; expected {kind.__name__}. "
             f"Make the file again with save()"
         )
     return value

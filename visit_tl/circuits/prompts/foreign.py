@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from visit_tl.circuits.prompts.make import ioi_positions
-from visit_tl.circuits.prompts.records import PromptPair
+from visit_tl.circuits.prompts.pair import PromptPair
 from visit_tl.errors import InputError
 from visit_tl.model.tokens import Tokens
 

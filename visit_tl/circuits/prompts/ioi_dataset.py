@@ -10,7 +10,8 @@ from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, rep
 from visit_tl.circuits.prompts.draws import check_seed
 from visit_tl.circuits.prompts.foreign import notes_on
 from visit_tl.circuits.prompts.make import ioi_positions
-from visit_tl.circuits.prompts.records import PromptPair, PromptSet
+from visit_tl.circuits.prompts.pair import PromptPair
+from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report, Usable
 from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens, token_after_space
 from visit_tl.errors import InputError
@@ -49,7 +50,7 @@ def read_ioi_dataset(
     check_seed(seed)
     tokens = open_tokens(getattr(dataset, "tokenizer", None) if model is None else model)
     bos = getattr(dataset, "prepend_bos", None) if prepend_bos is None else prepend_bos
-    offered = tuple(dict.fromkeys(getattr(dataset, "names", ())))
+    offered: tuple[str, ...] = tuple(dict.fromkeys(getattr(dataset, "names", ())))
     found = {name: token_after_space(tokens, name) for name in offered}
     names = {name: token for name, token in found.items() if token is not None}
     pairs = tuple(

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, replaced
 from visit_tl.circuits.prompts.draws import Draws, check_seed
-from visit_tl.circuits.prompts.records import END, PromptPair, PromptSet
+from visit_tl.circuits.prompts.pair import END, PromptPair
+from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report, Usable
 from visit_tl.circuits.prompts.templates import Template, choose, material
 from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens, pieces, token_after_space
@@ -43,7 +44,7 @@ class _Maker:
     tokens: Tokens
     prepend_bos: bool | None
     names: Mapping[str, int]
-    fillers: Mapping[str, Sequence[str]]
+    fillers: Mapping[str, tuple[str, ...]]
 
     def radices(self, template: Template) -> list[int]:
         """How many choices each slot leaves: IO, S among the others, and the fillers."""
@@ -60,14 +61,10 @@ class _Maker:
         io = names.pop(digits[0])
         s = names[digits[1]]
         slots = [slot for slot in self.fillers if template.has(slot)]
-        return (
-            io,
-            s,
-            {
-                slot: self.fillers[slot][digit]
-                for slot, digit in zip(slots, digits[2:], strict=True)
-            },
-        )
+        fillers = {
+            slot: self.fillers[slot][digit] for slot, digit in zip(slots, digits[2:], strict=True)
+        }
+        return io, s, fillers
 
     def pair(self, template: Template, number: int, key: tuple[str | int, ...]) -> PromptPair:
         """One prompt and its corruptions.

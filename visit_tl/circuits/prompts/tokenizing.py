@@ -61,7 +61,7 @@ def open_tokens(model: Any) -> Tokens:
         if getattr(model, "tokenizer", None) is None:
             raise InputError(f"{name} has no tokenizer, and prompts of words need one")
         return Tokens(model, int(cfg.d_vocab), int(cfg.n_ctx), name)
-    if callable(model) and hasattr(model, "convert_ids_to_tokens"):
+    if hasattr(model, "convert_ids_to_tokens") and hasattr(model, "model_max_length"):
         name = str(getattr(model, "name_or_path", "") or type(model).__name__)
         return Tokens(BareTokenizer(model), len(model), int(model.model_max_length), name)
     raise InputError(

@@ -1,0 +1,63 @@
+"""Small word-level tokenizers that know every word of the package's own prompts."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+from visit_tl.circuits.prompts.templates import material
+
+EXTRA = ("Zed", "Yan", "Xi", "Wes", "Val", "went", "store", "gave", "drink", "met", "cat", "dog")
+
+
+@functools.cache
+def vocabulary() -> tuple[str, ...]:
+    own = material()
+    text = " ".join(template.text for template in own.templates)
+    text = re.sub(r"\{\w+\}", " ", text)
+    words = {*re.findall(r"\w+", text), *own.names, *own.places, *own.objects, *EXTRA, "When"}
+    return tuple(sorted(words))
+
+
+@functools.cache
+def words(*, without: tuple[str, ...] = (), bos: bool = True, metaspace: bool = False) -> Any:
+    """A word is one token, with or without its space; unknown words are `<unk>`.
+
+    Args:
+        without: Words that it does not know.
+        bos: Whether it has a BOS.
+        metaspace: Spaces as SentencePiece has them, with one put before the text.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    space = "\u2581" if metaspace else "\u0120"
+    known = [word for word in vocabulary() if word not in without]
+    entries = ["<unk>", "<bos>", "<eos>", ",", ".", "-", *known, *(space + word for word in known)]
+    vocab = {entry: index for index, entry in enumerate(entries)}
+    made = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    if metaspace:
+        made.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Metaspace(prepend_scheme="first"),
+                pre_tokenizers.Punctuation("isolated"),
+            ]
+        )
+        made.decoder = decoders.Metaspace(prepend_scheme="first")
+    else:
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+    special = {"bos_token": "<bos>"} if bos else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", eos_token="<eos>", **special
+    )
+
+
+def model() -> Any:
+    """A random model of TransformerLens with the word-level tokenizer."""
+    from tests import tiny
+
+    made = tiny.native(d_vocab=len(words()))
+    made.tokenizer = words()
+    return made
