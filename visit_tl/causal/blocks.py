@@ -1,0 +1,116 @@
+"""One block of a kept run, run again on many streams side by side, with the model's own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visit_tl.causal.writes import WrittenRun
+from visit_tl.errors import ModelError
+from visit_tl.graph.conserve import relative, tolerance
+
+# Numbers that the widest tensor of one batch may take; 2^24 floats are 64 MB.
+_NUMBERS = 2**24
+
+
+class BlockRows:
+    """Runs one block of a run again, each row with its own values at some hooks.
+
+    Alone where the block can be called alone, which is found out by calling it unchanged, else
+    inside the whole model. Both give the same.
+
+    Args:
+        run: The run whose block it is.
+        layer: The block.
+        alone: False never calls the block alone; for comparison.
+
+    Raises:
+        ModelError: the block run again unchanged does not give what it gave.
+    """
+
+    def __init__(self, run: WrittenRun, layer: int, *, alone: bool = True) -> None:
+        self.run, self.layer = run, layer
+        self.hooks = run.hooks[layer]
+        self.alone = alone and self._same(True)
+        if not self.alone and not self._same(False):
+            raise ModelError(
+                f"blocks.{layer} of {run.view.name} does not give the same numbers when it runs "
+                f"again, so no change in it can be measured; call model.eval(), and take off hooks "
+                f"that change what they see from run to run"
+            )
+
+    def __call__(self, put: Mapping[str, Tensor], slots: Sequence[str]) -> dict[str, Tensor]:
+        """What hooks of the block hold in each row.
+
+        Args:
+            put: By slot of `model.hooks.hook_names`, the values `[row, pos, ...]` that the hook's
+                tensor is given; the same number of rows for each.
+            slots: What is read.
+
+        Returns:
+            By slot, `[row, pos, ...]`, float32.
+        """
+        rows = len(next(iter(put.values())))
+        size = self._size()
+        found: dict[str, list[Tensor]] = {slot: [] for slot in slots}
+        for at in range(0, rows, size):
+            part = {slot: tensor[at : at + size] for slot, tensor in put.items()}
+            n = len(next(iter(part.values())))
+            for slot, tensor in self._batch(n, part, slots, self.alone).items():
+                found[slot].append(tensor)
+        return {slot: torch.cat(tensors) for slot, tensors in found.items()}
+
+    def _size(self) -> int:
+        view, n = self.run.view, self.run.kept.n_tokens
+        width = max(view.d_model * 4, view.n_heads * max(view.d_head * 3, n))
+        return max(1, _NUMBERS // (n * width))
+
+    def _same(self, alone: bool) -> bool:
+        slots = [slot for slot in ("z", "attn_out", "mlp_out") if slot in self.hooks]
+        if not alone:
+            again = self._batch(1, {}, slots, alone)
+        else:
+            try:
+                again = self._batch(1, {}, slots, alone)
+            except Exception:  # a block that cannot be called alone may fail in any way
+                return False
+        allowed = tolerance(self.run.view)
+        return all(relative(again[s][0], self.run.at(self.layer, s)) <= allowed for s in slots)
+
+    def _batch(
+        self, n: int, put: Mapping[str, Tensor], slots: Sequence[str], alone: bool
+    ) -> dict[str, Tensor]:
+        kept: dict[str, Tensor] = {}
+        hooks = [(self.hooks[slot], _putter(tensor)) for slot, tensor in put.items()]
+        hooks += [(self.hooks[slot], _reader(kept, slot)) for slot in slots]
+        model, again = self.run.view.model, self.run.kept
+        with torch.no_grad():
+            if alone:
+                hidden = again._hidden(self.layer)
+                with model.hooks(fwd_hooks=hooks):
+                    again._block(self.layer, hidden.expand(n, -1, -1), 0)
+            else:
+                model.run_with_hooks(again.tokens.expand(n, -1), fwd_hooks=hooks)
+        if silent := [slot for slot in slots if slot not in kept]:
+            raise ModelError(
+                f"the hook {self.hooks[silent[0]]} of {self.run.view.name} did not fire when its "
+                f"block ran again"
+            )
+        return kept
+
+
+def _putter(value: Tensor) -> Callable[[Tensor, Any], Tensor]:
+    def put(tensor: Tensor, hook: Any) -> Tensor:
+        return value.to(tensor.device, tensor.dtype).reshape(tensor.shape)
+
+    return put
+
+
+def _reader(kept: dict[str, Tensor], slot: str) -> Callable[[Tensor, Any], None]:
+    def read(tensor: Tensor, hook: Any) -> None:
+        kept[slot] = tensor.detach().float().clone()
+
+    return read

@@ -1,0 +1,99 @@
+"""EdgeEffects: what cutting each of many edges did to a metric, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from visit_tl.circuits.names import Edge
+from visit_tl.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class EdgeEffects:
+    """What cutting each edge does to a metric, measured by running the model with it cut.
+
+    Attributes:
+        model: Name of the model.
+        token_ids: The clean prompt.
+        edges: What was measured, in the order of their readers.
+        values: For each, the metric with the edge cut, less the metric of the clean run.
+        metric: Name of the metric.
+        how: What the reader saw instead: `resample`, `mean` or `zero`.
+        clean: The metric of the clean run.
+        corrupted: The metric of the corrupted run; None where there is none.
+        positions: Where the sender's value was changed; None is everywhere.
+        complete: False if it was interrupted, and edges are missing.
+    """
+
+    model: str
+    token_ids: tuple[int, ...]
+    edges: tuple[Edge, ...] = field(repr=False)
+    values: tuple[float, ...] = field(repr=False)
+    metric: str
+    how: str
+    clean: float
+    corrupted: float | None
+    positions: tuple[int, ...] | None
+    complete: bool
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    def __getitem__(self, edge: str | Edge) -> float:
+        """The effect of one edge, such as `effects["L0H1->L5H5<k>"]` or `effects["m3->logits"]`.
+
+        Raises:
+            InputError: it was not measured.
+            GraphError: it is no edge.
+        """
+        wanted = Edge.parse(edge)
+        if wanted not in self.scores:
+            raise InputError(f"{wanted} was not measured; {len(self.edges)} other edges were")
+        return self.scores[wanted]
+
+    @cached_property
+    def scores(self) -> Mapping[Edge, float]:
+        """Effect by edge, as `visit_tl.circuits.compare` and `faithfulness_curve` take it."""
+        return dict(zip(self.edges, self.values, strict=True))
+
+    def top(self, k: int) -> tuple[Edge, ...]:
+        """The `k` edges of the largest absolute effect, largest first; ties in order.
+
+        Raises:
+            InputError: there are not so many.
+        """
+        if not 0 <= k <= len(self.edges):
+            raise InputError(f"k is {k}; 0..{len(self.edges)} edges were measured")
+        return tuple(sorted(self.edges, key=lambda edge: -abs(self.scores[edge]))[:k])
+
+    def with_effect(self, at_least: float = 0.0) -> tuple[Edge, ...]:
+        """The edges whose absolute effect is greater than `at_least`."""
+        return tuple(edge for edge in self.edges if abs(self.scores[edge]) > at_least)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row an edge: edge, source, target, input, effect, and the share of the gap.
+
+        The gap is the corrupted run's metric less the clean one's; NaN where there is none.
+        """
+        import pandas as pd
+
+        gap = float("nan") if self.corrupted is None else self.corrupted - self.clean
+        rows: list[dict[str, Any]] = [
+            {
+                "edge": str(edge),
+                "source": str(edge.source),
+                "target": str(edge.target),
+                "input": edge.input,
+                "effect": value,
+                "share": value / gap if gap else float("nan"),
+            }
+            for edge, value in zip(self.edges, self.values, strict=True)
+        ]
+        columns = ["edge", "source", "target", "input", "effect", "share"]
+        return pd.DataFrame(rows, columns=columns).set_index("edge")
