@@ -12,7 +12,7 @@ from visit_tl.circuits.comparison import ClassRecall, Comparison, Scored
 from visit_tl.circuits.edges import model_edges
 from visit_tl.circuits.names import Edge, Part
 from visit_tl.circuits.references import Reference, codings_of, load
-from visit_tl.circuits.scores import SIGNED, By, Level, Scores, read_scores
+from visit_tl.circuits.scores import By, Level, Scores, read_scores
 from visit_tl.errors import InputError
 
 
@@ -28,14 +28,15 @@ def compare(
     """Hold scores of heads or edges against a reference circuit.
 
     Args:
-        scores: A FlowGraph; an array, tensor or nested list [layer, head]; a mapping of heads in
-            any spelling to numbers; or a mapping of edges in any spelling to numbers.
+        scores: A FlowGraph; what `effects` or `edge_effects` measured; an array, tensor or nested
+            list [layer, head]; a mapping of heads in any spelling to numbers; or a mapping of edges
+            in any spelling to numbers.
         reference: A Reference, the name of one, or the path of one of your own.
         by: Which number of a graph's heads is the score: `norm` (the default); `prob` of the
             target; `rank` of the target, the best rank highest; `attention`, the largest to any
             position but a prepended BOS; `attribution`; or `effect`.
         absolute: Rank sizes and not signed numbers, so that a negative head counts as a find; None
-            does so for attributions and effects of a graph only.
+            does so for attributions and effects of a graph and for measured effects only.
         k: How many of the highest scores to take for found; None for as many as the reference has.
         threshold: The score from which an item is taken for found; None for none. Held against
             the size of the scores where `absolute` is.
@@ -49,8 +50,8 @@ def compare(
         GraphError: the name of a head or an edge cannot be read.
     """
     known = reference if isinstance(reference, Reference) else load(reference)
-    sizes = (by in SIGNED) if absolute is None else absolute
-    read = read_scores(scores, known, by, sizes)
+    read = read_scores(scores, known, by, absolute)
+    sizes = read.absolute
     universe, labels = _universe(known, read.level)
     ranked = [_ranked(read.values.get(item), sizes) for item in universe]
     members = [item in labels for item in universe]

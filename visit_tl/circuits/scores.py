@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -33,44 +33,49 @@ class Scores:
         values: Score of each; those that are not named have none.
         what: What the numbers are, in a few words.
         model: The model that they are of, where that is known.
+        absolute: Whether their sizes are to be ranked and not their signed values.
         notes: What had to be left out or put together.
     """
 
     level: Level
     values: Mapping[Part | Edge, float]
+    absolute: bool
     what: str = "score"
     model: str | None = None
     notes: tuple[str, ...] = ()
 
 
-def read_scores(source: Any, reference: Reference, by: By | None, absolute: bool) -> Scores:
+def read_scores(source: Any, reference: Reference, by: By | None, absolute: bool | None) -> Scores:
     """The scores that something holds, for the heads or edges of a reference's model.
 
     Args:
-        source: A FlowGraph, an array or tensor or nested list [layer, head], or a mapping of heads
-            or of edges in any spelling.
+        source: A FlowGraph, what `effects` or `edge_effects` measured, an array or tensor or
+            nested list [layer, head], or a mapping of heads or of edges in any spelling.
         reference: What they are to be compared with.
         by: Which number of a graph's heads; None is `norm` for a graph, and what anything else
             needs.
-        absolute: Whether sizes count and not signs; decides which of several is the largest.
+        absolute: Whether sizes count and not signs; None is True for attributions and effects.
 
     Raises:
         InputError: it is none of these, empty, of another model's shape, or holds NaN.
         GraphError: a name cannot be read.
     """
     if isinstance(source, FlowGraph):
-        return _of_graph(source, reference, by or "norm", absolute)
+        sizes = (by in SIGNED) if absolute is None else absolute
+        return _of_graph(source, reference, by or "norm", sizes)
     if by is not None:
         raise InputError(
             f"by = {by!r} chooses a number of a graph's heads, but the scores given are a "
             f"{type(source).__name__}, which has one already: leave it out"
         )
+    if (measured := _of_effects(source, reference, absolute)) is not None:
+        return measured
     if isinstance(source, Mapping):
-        return _of_mapping(source, reference, absolute)
+        return _of_mapping(source, reference, bool(absolute))
     values = matrix(source)
     check_shape(Shape(*values.shape), reference, "the scores are")
     heads = {Part("head", *at): float(value) for at, value in np.ndenumerate(values)}
-    return Scores("heads", _numbers(heads))
+    return Scores("heads", _numbers(heads), bool(absolute))
 
 
 def matrix(scores: Any) -> Float[np.ndarray, "layer head"]:
@@ -145,7 +150,7 @@ def _of_graph(graph: FlowGraph, reference: Reference, by: By, absolute: bool) ->
         )
     spots = {getattr(node.id, "position", None) for node in nodes} - {None}
     notes = ("of several positions the highest score of a head counts",) if spots else ()
-    return Scores("heads", _numbers(values), by, graph.model, notes)
+    return Scores("heads", _numbers(values), absolute, by, graph.model, notes)
 
 
 def _shape(graph: FlowGraph, nodes: tuple[Node, ...], reference: Reference) -> Shape:
@@ -178,6 +183,29 @@ _READ: Final[dict[str, Callable[[Node, FlowGraph], float | None]]] = {
 }
 
 
+# --- measured effects ----------------------------------------------------------------------------
+
+
+def _of_effects(source: Any, reference: Reference, absolute: bool | None) -> Scores | None:
+    """The scores of an Effects or EdgeEffects, which know their model; None for anything else."""
+    from visit_tl.causal.edge_effects import EdgeEffects
+    from visit_tl.causal.measured import Effects
+
+    sizes = True if absolute is None else absolute
+    if isinstance(source, EdgeEffects):
+        read = _edges(source.scores, reference, sizes)
+    elif isinstance(source, Effects):
+        shape = Shape(source.n_layers, source.n_heads)
+        check_shape(shape, reference, f"the effects are of {source.model},")
+        own = [i for i in source.ids if i.kind == "head" and getattr(i, "position", None) is None]
+        if not own:
+            raise InputError("no head was patched as a whole, so there is no effect to compare")
+        read = _heads({i: source[i].value for i in own}, reference, sizes)
+    else:
+        return None
+    return replace(read, what=f"effect on {source.metric} ({source.how})", model=source.model)
+
+
 # --- mappings ------------------------------------------------------------------------------------
 
 
@@ -186,12 +214,15 @@ def _of_mapping(source: Mapping[Any, Any], reference: Reference, absolute: bool)
         raise InputError("the mapping of scores is empty: there is nothing to compare")
     kinds = {is_edge(key) for key in source}
     if len(kinds) > 1:
-        part, edge = (next(key for key in source if is_edge(key) is wanted) for wanted in (0, 1))
+        part, edge = (
+            next(key for key in source if is_edge(key) is wanted) for wanted in (False, True)
+        )
         raise InputError(f"scores of heads and of edges cannot be mixed: {part!r} and {edge!r}")
-    return _edges(source, reference) if kinds == {True} else _heads(source, reference, absolute)
+    read = _edges if kinds == {True} else _heads
+    return read(source, reference, absolute)
 
 
-def _edges(source: Mapping[Any, Any], reference: Reference) -> Scores:
+def _edges(source: Mapping[Any, Any], reference: Reference, absolute: bool) -> Scores:
     values: dict[Part | Edge, float] = {}
     spelled: dict[Edge, Any] = {}
     inside = 0
@@ -204,7 +235,7 @@ def _edges(source: Mapping[Any, Any], reference: Reference) -> Scores:
             values[edge] = value
     _in_range([end for edge in spelled for end in (edge.source, edge.target)], reference)
     notes = (f"{inside} edges inside heads left out: the coding has none",) if inside else ()
-    return Scores("edges", _numbers(values), notes=notes)
+    return Scores("edges", _numbers(values), absolute, notes=notes)
 
 
 def _heads(source: Mapping[Any, Any], reference: Reference, absolute: bool) -> Scores:
@@ -227,7 +258,7 @@ def _heads(source: Mapping[Any, Any], reference: Reference, absolute: bool) -> S
             values[part] = value
     if not values:
         raise InputError(f"none of {', '.join(others)} is a head: there is nothing to compare")
-    return Scores("heads", values, notes=tuple(notes))
+    return Scores("heads", values, absolute, notes=tuple(notes))
 
 
 def _once(seen: dict[Any, Any], item: Any, key: Any) -> None:

@@ -15,14 +15,14 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from visit_tl.circuits.scores import check_shape, matrix
-from visit_tl.view.labels import for_plotly, visible
+from visit_tl.view.labels import clip, for_plotly, visible
 from visit_tl.view.style import FONT, FONT_SIZE, Palette, palette
 
 if TYPE_CHECKING:
     from visit_tl.circuits.references import Reference
 
 CLASS_COLOURS: Final[dict[str, tuple[str, ...]]] = {
-    "light": ("#d55e00", "#009e73", "#a3288a", "#b58900", "#000000", "#e78ac3", "#7a4a1e"),
+    "light": ("#d55e00", "#009e73", "#a3288a", "#e6b800", "#000000", "#e78ac3", "#7a4a1e"),
     "dark": ("#ff8a3c", "#2fd3a0", "#f08ac8", "#f0e442", "#ffffff", "#b39dff", "#c99a6b"),
 }
 SHAPES: Final = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "hexagon")
@@ -59,7 +59,7 @@ def head_map(
             as a short dash; an infinite score has the colour of the largest finite one.
         reference: The circuit whose heads are outlined; None for none.
         title: Above the map; None for none.
-        score: What the numbers are, for the scale.
+        score: What the numbers are, for the scale; cut off where it is longer than the scale.
         theme: `light` or `dark`.
 
     Returns:
@@ -143,6 +143,7 @@ def _map(
     top = high if signed else float(finite.max()) if finite.size else 1.0
     if low == top:
         low, top = low - 0.5, top + 0.5
+    length = max(_SCALE, cell * values.shape[0])
     return go.Heatmap(
         z=np.clip(values, low, top),
         zmin=low,
@@ -154,15 +155,15 @@ def _map(
         hovertemplate="%{customdata}<extra></extra>",
         hoverongaps=True,
         colorbar={
-            "title": {"text": for_plotly(visible_words(score)), "side": "right"},
+            "title": {"text": for_plotly(clip(visible_words(score), length // 8)), "side": "right"},
             "thickness": 12,
             "outlinewidth": 0,
             "lenmode": "pixels",
-            "len": max(_SCALE, cell * values.shape[0]),
+            "len": length,
             "y": 1,
             "yanchor": "top",
             "ypad": 0,
-            "nticks": max(_SCALE, cell * values.shape[0]) // 40 + 1,
+            "nticks": length // 40 + 1,
             "tickfont": {"size": FONT_SIZE, "color": colours.text},
         },
     )

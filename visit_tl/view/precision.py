@@ -37,7 +37,7 @@ def precision_recall(found: Comparison, *, theme: str = "light") -> go.Figure:
     steps = _steps(len(ranked), found.at_k.selected)
     curve = [at_k(ranked, members, k) for k in steps]
     lines = [
-        _line("precision", steps, [s.precision for s in curve], rank_colour(0, theme), "solid"),
+        _line("precision", steps, [s.precision for s in curve], rank_colour(0.0, theme), "solid"),
         _line("recall", steps, [s.recall for s in curve], rank_colour(0.78, theme), "dash"),
     ]
     figure = go.Figure(lines)
@@ -45,7 +45,7 @@ def precision_recall(found: Comparison, *, theme: str = "light") -> go.Figure:
     figure.add_hline(y=found.chance, line=thin | {"dash": "dot"})
     figure.add_vline(x=k, line=thin, layer="below")
     figure.add_annotation(
-        _note("chance", 0, found.chance, colours) | {"xref": "paper", "xshift": 6}
+        _note("chance", 0.0, found.chance, colours) | {"xref": "paper", "xshift": 6}
     )
     figure.add_annotation(_note(f"k = {k}", math.log10(k), 0.94, colours) | {"xshift": 4})
     title = f"{found.reference.name} · average precision {found.average_precision:.3f}"
