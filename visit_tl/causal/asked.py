@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -16,8 +16,8 @@ from visit_tl.graph.ids import NodeId
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 
-How = Literal["resample", "mean", "zero"]
-Direction = Literal["noise", "denoise"]
+HOW: Final = ("resample", "mean", "zero")
+DIRECTIONS: Final = ("noise", "denoise")
 _STATES: Final = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 Text = str | Sequence[int] | Tensor
@@ -84,8 +84,8 @@ class Asked:
             InputError: they do not.
         """
         for name, value, known in (
-            ("how", self.how, get_args(How)),
-            ("direction", self.direction, get_args(Direction)),
+            ("how", self.how, HOW),
+            ("direction", self.direction, DIRECTIONS),
             ("screen", self.screen, (None, "attribution")),
         ):
             if value not in known:
@@ -153,6 +153,8 @@ def chosen_positions(
         return (nodes.position if isinstance(nodes, FlowGraph) else n - 1,)
     if positions == "all":
         return tuple(range(n))
+    if isinstance(positions, str):
+        raise InputError(f"positions={positions!r} is not known; choose numbers, 'all' or None")
     chosen = [positions] if isinstance(positions, int) else list(positions)
     if not chosen:
         raise InputError("no positions were chosen; positions=None is the graph's, or the last")

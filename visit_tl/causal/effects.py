@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from visit_tl.causal import ablate, screen
 from visit_tl.causal.ablate import Patcher, Unpatchable
 from visit_tl.causal.asked import (
     Asked,
-    Direction,
-    How,
     Nodes,
     Prompts,
     Text,
@@ -36,11 +34,11 @@ def effects(
     *,
     nodes: Nodes = None,
     corrupted: Text | None = None,
-    how: How = "resample",
-    direction: Direction = "noise",
-    positions: int | Iterable[int] | Literal["all"] | None = None,
+    how: str = "resample",
+    direction: str = "noise",
+    positions: int | Iterable[int] | str | None = None,
     mean_over: Sequence[Text] | None = None,
-    screen: Literal["attribution"] | None = None,
+    screen: str | None = None,
     top: int = 20,
     prepend_bos: bool | None = None,
     resume: str | Path | None = None,

@@ -163,7 +163,7 @@ def metric_name(metric: Metric) -> str:
     return type(metric).__name__
 
 
-def bind(metric: Metric, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> Metric:
+def bind(metric: Any, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> Metric:
     """The metric ready to be asked: texts as ids, a missing clean run filled in.
 
     Raises:
@@ -175,7 +175,7 @@ def bind(metric: Metric, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"])
             f"try logit_difference(' Mary', ' John')"
         )
     binder: Any = getattr(metric, "bind", None)
-    return cast("Metric", binder(view, clean)) if callable(binder) else metric
+    return cast("Metric", binder(view, clean) if callable(binder) else metric)
 
 
 def scalar(metric: Metric, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
