@@ -16,7 +16,16 @@ from torch import Tensor
 
 from visit_tl.errors import ModelError
 from visit_tl.model.cached import Cache, CacheReader
-from visit_tl.model.hooks import NO_FIELD, OPTIONAL, ROWS, hook_names, keeper, row_of
+from visit_tl.model.hooks import (
+    NO_FIELD,
+    OPTIONAL,
+    ROWS,
+    FwdHooks,
+    hook_names,
+    keeper,
+    patched_hooks,
+    row_of,
+)
 from visit_tl.model.norm import FrozenNorm
 from visit_tl.model.rotary import Rotation, find_pairing, find_rotation, stored_angles
 from visit_tl.model.tokens import Prompt
@@ -78,12 +87,17 @@ class Trace:
         position: The query position, counted from 0.
         layers: What each traced block computed.
         logits: The model's own next-token logits at the position; None if a cache has none.
+        patched: Names of the hooks at which the caller's `fwd_hooks` acted, as the caller gave
+            them; what is read there is what they left.
+        replaced: The same hooks under all of their names.
     """
 
     prompt: Prompt
     position: int
     layers: Mapping[int, LayerTrace]
     logits: Float[Tensor, " d_vocab"] | None
+    patched: tuple[str, ...] = ()
+    replaced: frozenset[str] = frozenset()
 
     @classmethod
     def run(
@@ -114,8 +128,17 @@ class Trace:
         positions: Sequence[int],
         *,
         layers: Sequence[int] | None = None,
+        fwd_hooks: FwdHooks = (),
     ) -> dict[int, Trace]:
-        """The traces of several positions, from one forward pass; else as `run`."""
+        """The traces of several positions, from one forward pass; else as `run`.
+
+        Args:
+            view: The model.
+            prompt: The tokens.
+            positions: Query positions.
+            layers: Blocks to trace; None is all.
+            fwd_hooks: As `run_with_hooks` takes them; they act before anything is read.
+        """
         at = [view.check_position(position, len(prompt.ids)) for position in positions]
         names = {layer: hook_names(view, layer) for layer in view.check_layers(layers)}
         kept: dict[str, Tensor] = {}
@@ -125,10 +148,12 @@ class Trace:
             for slot, name in slots.items()
         ]
         tokens = torch.tensor([prompt.ids], device=view.W_U.device)
+        patched, replaced = patched_hooks(view, fwd_hooks)
         with torch.no_grad():
-            logits = view.model.run_with_hooks(tokens, fwd_hooks=hooks)
+            logits = view.model.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *hooks])
         rows = logits[0, at].detach().float()
-        return _traces(view, prompt, at, names, kept, rows)
+        traces = _traces(view, prompt, at, names, kept, rows)
+        return {j: replace(t, patched=patched, replaced=replaced) for j, t in traces.items()}
 
     @classmethod
     def from_cache(

@@ -14,6 +14,7 @@ from visit_tl.graph.build import build, prediction
 from visit_tl.graph.columns import MAX_NODES, Follow
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.model.cached import Cache
+from visit_tl.model.hooks import FwdHooks
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 from visit_tl.trace import Trace
@@ -37,6 +38,7 @@ def flow_graph(
     expand: int | None = None,
     positions: Iterable[int] | None = None,
     max_nodes: int = MAX_NODES,
+    fwd_hooks: FwdHooks = (),
 ) -> FlowGraph:
     """X-ray one forward pass: every part that mattered, read as words (paper, section 4).
 
@@ -65,6 +67,8 @@ def flow_graph(
             all.
         max_nodes: How many nodes following may add. The memories that add the largest share to the
             stream come first; those that found no room are `graph.unfollowed`.
+        fwd_hooks: As `run_with_hooks` takes them: the graph is of the run that they patched. The
+            law of a whole that they replace is not checked; `graph.patched` names the hooks.
 
     Returns:
         The graph; it draws itself in a notebook.
@@ -78,7 +82,7 @@ def flow_graph(
     tokens = view.tokens.encode(prompt, prepend_bos)
     job = _Job(view, target, layers, prune.budget(preset, heads, values, neurons), k)
     job.follow(expand, positions, max_nodes)
-    return job.graph(tokens, position, cache, batch)
+    return job.graph(tokens, position, cache, batch, fwd_hooks)
 
 
 def flow_graphs(
@@ -235,13 +239,16 @@ class _Job:
         position: int,
         cache: Cache | None = None,
         batch: int | None = None,
+        fwd_hooks: FwdHooks = (),
     ) -> FlowGraph:
+        if cache is not None and fwd_hooks:
+            raise InputError("fwd_hooks patch a run, and a cache is of a run that is over; run it")
         if cache is None and batch is not None:
             raise InputError("batch is a row of a cache; pass the cache, or call flow_graphs")
 
         def traces(at: Sequence[int], layers: Sequence[int]) -> dict[int, Trace]:
             if cache is None:
-                return Trace.run_at(self.view, tokens, at, layers=layers)
+                return Trace.run_at(self.view, tokens, at, layers=layers, fwd_hooks=fwd_hooks)
             return Trace.from_cache_at(self.view, cache, tokens, at, layers=layers, batch=batch)
 
         position = self.view.check_position(position, len(tokens.ids))

@@ -40,7 +40,16 @@ def test_a_node_is_written_with_everything_that_the_schema_promises(data):
     wanted |= {"bottom", "rank", "prob", "entropy", "norm", "coefficient", "attention", "hook"}
     wanted |= {"position", "attribution", "effect"}
     assert all(set(node) == wanted for node in data["nodes"])
-    assert {"schema", "model", "prompt", "tokens", "target", "position"} <= set(data)
+    assert {
+        "schema",
+        "model",
+        "prompt",
+        "tokens",
+        "target",
+        "position",
+        "columns",
+        "patched",
+    } <= set(data)
     assert all(set(e) == {"source", "target", "kind", "score", "effect"} for e in data["edges"])
 
 

@@ -63,7 +63,7 @@ class Block:
 
     def check(self) -> float:
         """The largest relative error of its conservation laws; see `conserve.check_layer`."""
-        return check_layer(self.view, self.layer, self.t, self.w)
+        return check_layer(self.view, self.layer, self.t, self.w, self.trace.replaced)
 
     def add(self) -> Hidden:
         """A.1, A.2 and their connection A.3; returns what pruning left out."""

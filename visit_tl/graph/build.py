@@ -83,6 +83,7 @@ def build(
         hidden=hidden,
         residual_error=errors,
         columns=columns,
+        patched=trace.patched,
         nodes=nodes,
         edges=tuple(sorted(draft.edges, key=lambda e: (order[e.target], order[e.source]))),
     )

@@ -42,6 +42,7 @@ def to_json(graph: FlowGraph) -> dict[str, Any]:
         "n_layers": graph.n_layers,
         "d_vocab": graph.d_vocab,
         "pruning": dict(graph.pruning),
+        "patched": list(graph.patched),
         **_by_layer(graph),
         "columns": [
             {"position": c.position, "hops": c.hops, "layers": list(c.layers), **_by_layer(c)}
@@ -92,6 +93,7 @@ def from_json(data: object) -> FlowGraph:
         pruning=_pruning(root),
         hidden=_hidden_by_layer(root),
         residual_error=_errors(root),
+        patched=tuple(root.items("patched", str)),
         columns=tuple(_column(part) for part in root.parts("columns")),
         nodes=tuple(_node(part) for part in root.parts("nodes")),
         edges=tuple(_edge(part) for part in root.parts("edges")),

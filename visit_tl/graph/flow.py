@@ -41,6 +41,8 @@ class FlowGraph:
         nodes: In the order of the forward pass.
         edges: In the order of their targets.
         columns: Other positions that memories were followed back to, ascending.
+        patched: The hooks at which the caller's `fwd_hooks` acted. Where a whole was patched, its
+            parts do not sum to it.
 
     Raises:
         GraphError: two nodes have the same id, or an edge names a node that is not there or does
@@ -65,6 +67,7 @@ class FlowGraph:
     nodes: tuple[Node, ...] = field(repr=False)
     edges: tuple[Edge, ...] = field(repr=False)
     columns: tuple[Column, ...] = field(default=(), repr=False)
+    patched: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         order = {node.id: i for i, node in enumerate(self.nodes)}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor
 
-from visit_tl.errors import ModelError
+from visit_tl.errors import InputError, ModelError
 from visit_tl.model.view import ModelView
+
+FwdHooks = Sequence[tuple[str | Callable[[str], bool], Callable[..., Any]]]
+"""What `run_with_hooks` takes: (name of a hook, or a function that chooses names; function)."""
 
 # Hooks that some models have but never fire; what they would show is then worked out.
 OPTIONAL = ("attn_in", "mlp_in", "rotated_query", "rotated_keys", "cos", "sin")
@@ -105,3 +109,25 @@ def keeper(
 def row_of(part: Tensor, rows: str, i: int) -> Tensor:
     """What `keeper` kept for the i-th of its positions."""
     return part[i] if rows in ("row", "query") else part
+
+
+def patched_hooks(view: ModelView, fwd_hooks: FwdHooks) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The hooks at which a caller's functions act, as asked, and under all of their names.
+
+    Raises:
+        InputError: a name is no hook of the model.
+    """
+    known = view.model.hook_dict
+    asked: dict[str, int] = {}
+    for name, _ in fwd_hooks:
+        names = [name] if isinstance(name, str) else [n for n in known if name(n)]
+        for one in names:
+            if one not in known:
+                near = get_close_matches(one, list(known), n=1)
+                raise InputError(
+                    f"{view.name} has no hook {one!r}"
+                    f"{f'; did you mean {near[0]!r}?' if near else ''}"
+                )
+            asked[one] = id(known[one])
+    acted = set(asked.values())
+    return tuple(asked), frozenset(name for name, hook in known.items() if id(hook) in acted)

@@ -129,6 +129,8 @@ def _header(graph: FlowGraph, words: dict[str, str]) -> str:
             for r in graph["logits"].top
         )
     facts["pruning"] = for_html(words["hidden"])
+    if "patched" in words:
+        facts["patched run"] = f"<bdi>{for_html(words['patched'])}</bdi>"
     if "followed" in words:
         facts["followed back"] = for_html(words["followed"])
     pairs = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())

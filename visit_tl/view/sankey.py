@@ -197,6 +197,8 @@ def _title(graph: FlowGraph, shown: FlowGraph, place: Layout, followed: str | No
     if "prediction" in words:
         second.append(f"prediction {words['prediction']}")
     third = [notice(graph, shown, "figure"), words["hidden"]]
+    if "patched" in words:
+        third.append(f"patched run: {words['patched']}")
     if followed is not None:
         third.append(f"followed back: {followed}; figure(position=...) shows one")
     if place.orphans:

@@ -161,12 +161,16 @@ def edge_fact(edge: Edge, target: Node) -> str:
     return f"{what} {number(edge.score)}"
 
 
+_PATCHED: Final = 4
+"""How many patched hooks are named; the rest are counted."""
+
+
 def heading(graph: FlowGraph) -> dict[str, str]:
     """What every view says first: model, prompt, position, target, prediction, and what is hidden.
 
     Returns:
         Plain text by name, in the order to show it; `prediction` only if the logits are there,
-        `followed` only in a graph that was expanded.
+        `followed` only in a graph that was expanded, `patched` only in that of a patched run.
     """
     inside = 0 <= graph.position < len(graph.tokens)
     here = visible(graph.tokens[graph.position]) if inside else "?"
@@ -184,6 +188,10 @@ def heading(graph: FlowGraph) -> dict[str, str]:
     words["hidden"] = hidden_words(graph.hidden_in_all)
     if graph.pruning.get("expand"):
         words["followed"] = followed_words(graph)
+    if graph.patched:
+        more = len(graph.patched) - _PATCHED
+        names = ", ".join(readable(name) for name in graph.patched[:_PATCHED])
+        words["patched"] = f"{names} and {more} more" if more > 0 else names
     return words
 
 
