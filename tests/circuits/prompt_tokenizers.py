@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
+import tempfile
 from typing import Any
+
+import pytest
 
 from visit_tl.circuits.prompts.templates import material
 
@@ -30,7 +33,7 @@ def words(*, without: tuple[str, ...] = (), bos: bool = True, metaspace: bool = 
         metaspace: Spaces as SentencePiece has them, with one put before the text.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     space = "\u2581" if metaspace else "\u0120"
     known = [word for word in vocabulary() if word not in without]
@@ -49,15 +52,19 @@ def words(*, without: tuple[str, ...] = (), bos: bool = True, metaspace: bool = 
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = decoders.ByteLevel()
     special = {"bos_token": "<bos>"} if bos else {}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="<unk>", eos_token="<eos>", **special
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", eos_token="<eos>", pad_token="<eos>", **special
     )
+    # TransformerLens opens a tokenizer again by its folder, to make it prepend BOS.
+    folder = tempfile.mkdtemp(prefix="visit-tl-tokenizer-")
+    fast.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def model() -> Any:
     """A random model of TransformerLens with the word-level tokenizer."""
     from tests import tiny
 
-    made = tiny.native(d_vocab=len(words()))
-    made.tokenizer = words()
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "tokenizer", words)
+        return tiny.native(d_vocab=len(words()))

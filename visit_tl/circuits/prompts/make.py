@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -231,31 +231,26 @@ def _make(
     maker: _Maker, templates: Sequence[Template], n: int, seed: int
 ) -> tuple[PromptPair, ...]:
     """Different prompts, each template used equally often (to one), in random order."""
-    room = {template: _product(maker.radices(template)) for template in templates}
+    room = {template: math.prod(maker.radices(template)) for template in templates}
     total = sum(room.values())
     taken: dict[Template, set[int]] = {template: set() for template in templates}
     pairs: list[PromptPair] = []
-    for turn in itertools.count():
+    if n > total:
+        raise InputError(
+            f"{n} prompts were asked for, but {len(templates)} templates, {len(maker.names)} names "
+            f"and these fillers make only {total} different ones; give more words"
+        )
+    turn = 0
+    while len(pairs) < n:
         free = [template for template in templates if len(taken[template]) < room[template]]
-        if not free:
-            raise InputError(
-                f"{n} prompts were asked for, but {len(templates)} templates, {len(maker.names)} "
-                f"names and these fillers make only {total} different ones; give more words"
-            )
         for template in Draws("ioi", seed, "turn", turn).some(free, len(free)):
             if len(pairs) == n:
-                return tuple(pairs)
+                break
             key = ("ioi", seed, "prompt", len(pairs))
             number = Draws(*key).below(room[template])
             while number in taken[template]:
                 number = (number + 1) % room[template]
             taken[template].add(number)
             pairs.append(maker.pair(template, number, key))
-    raise AssertionError("itertools.count does not end")
-
-
-def _product(numbers: Sequence[int]) -> int:
-    result = 1
-    for number in numbers:
-        result *= number
-    return result
+        turn += 1
+    return tuple(pairs)
