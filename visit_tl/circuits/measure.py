@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from visit_tl.circuits import metrics
@@ -18,7 +18,7 @@ from visit_tl.errors import InputError
 
 def compare(
     scores: Any,
-    reference: Reference | str | PathLike[str],
+    reference: Reference | str | Path,
     *,
     by: By | None = None,
     absolute: bool | None = None,

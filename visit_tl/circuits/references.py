@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import resources
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -163,7 +162,7 @@ def available() -> tuple[str, ...]:
     return _shipped()
 
 
-def load(name: str | PathLike[str]) -> Reference:
+def load(name: str | Path) -> Reference:
     """A reference by its name, or one of your own from a file.
 
     Args:
