@@ -67,13 +67,13 @@ def test_prompts_for_another_vocabulary_and_bad_batches_are_refused(native, prom
 
 
 @pytest.mark.model
-def test_the_real_model_does_the_task_and_each_corruption_undoes_it(smol):
-    prompts = ioi(smol, 30, same_length=True, prepend_bos=False)
+def test_the_real_model_does_the_task_and_its_answer_flips(smol):
+    prompts = ioi(smol, 12, same_length=True, prepend_bos=False)
     names = prompts.report.rows[0]
     assert names.rejected == ("Elena", "Brandon") and len(names.usable) == 104
-    assert prompts.tokens.shape == (30, 17)
+    assert prompts.tokens.shape == (12, 17)
+    # Measured over 480 prompts of all templates: 5.2 and 98.8%; flipped, over 120: -5.2 and 1.7%.
     clean = baseline(smol, prompts, verbose=False)
-    # Measured: 5.2 and 98.8% over 480 prompts of all templates.
     assert clean.mean > 4 and clean.share_positive > 0.9
-    assert baseline(smol, prompts, corruption="flip", verbose=False).mean < -3
-    assert abs(baseline(smol, prompts, corruption="ABC", verbose=False).mean) < 1
+    flipped = baseline(smol, prompts, corruption="flip", verbose=False)
+    assert flipped.mean < -3 and flipped.share_positive < 0.1

@@ -201,7 +201,7 @@ def _broken(*keys, value):
         (_broken("pairs", value=None), "'pairs' is None; expected list"),
         (_broken("pairs", 0, "ids", value=[1, "2"]), "'ids': token ids are integers.*'2'"),
         (_broken("pairs", 0, "ids", value=[1, True]), "token ids are integers.* True"),
-        (_broken("pairs", 0, "ids", value=[1]), "pair 0.*END is 2, but the last of its 1"),
+        (_broken("pairs", 0, "ids", value=[1]), "pair 0.*clean prompt has 1 tokens"),
         (_broken("pairs", 1, "positions", "END", value=1.0), "pair 1 of .*'END' is 1.0"),
         (_broken("pairs", 1, "corrupted", "other", value="x"), "'text' is None; expected str"),
         (_broken("pairs", 1, value=[]), "'positions' is None"),

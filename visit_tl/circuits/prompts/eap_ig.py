@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -84,9 +85,13 @@ def _table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     text = read_text(path)
+    # Rows longer than the header would be taken for rows with an index, or be cut with a warning.
+    options = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
     try:
-        return pd.read_csv(StringIO(text), dtype=str, keep_default_na=False, na_filter=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(StringIO(text), **options)
+    except (pd.errors.ParserWarning, ValueError) as error:
         raise InputError(f"{path} is not CSV, or is cut off: {error}") from error
 
 
