@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -265,9 +266,9 @@ class _Job:
         return self.build(trace, Follow(self.expand, self.max_nodes, chosen, traces))
 
     def build(self, trace: Trace, follow: Follow | None = None) -> FlowGraph:
-        return build(
-            self.view, trace, target=self.target, budget=self.budget, k=self.k, follow=follow
-        )
+        view = self.view
+        built = build(view, trace, target=self.target, budget=self.budget, k=self.k, follow=follow)
+        return replace(built, source=weakref.ref(view.model))
 
 
 def _rows(

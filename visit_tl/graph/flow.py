@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,11 @@ from visit_tl.graph.records import Column, Edge, Hidden, Node, total
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+    from visit_tl.causal.attribution import Attribution
+    from visit_tl.causal.edge_effects import EdgeEffects
+    from visit_tl.causal.measured import Effects
+    from visit_tl.graph.diff import GraphDiff
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class FlowGraph:
         nodes: In the order of the forward pass.
         edges: In the order of their targets.
         columns: Other positions that memories were followed back to, ascending.
+        source: A weak reference to the model that made the graph, for `effects` and the like; None
+            in a graph that was loaded. Neither saved nor compared.
         patched: The hooks at which the caller's `fwd_hooks` acted. Where a whole was patched, its
             parts do not sum to it.
 
@@ -68,6 +75,7 @@ class FlowGraph:
     edges: tuple[Edge, ...] = field(repr=False)
     columns: tuple[Column, ...] = field(default=(), repr=False)
     patched: tuple[str, ...] = ()
+    source: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         order = {node.id: i for i, node in enumerate(self.nodes)}
@@ -256,13 +264,95 @@ class FlowGraph:
 
         return strongest(self, self[source].id, self[target].id)
 
+    # --- patching ----------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy in another process, or one that was kept, has no model.
+        return {**self.__dict__, "source": None}
+
+    def hook_points(
+        self, nodes: Iterable[str | NodeId | Node] | None = None
+    ) -> list[tuple[str, tuple[int, ...]]]:
+        """Where nodes live in the model: (hook name, index), ready for `run_with_hooks`.
+
+        Args:
+            nodes: Nodes or their ids; None is all of the graph.
+
+        Returns:
+            In the order of the nodes, each place once; biases live at no hook and are left out.
+
+        Raises:
+            GraphError: a node is not in the graph.
+        """
+        wanted = self.nodes if nodes is None else nodes
+        found = [node if isinstance(node, Node) else self[node] for node in wanted]
+        places = [(n.hook.name, n.hook.index) for n in found if n.hook is not None]
+        return list(dict.fromkeys(places))
+
+    def attribution(self, *, against: str | int | None = None, model: Any = None) -> Attribution:
+        """What each part adds directly to the target's logit; see `visit_tl.causal.attribute`.
+
+        Args:
+            against: A token whose logit is subtracted; None for none.
+            model: The model; needed for a graph that was loaded.
+        """
+        from visit_tl.causal.attribution import attribute
+
+        return attribute(self._model(model), self, against=against)
+
+    def effects(self, metric: Any, *, model: Any = None, **options: Any) -> Effects:
+        """What patching each node of the graph does to a metric; see `visit_tl.causal.effects`.
+
+        Args:
+            metric: A callable on logits `[1, pos, d_vocab]`; see `visit_tl.causal.metrics`.
+            model: The model; needed for a graph that was loaded.
+            options: As for `visit_tl.causal.effects`: `corrupted`, `how`, `positions`, ...
+        """
+        from visit_tl.causal.effects import effects
+
+        options.setdefault("nodes", self)
+        return effects(self._model(model), list(self.token_ids), metric, **options)
+
+    def edge_effects(self, metric: Any, *, model: Any = None, **options: Any) -> EdgeEffects:
+        """What cutting edges between the graph's heads and MLPs does to a metric.
+
+        Args:
+            metric: As for `effects`.
+            model: The model; needed for a graph that was loaded.
+            options: As for `visit_tl.causal.edge_effects`: `corrupted`, `how`, `edges`, ...
+        """
+        from visit_tl.causal.paths import edge_effects
+
+        options.setdefault("edges", self)
+        return edge_effects(self._model(model), list(self.token_ids), metric, **options)
+
+    def _model(self, model: Any) -> Any:
+        found = self.source() if model is None and self.source is not None else model
+        if found is None:
+            raise GraphError(
+                f"the model {self.model} that made this graph is not at hand (the graph was "
+                f"loaded, or the model is gone); pass it as model="
+            )
+        return found
+
+    def diff(self, other: FlowGraph) -> GraphDiff:
+        """What another graph shows that this one does not, and the other way round.
+
+        Raises:
+            GraphError: the graphs are of models of other shapes, or follow other targets.
+        """
+        from visit_tl.graph.diff import diff
+
+        return diff(self, other)
+
     # --- tables ------------------------------------------------------------------------------
 
     def heads(self) -> pd.DataFrame:
         """One row a kept head: what it says, how it ranks the target, where it looks.
 
         Columns: head, top, bottom, rank, prob, norm, looks_at (tokens of the shown memory values
-        with their attention), entropy; sorted as in the forward pass.
+        with their attention), entropy, attribution, effect (None where not measured); sorted as in
+        the forward pass.
         """
         from visit_tl.graph.tables import heads_table
 

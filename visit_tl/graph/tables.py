@@ -25,10 +25,13 @@ def heads_table(graph: FlowGraph) -> pd.DataFrame:
             "norm": node.norm,
             "looks_at": _looks_at(graph.values_of(node.id)),
             "entropy": node.entropy,
+            "attribution": node.attribution,
+            "effect": None if node.effect is None else node.effect.value,
         }
         for node in graph.of_kind("head")
     ]
     columns = ["head", "top", "bottom", "rank", "prob", "norm", "looks_at", "entropy"]
+    columns += ["attribution", "effect"]
     return pd.DataFrame(rows, columns=columns).set_index("head")
 
 

@@ -123,3 +123,16 @@ def clip(text: str, limit: int) -> str:
             break
         kept.append(character)
     return "".join(kept) + ELLIPSIS
+
+
+def table(rows: list[list[str]], right: tuple[int, ...] = ()) -> list[str]:
+    """Rows as lines with their columns aligned, those of `right` to the right."""
+    sizes = [max(columns(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  "
+        + "  ".join(
+            pad("", sizes[i] - columns(cell)) + cell if i in right else pad(cell, sizes[i])
+            for i, cell in enumerate(row)
+        )
+        for row in rows
+    ]

@@ -7,8 +7,8 @@ from typing import Final
 
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import Kind
-from visit_tl.graph.records import Hidden, Node, total
-from visit_tl.view.labels import clip, columns, pad, visible
+from visit_tl.graph.records import Effect, Hidden, Node, total
+from visit_tl.view.labels import clip, columns, table, visible
 from visit_tl.view.style import promoted_rank
 from visit_tl.view.window import choose, notice
 from visit_tl.view.words import heading, hidden_words, number, promoted_label
@@ -132,7 +132,7 @@ def _column_table(graph: FlowGraph, layer: int, nodes: list[Node]) -> list[str]:
             for head in heads
         )
         rows.append([*row, says or "(read by this block)"])
-    return _table(rows, right=(2, 4))
+    return table(rows, right=(2, 4))
 
 
 def _state_table(nodes: Iterable[Node]) -> list[str]:
@@ -148,25 +148,29 @@ def _state_table(nodes: Iterable[Node]) -> list[str]:
         ]
         for node in nodes
     ]
-    return _table(rows, right=(2, 3, 4, 5)) if len(rows) > 1 else []
+    return table(rows, right=(2, 3, 4, 5)) if len(rows) > 1 else []
 
 
 def _head_table(graph: FlowGraph, heads: list[Node]) -> list[str]:
-    rows = [
-        [
-            "head",
-            "says",
-            "rank",
-            "p",
-            "norm",
-            "looks at: token@position attention ‹what its value says›",
-        ]
-    ]
+    """Heads with what they say and where they look; causes where they were measured."""
+    attributed = any(head.attribution is not None for head in heads)
+    patched = any(head.effect is not None for head in heads)
+    causes = ["adds"] * attributed + ["effect"] * patched
+    looks = "looks at: token@position attention ‹what its value says›"
+    rows = [["head", "says", "rank", "p", "norm", *causes, looks]]
     for head in heads:
         says = " ".join(visible(read.token, _NARROW) for read in head.promoted[:2])
         numbers = [str(head.rank), number(head.prob), number(head.norm)]
+        if attributed:
+            numbers.append("" if head.attribution is None else f"{head.attribution:+.3g}")
+        if patched:
+            numbers.append("" if head.effect is None else _effect(head.effect))
         rows.append([str(head.id), says, *numbers, _memories(graph, head)])
-    return _table(rows, right=(2, 3, 4))
+    return table(rows, right=tuple(range(2, 5 + len(causes))))
+
+
+def _effect(effect: Effect) -> str:
+    return f"{effect.value:+.3g}" if effect.exact else f"~{effect.value:+.3g}"
 
 
 def _memories(graph: FlowGraph, head: Node) -> str:
@@ -201,22 +205,9 @@ def _neuron_table(neurons: list[Node], words: str, d_vocab: int) -> list[str]:
         ]
         for node in neurons[:NEURONS]
     ]
-    lines = _table(rows, right=(2, 3, 4))
+    lines = table(rows, right=(2, 3, 4))
     more = len(neurons) - NEURONS
     return [*lines, f"  and {more} more in the graph"] if more > 0 else lines
-
-
-def _table(rows: list[list[str]], right: tuple[int, ...]) -> list[str]:
-    """Rows with their columns aligned, two spaces between them."""
-    sizes = [max(columns(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  "
-        + "  ".join(
-            pad("", sizes[i] - columns(cell)) + cell if i in right else pad(cell, sizes[i])
-            for i, cell in enumerate(row)
-        )
-        for row in rows
-    ]
 
 
 def _wrap(words: str, width: int) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import Kind
-from visit_tl.graph.records import Edge, Hidden, Node, TokenProb
+from visit_tl.graph.records import Edge, Effect, Hidden, Node, TokenProb
 from visit_tl.view.labels import visible
 
 KIND_WORDS: Final[dict[Kind, str]] = {
@@ -146,6 +146,10 @@ def node_facts(node: Node, graph: FlowGraph) -> list[str]:
     if node.coefficient is not None:
         numbers += f" · coefficient {number(node.coefficient)}"
     facts.append(numbers)
+    if node.attribution is not None:
+        facts.append(f"direct logit attribution {node.attribution:+.3g}")
+    if node.effect is not None:
+        facts.append(effect_words(node.effect))
     if places := looks_at(node, graph):
         facts.append("looks at: " + "  ".join(f"{t} @{i} {number(a)}" for i, t, a in places))
     if node.hook is not None:
@@ -158,7 +162,14 @@ def edge_fact(edge: Edge, target: Node) -> str:
     what = SCORE_WORDS[edge.kind]
     if edge.kind == "coefficient":
         what = _COEFFICIENT_WORDS.get(target.kind, what)
-    return f"{what} {number(edge.score)}"
+    fact = f"{what} {number(edge.score)}"
+    return fact if edge.effect is None else f"{fact} · {effect_words(edge.effect)}"
+
+
+def effect_words(effect: Effect) -> str:
+    """What patching did to the metric, and how that is known."""
+    how = "measured" if effect.exact else "estimated"
+    return f"effect {effect.value:+.3g} ({how})"
 
 
 _PATCHED: Final = 4
