@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from visit_tl.model.load import load_model
     from visit_tl.model.view import ModelView
     from visit_tl.trace import Trace
-    from visit_tl.xray import flow_graph, flow_graphs, generate
+    from visit_tl.xray import attention, flow_graph, flow_graphs, generate
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "attention": "visit_tl.xray",
     "check": "visit_tl.checks",
     "flow_graph": "visit_tl.xray",
     "flow_graphs": "visit_tl.xray",
@@ -69,6 +70,7 @@ __all__ = [
     "Readout",
     "Trace",
     "VisitError",
+    "attention",
     "check",
     "flow_graph",
     "flow_graphs",

@@ -7,7 +7,7 @@ or the other layers is held.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -228,6 +228,25 @@ def _traces(
         )
         for i, position in enumerate(at)
     }
+
+
+def patterns(
+    view: ModelView, prompt: Prompt, heads: Sequence[tuple[int, int]]
+) -> Float[Tensor, "head pos pos"]:
+    """Attention of some (layer, head) pairs from every position, from one forward pass."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Callable[[Tensor, object], None]:
+        def copy(tensor: Tensor, hook: object) -> None:
+            kept[layer] = tensor[0].detach().float().cpu()
+
+        return copy
+
+    hooks = [(f"blocks.{i}.attn.hook_pattern", keep(i)) for i in sorted({i for i, _ in heads})]
+    with torch.no_grad():
+        tokens = torch.tensor([prompt.ids], device=view.W_U.device)
+        view.model.run_with_hooks(tokens, fwd_hooks=hooks)
+    return torch.stack([kept[layer][head] for layer, head in heads])
 
 
 def _layer(

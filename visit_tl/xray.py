@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -14,11 +14,15 @@ from visit_tl.graph import prune
 from visit_tl.graph.build import build, prediction
 from visit_tl.graph.columns import MAX_NODES, Follow
 from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.ids import NodeId
 from visit_tl.model.cached import Cache
 from visit_tl.model.hooks import FwdHooks
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
-from visit_tl.trace import Trace
+from visit_tl.trace import Trace, patterns
+
+if TYPE_CHECKING:
+    from visit_tl.view.attention import AttentionView
 
 
 def flow_graph(
@@ -204,6 +208,51 @@ def generate(
         text = tokens.text + view.tokens.text(chosen)
         tokens = replace(tokens, text=text, ids=(*tokens.ids, chosen))
     return graphs
+
+
+def attention(
+    model: Any,
+    prompt: str | Sequence[int] | Tensor,
+    heads: Iterable[str | NodeId],
+    *,
+    prepend_bos: bool | None = None,
+) -> AttentionView:
+    """Where some heads look, from every position, drawn by CircuitsVis.
+
+    Args:
+        model: As for `flow_graph`.
+        prompt: As for `flow_graph`.
+        heads: Their ids, such as `L29H1` or `29.1`.
+        prepend_bos: As for `flow_graph`.
+
+    Returns:
+        A view that draws itself in a notebook, and saves as one `.html` file.
+
+    Raises:
+        InputError: no heads, or one that the model does not have.
+        GraphError: an id that cannot be read.
+    """
+    from visit_tl.view.attention import attention as draw
+
+    view = ModelView(model)
+    tokens = view.tokens.encode(prompt, prepend_bos)
+    chosen: list[tuple[int, int]] = []
+    for node in (NodeId.parse(head) for head in heads):
+        layer, head = node.layer, node.head
+        if layer is None or head is None or layer >= view.n_layers or head >= view.n_heads:
+            raise InputError(
+                f"{node} is no head of {view.name}, which has L0H0..L{view.n_layers - 1}"
+                f"H{view.n_heads - 1}"
+            )
+        chosen.append((layer, head))
+    if not chosen:
+        raise InputError("no heads were given; name some, such as ['L9H6', 'L10H0']")
+    return draw(
+        patterns(view, tokens, chosen).numpy(),
+        [view.tokens.text(i) for i in tokens.ids],
+        [str(NodeId("head", *pair)) for pair in chosen],
+        title=f"{view.name}: {tokens.text}",
+    )
 
 
 class _Job:

@@ -36,7 +36,7 @@ def test_a_file_that_is_not_ours_is_kept_unless_told_otherwise(graph, tmp_path, 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("g.txt", r"'g\.txt' has the suffix '\.txt'; graphs are saved as \.json or \.html"),
+        ("g.txt", r"'g\.txt' has the suffix '\.txt'; this is saved as \.json or \.html"),
         ("g", "has the suffix ''"),
         ("none/g.json", "the folder .*none does not exist; make it first"),
     ],

@@ -6,9 +6,11 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.view.synthetic import HOSTILE, hostile, realistic
+from visit_tl.view.attention import attention
 from visit_tl.view.labels import visible
 from visit_tl.view.layout import layout
 from visit_tl.view.notebook import notebook_html
@@ -265,3 +267,31 @@ def test_the_figure_by_itself_has_title_legend_and_hover(browser, tmp_path, them
     tab.screenshot(path=SHOTS / f"figure-{theme}.png")
     assert said == []
     tab.close()
+
+
+def test_attention_of_heads_is_drawn_without_a_network_whatever_the_tokens(browser, tmp_path):
+    n = len(HOSTILE)
+    patterns = np.tril(np.random.default_rng(0).random((2, n, n)))
+    view = attention(
+        patterns / patterns.sum(-1, keepdims=True), HOSTILE, ["L0H1", "<b>"], title="x"
+    )
+    for name, html in (
+        ("page", view.html),
+        ("cell", f"<!doctype html><meta charset=utf-8>{view._repr_html_()}"),
+    ):
+        path = tmp_path / f"{name}.html"
+        path.write_text(html, encoding="utf-8", errors="backslashreplace")
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        said, asked = [], []
+        page.on("console", lambda message, said=said: said.append(message.text))
+        page.on("pageerror", lambda error, said=said: said.append(str(error)))
+        page.on("dialog", lambda dialog, said=said: said.append("dialog") or dialog.dismiss())
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.goto(path.as_uri())
+        frame = page.main_frame if name == "page" else page.main_frame.child_frames[0]
+        frame.wait_for_selector("canvas, svg")
+        frame.wait_for_function("document.body.innerText.includes('Head Selector')")
+        assert said == []
+        assert [url for url in asked if url.startswith("http")] == []
+        assert frame.locator("img").count() == frame.locator("img[src^='data:']").count()
+        page.close()

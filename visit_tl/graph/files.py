@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -45,18 +45,25 @@ def save(
     return path
 
 
-def check(path: str | Path, *, overwrite: bool = False) -> Path:
+def check(
+    path: str | Path, *, overwrite: bool = False, suffixes: Sequence[str] = tuple(_MARKS)
+) -> Path:
     """A path that `save` would write to, asked before the work is done.
+
+    Args:
+        path: Where.
+        overwrite: As for `save`.
+        suffixes: What may be written, of `.json` and `.html`.
 
     Raises:
         FileError: as `save`.
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in _MARKS:
+    if suffix not in suffixes:
         raise FileError(
-            f"{path.name!r} has the suffix {path.suffix!r}; graphs are saved as "
-            f"{' or '.join(_MARKS)}"
+            f"{path.name!r} has the suffix {path.suffix!r}; this is saved as "
+            f"{' or '.join(suffixes)}"
         )
     if path.is_dir():
         raise FileError(f"{path} is a folder; name a file in it, such as {path / 'graph.html'}")

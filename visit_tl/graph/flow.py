@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from visit_tl.causal.edge_effects import EdgeEffects
     from visit_tl.causal.measured import Effects
     from visit_tl.graph.diff import GraphDiff
+    from visit_tl.view.attention import AttentionView
 
 
 @dataclass(frozen=True)
@@ -363,6 +364,26 @@ class FlowGraph:
         from visit_tl.graph.tables import nodes_table
 
         return nodes_table(self)
+
+    def attention(self, heads: Iterable[str | NodeId], *, model: Any = None) -> AttentionView:
+        """Where heads look, from every position of the prompt; see `visit_tl.xray.attention`.
+
+        Args:
+            heads: Their ids.
+            model: The model; needed for a graph that was loaded.
+
+        Raises:
+            GraphError: the model is not at hand, or the graph is of a patched run, whose attention
+                another run would not show.
+        """
+        from visit_tl.xray import attention
+
+        if self.patched:
+            raise GraphError(
+                "this graph is of a patched run, and running the model again would show the "
+                "attention of an unpatched one; its heads' rows are in g['L0H0'].attention"
+            )
+        return attention(self._model(model), list(self.token_ids), heads)
 
     # --- to look at and to keep: the views and the files live in rooms of their own ------------
 

@@ -1,0 +1,112 @@
+"""Attention of chosen heads over the whole prompt, drawn by CircuitsVis, without a network.
+
+CircuitsVis gives a snippet for the page that it lands in, and asks a search engine whether to load
+its script from a CDN. Here the script that ships with it is put into a page of its own, with a
+content security policy that lets it ask for nothing, in a sandboxed frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+
+from visit_tl.errors import InputError
+from visit_tl.view.labels import for_html, visible
+from visit_tl.view.words import readable
+
+_POLICY: Final = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'"
+)
+_HEIGHT: Final = 620
+_CALL: Final = "CircuitsVis.render("
+
+
+@dataclass(frozen=True)
+class AttentionView:
+    """Attention of some heads, to look at: it draws itself in a notebook.
+
+    Attributes:
+        heads: Names of the heads, in the order given.
+        html: The whole page.
+    """
+
+    heads: tuple[str, ...]
+    html: str = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe title="attention of {for_html(", ".join(self.heads))}" '
+            f'sandbox="allow-scripts" style="width:100%;height:{_HEIGHT}px;border:0" '
+            f'srcdoc="{for_html(self.html)}"></iframe>'
+        )
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the page to an `.html` file; see `FlowGraph.save` for what is refused.
+
+        Raises:
+            FileError: another suffix, or a path that cannot be written.
+        """
+        from visit_tl.graph.files import check, write
+
+        path = check(path, overwrite=overwrite, suffixes=(".html",))
+        write(path, self.html.encode("utf-8", errors="backslashreplace"))
+        return path
+
+
+def attention(
+    patterns: Float[np.ndarray, "head pos pos"],
+    tokens: Sequence[str],
+    heads: Sequence[str],
+    *,
+    title: str = "",
+) -> AttentionView:
+    """Attention patterns from each token to those before it, one map a head.
+
+    Args:
+        patterns: Attention in [0, 1]; rows are query positions.
+        tokens: Text of the tokens.
+        heads: Names of the heads.
+        title: Above the maps.
+
+    Raises:
+        InputError: no head, or numbers of heads or tokens that do not fit the patterns.
+    """
+    if not heads or patterns.shape != (len(heads), len(tokens), len(tokens)):
+        raise InputError(
+            f"patterns of {list(patterns.shape)} do not fit {len(heads)} heads and "
+            f"{len(tokens)} tokens: they must be [head, pos, pos], of at least one head"
+        )
+    from circuitsvis.attention import attention_heads
+
+    rendered = attention_heads(
+        attention=np.round(np.asarray(patterns, dtype=float), 4),
+        tokens=[visible(token) for token in tokens],
+        attention_head_names=[visible(head) for head in heads],
+        max_value=1.0,
+        min_value=0.0,
+        mask_upper_tri=True,
+    )
+    return AttentionView(tuple(heads), _page(rendered.local_src, title))
+
+
+def _page(snippet: str, title: str) -> str:
+    """The snippet as a page; what CircuitsVis wrote of ours into its script cannot end it."""
+    before, _, call = snippet.rpartition(_CALL)
+    arguments, closing, _ = call.rpartition("</script>")
+    name = snippet.partition('id="')[2].partition('"')[0]
+    safe = arguments.replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    script = f"{before}{_CALL}{safe}{closing}".replace(name, "attention")
+    words = for_html(readable(title)) if title else "attention"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{for_html(_POLICY)}">'
+        f'<meta name="generator" content="visit_tl"><title>{words}</title>'
+        "<style>body{font:14px/1.4 sans-serif;margin:12px}</style></head>"
+        f"<body><p>{words}</p>{script}</body></html>"
+    )
