@@ -2,8 +2,8 @@
 
 A node is patched where the model computes it: a head in its z, a neuron in its activation, a state
 in itself. A memory value or key is patched for one head at one query position alone, other heads
-and queries keep theirs: what the head then gives at that position is worked out from the pattern
-and the values that the model itself had, and written to its z.
+and queries keep theirs: what the head then gives at that position is worked out from the scores and
+values that the model itself had, or by running its block again, and written to its z.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SLOTS: Final[Mapping[Kind, tuple[str, ...]]] = {
     "z": ("z",),
     "attn_neuron": ("z",),
     "attn_out": ("attn_out",),
-    "resid_mid": ("attn_out", "resid_mid"),
+    "resid_mid": ("attn_out", "resid_mid", "resid_pre"),
     "neuron": ("mlp_post",),
     "mlp_out": ("mlp_out",),
     "resid_post": ("resid_post",),
@@ -103,8 +103,8 @@ class Patcher:
     def __init__(self, base: KeptRun, other: Mapping[str, Tensor] | None) -> None:
         self.base, self.other, self.view = base, other, base.view
         self._names = {layer: hook_names(base.view, layer) for layer in range(base.view.n_layers)}
-        self._scores: dict[int, tuple[Tensor, Tensor]] = {}
-        self._sums: set[int] = set()
+        self._scores: dict[int, tuple[Tensor, Tensor] | None] = {}
+        self._summed: dict[int, bool] = {}
 
     def writes(self, node: NodeId, positions: Sequence[int]) -> list[Write]:
         """The writes that patch a node at these positions together.
@@ -165,65 +165,85 @@ class Patcher:
         return torch.zeros_like(own) if self.other is None else self.other[hook]
 
     def _resid_mid(self, node: NodeId, position: int) -> Write:
-        # A bridge's hook_resid_mid is what ln2 reads; the stream beside it would keep its own.
+        # A bridge's hook_resid_mid is what ln2 reads; the stream beside it would keep its own. Set,
+        # not added: zeros that are only nearly zero would be blown up by ln2.
         mid, out = self._hook(node, "resid_mid"), self._hook(node, "attn_out")
-        delta = self._other_row(mid, position) - self.base.row(mid, position)
-        return Write(out, (position,), delta, add=True)
+        before = self.base.row(self._hook(node, "resid_pre"), position)
+        return Write(out, (position,), self._other_row(mid, position) - before)
 
     def _memory(self, node: NodeId, position: int) -> Write:
+        """The head's z with one memory value or key replaced."""
         layer, head, key = _layer(node), node.head or 0, node.key_position or 0
         z, values = self._hook(node, "z"), self._hook(node, "values")
-        pattern = self.base.row(self._hook(node, "pattern"), position)
-        self._require_sums(layer, node)
+        own_z = self.base.row(z, position)[head]
         own = self.base.kept[values]
         kv = int(self.view.kv_head(own.shape[1])[head])
+        pattern = self.base.row(self._hook(node, "pattern"), position)[head]
+        replaced = pattern if node.kind == "value" else self._pattern(node, position, pattern)
+        if replaced is None or not self._sums(layer):
+            return Write(z, (position, head), self._run_again(node, kv)[position, head])
         if node.kind == "value":
-            delta = pattern[head, key] * (self._other_all(values)[key, kv] - own[key, kv])
+            delta = pattern[key] * (self._other_all(values)[key, kv] - own[key, kv])
         else:
-            delta = (self._pattern(node, position) - pattern[head]) @ own[:, kv]
-        return Write(z, (position, head), self.base.row(z, position)[head] + delta)
+            delta = (replaced - pattern) @ own[:, kv]
+        return Write(z, (position, head), own_z + delta)
 
-    def _pattern(self, node: NodeId, position: int) -> Tensor:
-        """The head's pattern with the score of one key position replaced."""
+    def _pattern(self, node: NodeId, position: int, pattern: Tensor) -> Tensor | None:
+        """The head's pattern with the score of one key replaced; None if its scores are unknown."""
         layer, head, key = _layer(node), node.head or 0, node.key_position or 0
         if layer not in self._scores:
             self._scores[layer] = self._read_scores(node)
-        own, other = self._scores[layer]
+        found = self._scores[layer]
+        if found is None:
+            return None
+        own, other = found
         scores = own[head, position].double()
-        replaced = scores.clone()
-        replaced[key] = other[head, position, key]
-        pattern = self.base.row(self._hook(node, "pattern"), position)[head]
         if relative(scores.softmax(-1).float(), pattern) > tolerance(self.view):
-            raise Unpatchable(
-                f"the attention of blocks.{layer} is not the softmax of its hook_attn_scores"
-            )
-        return replaced.softmax(-1).float()
+            return None
+        scores = scores.clone()
+        scores[key] = other[head, position, key]
+        return scores.softmax(-1).float()
 
-    def _read_scores(self, node: NodeId) -> tuple[Tensor, Tensor]:
-        """Scores of a block as they were, and with every key replaced: `[head, query, key]`."""
+    def _read_scores(self, node: NodeId) -> tuple[Tensor, Tensor] | None:
+        """Scores of a block as they were, and with every key replaced: `[head, query, key]`.
+
+        Where attention is left to another library, the hook holds the pattern instead, or nothing.
+        """
         hook = f"blocks.{node.layer}.attn.hook_attn_scores"
         if not self.view.has_hook(hook):
-            raise Unpatchable(f"{self.view.name} has no {hook}, which would give its scores")
+            return None
         keys = self._hook(node, "keys")
         write = Write(keys, (slice(None),), self._other_all(keys))
-        layer = _layer(node)
-        own = self.base.block(layer, [], [hook])[hook]
-        return own, self.base.block(layer, [write], [hook])[hook]
+        own = self.base.block(_layer(node), [], [hook]).get(hook)
+        other = self.base.block(_layer(node), [write], [hook]).get(hook)
+        return None if own is None or other is None else (own, other)
 
-    def _require_sums(self, layer: int, node: NodeId) -> None:
-        """A head must be the sum of its values, or one of them cannot be exchanged in it."""
-        if layer in self._sums:
-            return
-        values = self.base.kept[self._hook(node, "values")]
-        each = values[:, self.view.kv_head(values.shape[1]).to(values.device)]
-        z, pattern = self._hook(node, "z"), self._hook(node, "pattern")
-        for position in self.base.positions:
-            summed = einsum(
-                self.base.row(pattern, position), each, "head pos, pos head d_head -> head d_head"
+    def _run_again(self, node: NodeId, kv: int) -> Tensor:
+        """All heads' z, of the block run again with one key or value replaced for all readers."""
+        key, z = node.key_position or 0, self._hook(node, "z")
+        hook = self._hook(node, "values" if node.kind == "value" else "keys")
+        write = Write(hook, (key, kv), self._other_all(hook)[key, kv])
+        return self.base.block(_layer(node), [write], [z])[z]
+
+    def _sums(self, layer: int) -> bool:
+        """Whether the block's heads are sums of their values; gates, for one, come after it."""
+        if layer not in self._summed:
+            names = self._names[layer]
+            values = self.base.kept[names["values"]]
+            each = values[:, self.view.kv_head(values.shape[1]).to(values.device)]
+            self._summed[layer] = all(
+                relative(
+                    einsum(
+                        self.base.row(names["pattern"], position),
+                        each,
+                        "head pos, pos head d_head -> head d_head",
+                    ),
+                    self.base.row(names["z"], position),
+                )
+                <= tolerance(self.view)
+                for position in self.base.positions
             )
-            if relative(summed, self.base.row(z, position)) > tolerance(self.view):
-                raise Unpatchable(f"the heads of blocks.{layer} are not sums of their values")
-        self._sums.add(layer)
+        return self._summed[layer]
 
 
 def mean_of(

@@ -208,13 +208,13 @@ class _Sweep:
         return {
             "model": self.view.name,
             "weights": fingerprint(self.view),
-            "tokens": list(self.prompts.clean.ids),
-            "corrupted tokens": None if other is None else list(other.ids),
-            "mean_over": [list(prompt.ids) for prompt in self.prompts.mean_over],
             "metric": metric_name(self.metric),
             "how": self.asked.how,
             "direction": self.asked.direction,
             "positions": list(self.asked.positions),
+            "tokens": list(self.prompts.clean.ids),
+            "corrupted tokens": None if other is None else list(other.ids),
+            "mean_over": [list(prompt.ids) for prompt in self.prompts.mean_over],
             "metric of the clean run": self.clean_value,
             "metric of the corrupted run": self.corrupted_value,
         }
