@@ -10,10 +10,10 @@ from tests import tiny
 from tests.architectures import ARCHITECTURES
 from tests.conftest import MAKERS
 from visit_tl import InputError, ModelError, ModelView, flow_graph
-from visit_tl.causal import paths
 from visit_tl.causal.blocks import BlockRows
+from visit_tl.causal.choice import choose, shape_of
 from visit_tl.causal.metrics import logit_difference
-from visit_tl.causal.paths import edge_effects, shape_of
+from visit_tl.causal.paths import edge_effects
 from visit_tl.causal.writes import WrittenRun
 from visit_tl.circuits.edges import model_edges
 from visit_tl.circuits.names import Edge, Part
@@ -89,7 +89,7 @@ def test_every_edge_equals_a_run_of_the_whole_model_with_split_inputs(name, how)
     effects = edge_effects(
         model, CLEAN, METRIC, corrupted=CORRUPTED, how=how, mean_over=OTHERS, verbose=False
     )
-    assert effects.edges == paths.choose(shape_of(ModelView(model)), None)
+    assert effects.edges == choose(shape_of(ModelView(model)), None)
     clean = cached(model, CLEAN)
     others = [cached(model, ids) for ids in ([CORRUPTED] if how == "resample" else OTHERS)]
     with split_inputs(model):
@@ -358,6 +358,6 @@ def test_the_model_is_left_as_it_was(model):
 
 def test_every_edge_of_the_model_is_there(native):
     shape = shape_of(ModelView(native))
-    assert set(paths.choose(shape, None)) == set(model_edges(shape))
+    assert set(choose(shape, None)) == set(model_edges(shape))
     # 4 heads: input to 12 + 1 + 1; block 0's heads to m0, 12 inputs, m1, logits; and so on.
     assert len(model_edges(replace(shape, mlps=False))) == 24 + 1 + 4 * 12 + 8

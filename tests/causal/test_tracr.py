@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.tracr import compiled
-from visit_tl.causal.paths import edge_effects, shape_of
+from visit_tl.causal.choice import shape_of
+from visit_tl.causal.paths import edge_effects
 from visit_tl.circuits.edges import model_edges
 from visit_tl.circuits.names import Edge
 

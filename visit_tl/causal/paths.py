@@ -9,29 +9,25 @@ edges, as in Conmy et al., 2023).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from visit_tl.causal.blocks import BlockRows
+from visit_tl.causal.choice import choose, other_writes, positions_of, shape_of
 from visit_tl.causal.edge_effects import EdgeEffects
 from visit_tl.causal.metrics import Metric, bind, evaluate, metric_name
 from visit_tl.causal.replay import Replay
 from visit_tl.causal.writes import Writes, WrittenRun
-from visit_tl.circuits.edges import Shape, model_edges
-from visit_tl.circuits.names import Edge, Part, parse_end
-from visit_tl.errors import InputError, ModelError
+from visit_tl.circuits.names import Edge, Part
+from visit_tl.errors import ModelError
 from visit_tl.graph.conserve import relative, tolerance
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.model.replay import Write
-from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 
-How = Literal["resample", "mean", "zero"]
-HOWS: Final[tuple[How, ...]] = get_args(How)
-
-_SLOT: Final = {"q": "query", "k": "keys", "v": "values"}
+SLOT: Final = {"q": "query", "k": "keys", "v": "values"}
 
 
 def edge_effects(
@@ -93,7 +89,7 @@ def edge_effects(
     base, ran = other_writes(view, clean, how, read[0] if read else None, others)
     chosen = choose(shape_of(view), edges, senders, receivers)
     metric = bind(metric, view, clean.logits)
-    at = _positions(view, positions, clean.kept.n_tokens)
+    at = positions_of(view, positions, clean.kept.n_tokens)
     found: dict[Edge, float] = {}
     complete = True
     try:
@@ -115,98 +111,6 @@ def edge_effects(
         positions=tuple(at) if positions is not None else None,
         complete=complete,
     )
-
-
-def shape_of(view: ModelView) -> Shape:
-    """The heads and MLPs of a model."""
-    return Shape(view.n_layers, view.n_heads, mlps=not view.attn_only, parallel=_parallel(view))
-
-
-def _parallel(view: ModelView) -> bool:
-    return view.parallel and not view.attn_only
-
-
-def other_writes(
-    view: ModelView, clean: WrittenRun, how: str, corrupted: Prompt | None, others: Sequence[Prompt]
-) -> tuple[Writes, WrittenRun | None]:
-    """What parts write instead, and the corrupted run where there is one.
-
-    Raises:
-        InputError: what `how` needs is missing, or a prompt is of another length.
-    """
-    if how not in HOWS:
-        raise InputError(f"how is {how!r}; it must be one of {', '.join(HOWS)}")
-    n = clean.kept.n_tokens
-    for name, prompts in (
-        ("the corrupted prompt", (corrupted,)),
-        ("a prompt of mean_over", others),
-    ):
-        for other in prompts:
-            if other is not None and len(other.ids) != n:
-                raise InputError(
-                    f"{name} has {len(other.ids)} tokens, the clean one {n}; they must have the "
-                    f"same number, so that every position has its counterpart"
-                )
-    if how == "resample" and corrupted is None:
-        raise InputError("how='resample' needs corrupted=, a prompt of the same number of tokens")
-    if how == "mean" and not others:
-        raise InputError("how='mean' needs mean_over=, prompts of the same number of tokens")
-    ran = None if corrupted is None else WrittenRun(view, corrupted)
-    if how == "zero":
-        return clean.writes.zero(), ran
-    if how == "mean":
-        return Writes.mean([WrittenRun(view, other).writes for other in others]), ran
-    assert ran is not None
-    return ran.writes, ran
-
-
-def choose(
-    shape: Shape,
-    edges: FlowGraph | Iterable[Any] | None,
-    senders: Iterable[Any] | None = None,
-    receivers: Iterable[Any] | None = None,
-) -> tuple[Edge, ...]:
-    """The edges that are asked for, in the order of their readers.
-
-    Raises:
-        InputError: the model has no such edge, or none is left.
-        GraphError: a spelling that is none.
-    """
-    there = model_edges(shape)
-    if isinstance(edges, FlowGraph):
-        shown = {Part("head", n.layer, n.id.head) for n in edges.of_kind("head")}
-        keep = {p for e in there for p in (e.source, e.target) if p.kind != "head"} | shown
-        chosen = [e for e in there if e.source in keep and e.target in keep]
-    elif edges is None:
-        chosen = list(there)
-    else:
-        chosen = list(dict.fromkeys(Edge.parse(edge) for edge in edges))
-        known = set(there)
-        if unknown := [edge for edge in chosen if edge not in known]:
-            raise InputError(
-                f"{unknown[0]} is no edge between parts of a model of {shape}"
-                f"{' whose attention and MLPs are parallel' if shape.parallel else ''}"
-                f"{'' if shape.mlps else ' without MLPs'}"
-                f"{'; edges inside a head are not patched' if unknown[0].internal else ''}"
-            )
-    if senders is not None:
-        from_these = {Part.parse(part) for part in senders}
-        chosen = [edge for edge in chosen if edge.source in from_these]
-    if receivers is not None:
-        ends = {parse_end(part) for part in receivers}
-        chosen = [e for e in chosen if (e.target, e.input) in ends or (e.target, None) in ends]
-    if not chosen:
-        raise InputError("no edge is left to measure: senders and receivers share none")
-    return tuple(sorted(chosen, key=lambda e: (e.target.order, e.source.order, e.input or "")))
-
-
-def _positions(view: ModelView, positions: Iterable[int] | None, n: int) -> list[int]:
-    if positions is None:
-        return list(range(n))
-    found = sorted({view.check_position(position, n) for position in positions})
-    if not found:
-        raise InputError("positions is empty; None is all of them")
-    return found
 
 
 # --- measuring -----------------------------------------------------------------------------------
@@ -260,7 +164,10 @@ def _into_logits(
                 f"not give its logits; edges to the logits cannot be patched"
             )
         for i, row in enumerate(rows):
-            yield i, clean.kept.head((last + delta[row])[None].to(clean.view.W_U.dtype))
+            if delta[row].any():
+                yield i, clean.kept.head((last + delta[row])[None].to(clean.view.W_U.dtype))
+            else:
+                yield i, clean.logits
 
 
 def _into_block(
@@ -274,24 +181,31 @@ def _into_block(
 ) -> Iterator[tuple[int, Tensor]]:
     """The logits where a head's q, k or v, or the MLP, alone sees each sender's other value."""
     block = BlockRows(clean, layer)
-    read = ("mlp_out",) if kind == "mlp" else (*_SLOT.values(), "z", "attn_out")
+    read = ("mlp_out",) if kind == "mlp" else (*SLOT.values(), "z", "attn_out")
     entry = "resid_mid" if kind == "mlp" and "resid_mid" in block.hooks else "resid_pre"
     own = clean.at(layer, entry)
     changed = block({entry: torch.cat([own[None], own + delta])}, read)
     check_put(block, changed, int(delta.flatten(1).norm(dim=1).argmax()) + 1)
+    touched = delta.any(-1)
     runs: list[list[Write]] = []
     if kind == "mlp":
         out = changed["mlp_out"]
         hook = block.hooks["mlp_out"]
         for edge in edges:
-            runs.append(_writes(hook, (), out[0], out[row[edge.source] + 1]))
+            i = row[edge.source]
+            runs.append(_writes(hook, (), out[0], out[i + 1], touched[i]))
     else:
-        z = {read: _attend(block, changed, _SLOT[read]) for read in {e.input or "" for e in edges}}
+        z = {read: _attend(block, changed, SLOT[read]) for read in {e.input or "" for e in edges}}
         hook = block.hooks["z"]
         for edge in edges:
-            assert edge.target.head is not None
-            mixed, head = z[edge.input or ""][:, :, edge.target.head], (edge.target.head,)
-            runs.append(_writes(hook, head, mixed[0], mixed[row[edge.source] + 1]))
+            assert edge.target.head is not None and edge.input is not None
+            mixed, i = z[edge.input][:, :, edge.target.head], row[edge.source]
+            where = touched[i]
+            if edge.input != "q":  # other keys and values are read from every later position
+                where = (
+                    where.cummax(0).values if clean.kept.causal else where.any().expand_as(where)
+                )
+            runs.append(_writes(hook, (edge.target.head,), mixed[0], mixed[i + 1], where))
     # What changes nothing need not run: most corrupted tokens leave most positions as they were.
     yield from ((i, clean.logits) for i, writes in enumerate(runs) if not writes)
     moved = [i for i, writes in enumerate(runs) if writes]
@@ -305,13 +219,18 @@ def _attend(block: BlockRows, changed: dict[str, Tensor], slot: str) -> Tensor:
     Every head is read beside the others' changed ones, since a norm may span all heads; which of
     them goes on is chosen later, and then alone.
     """
-    put = {name: changed[name][:1].expand_as(changed[name]) for name in _SLOT.values()}
+    put = {name: changed[name][:1].expand_as(changed[name]) for name in SLOT.values()}
     return block(put | {slot: changed[slot]}, ["z"])["z"]
 
 
-def _writes(hook: str, head: tuple[int, ...], before: Tensor, after: Tensor) -> list[Write]:
-    """The changes, at the positions that differ, of what a reader gives."""
-    moved = (after != before).any(-1).nonzero().flatten().tolist()
+def _writes(
+    hook: str, head: tuple[int, ...], before: Tensor, after: Tensor, where: Tensor
+) -> list[Write]:
+    """The changes of what a reader gives, at the positions that its new input can reach.
+
+    Elsewhere the two may differ too, by the rounding of another row of a batch.
+    """
+    moved = ((after != before).any(-1) & where.to(after.device)).nonzero().flatten().tolist()
     return [Write(hook, (p, *head), after[p]) for p in moved]
 
 
@@ -333,7 +252,7 @@ def check_put(block: BlockRows, changed: dict[str, Tensor], row: int) -> None:
         base = run.at(layer, "resid_post") - run.at(layer, "mlp_out")
         steps.append(({"mlp_out": new[None]}, "resid_post", base + new))
     if "z" in changed:
-        three = {slot: changed[slot][row][None] for slot in _SLOT.values()}
+        three = {slot: changed[slot][row][None] for slot in SLOT.values()}
         z = changed["z"][row]
         steps += [(three, "z", z), ({"z": z[None]}, "attn_out", changed["attn_out"][row])]
     for put, got, expected in steps:
