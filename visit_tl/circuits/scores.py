@@ -130,7 +130,7 @@ def _of_graph(graph: FlowGraph, reference: Reference, by: By, absolute: bool) ->
     if by not in BY:
         raise InputError(f"by = {by!r} is none of {', '.join(BY)}")
     nodes = graph.of_kind("head")
-    check_shape(_shape(graph, nodes, reference), reference, f"the graph is of {graph.model},")
+    check_shape(_shape(graph, nodes), reference, f"the graph is of {graph.model},")
     if by == "rank" and absolute:
         raise InputError("a rank has no sign: leave absolute out, or set it to False")
     size = abs if absolute else float
@@ -148,21 +148,16 @@ def _of_graph(graph: FlowGraph, reference: Reference, by: By, absolute: bool) ->
             f"no head of this graph has an {by}; measure it first, or compare by norm, prob, rank "
             f"or attention"
         )
-    spots = {getattr(node.id, "position", None) for node in nodes} - {None}
+    spots = {node.id.position for node in nodes} - {None}
     notes = ("of several positions the highest score of a head counts",) if spots else ()
     return Scores("heads", _numbers(values), absolute, by, graph.model, notes)
 
 
-def _shape(graph: FlowGraph, nodes: tuple[Node, ...], reference: Reference) -> Shape:
+def _shape(graph: FlowGraph, nodes: tuple[Node, ...]) -> Shape:
     """Layers and heads of a graph's model, the heads as those shown and hidden in one block."""
     layer = graph.layers[0]
-    shown = [n for n in nodes if n.layer == layer and getattr(n.id, "position", None) is None]
+    shown = [n for n in nodes if n.layer == layer and n.id.position is None]
     n_heads = len(shown) + graph.hidden[layer].heads
-    largest = max((node.id.head or 0 for node in nodes), default=0)
-    followed = any(getattr(node.id, "position", None) is not None for node in nodes)
-    if followed:
-        # What is hidden then counts several positions: only the indices that are shown are sure.
-        n_heads = max(reference.n_heads, largest + 1)
     return Shape(graph.n_layers, n_heads)
 
 

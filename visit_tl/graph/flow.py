@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visit_tl.errors import GraphError
+from visit_tl.errors import GraphError, InputError
 from visit_tl.graph.ids import KINDS, NodeId
 from visit_tl.graph.records import Column, Edge, Hidden, Node, total
 
@@ -392,11 +392,31 @@ class FlowGraph:
         layers: Iterable[int] | None = None,
         theme: str = "light",
         position: int | None = None,
+        *,
+        kind: str = "flow",
+        **options: Any,
     ) -> go.Figure:
-        """The Plotly figure; see `visit_tl.view.sankey.sankey`."""
+        """A Plotly figure.
+
+        Args:
+            layers: As for `visit_tl.view.sankey.sankey`.
+            theme: `light` or `dark`.
+            position: As for `visit_tl.view.sankey.sankey`.
+            kind: `flow`, or `heads` for a map of layers x heads.
+            options: For `heads`: `by` and `reference`; see `visit_tl.view.heads.heads`.
+
+        Raises:
+            InputError: an unknown kind, or as the view raises.
+        """
+        if kind == "heads":
+            from visit_tl.view.heads import heads
+
+            return heads(self, theme=theme, **options)
+        if kind != "flow":
+            raise InputError(f"figures are of the kinds flow and heads; got {kind!r}")
         from visit_tl.view.sankey import sankey
 
-        return sankey(self, layers=layers, theme=theme, position=position)
+        return sankey(self, layers=layers, theme=theme, position=position, **options)
 
     def text(self, layers: Iterable[int] | None = None) -> str:
         """The graph as text; see `visit_tl.view.text.text`."""

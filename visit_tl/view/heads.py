@@ -1,0 +1,71 @@
+"""One number of each head, as a map of layers x heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import plotly.graph_objects as go
+
+from visit_tl.errors import InputError
+from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.records import Node
+from visit_tl.view.head_map import head_map
+from visit_tl.view.labels import visible
+
+if TYPE_CHECKING:
+    from visit_tl.circuits.references import Reference
+
+_NUMBERS: Final[dict[str, tuple[str, Callable[[Node], float | None]]]] = {
+    "rank": ("−log10(rank + 1)", lambda node: -math.log10(node.rank + 1)),
+    "prob": ("probability", lambda node: node.prob),
+    "norm": ("norm", lambda node: node.norm),
+    "attribution": ("attribution", lambda node: node.attribution),
+    "effect": ("effect", lambda node: None if node.effect is None else node.effect.value),
+}
+
+
+def heads(
+    graph: FlowGraph,
+    by: str = "rank",
+    *,
+    reference: Reference | None = None,
+    theme: str = "light",
+) -> go.Figure:
+    """The heads of a graph as a map; those that pruning left out have no score.
+
+    Args:
+        graph: The graph.
+        by: `rank` (of the target, 0 at the top of the scale), `prob`, `norm`, `attribution` or
+            `effect`.
+        reference: A circuit whose heads are outlined.
+        theme: `light` or `dark`.
+
+    Raises:
+        InputError: an unknown number, one that was not measured, a reference for another shape, or
+            no such theme.
+    """
+    if by not in _NUMBERS:
+        raise InputError(f"heads can be drawn by {', '.join(_NUMBERS)}; got {by!r}")
+    words, number = _NUMBERS[by]
+    shown = [node for node in graph.of_kind("head") if node.id.position is None]
+    in_block = [sum(n.layer == layer for n in shown) for layer in graph.layers]
+    whole = (graph.hidden[i].heads + n for i, n in zip(graph.layers, in_block, strict=True))
+    indices = (node.id.head or 0 for node in shown)
+    n_heads = max(max(whole, default=0), max(indices, default=0) + 1)
+    scores = np.full((graph.n_layers, n_heads), np.nan)
+    for node in shown:
+        value = number(node)
+        scores[node.id.layer, node.id.head] = np.nan if value is None else value
+    if by in ("attribution", "effect") and np.isnan(scores).all():
+        how = "g.attribution().onto(g)" if by == "attribution" else "g.effects(metric).onto(g)"
+        raise InputError(f"no head of this graph has its {by} measured; {how} does it")
+    return head_map(
+        scores,
+        reference=reference,
+        title=f"{by} of the heads, target {visible(graph.target)}",
+        score=words,
+        theme=theme,
+    )
