@@ -555,7 +555,7 @@ def test_a_metric_that_is_no_scalar_and_a_graph_of_another_prompt_are_refused():
         effects(
             model,
             CLEAN,
-            lambda logits: float(logits[0, -1, 0]),
+            lambda logits: float(logits.detach()[0, -1, 0]),
             how="zero",
             screen="attribution",
             verbose=False,
