@@ -1,0 +1,193 @@
+"""Is a circuit enough? Faithfulness, completeness and minimality of a found graph.
+
+The model reduced to the circuit (`visit_tl.causal.circuit`) is asked the same metric as the whole
+model, over pairs of prompts. Which answer comes out depends on what ablated parts are replaced by,
+so every result names it.
+"""
+
+from __future__ import annotations
+
+import random as random_
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from visit_tl.causal.candidates import Candidate, candidate, without
+from visit_tl.causal.choice import shape_of
+from visit_tl.causal.metrics import Metric
+from visit_tl.causal.pairs import Pairs
+from visit_tl.causal.scored import Completeness, Faithfulness, Minimality
+from visit_tl.circuits.edges import model_edges
+from visit_tl.circuits.names import Part
+
+
+def faithfulness(
+    model: Any,
+    pairs: Sequence[Any],
+    metric: Metric | Sequence[Metric],
+    circuit: Any,
+    *,
+    how: str = "resample",
+    mean_over: Sequence[Any] | None = None,
+    random: int = 0,
+    seed: int = 0,
+    prepend_bos: bool | None = None,
+    verbose: bool = True,
+) -> Faithfulness:
+    """How much of what the model does its circuit does alone.
+
+    A circuit of edges keeps these edges and cuts all others. A circuit of heads keeps every edge
+    but those out of other heads, MLPs included (Wang et al., 2022); if it names MLPs, other MLPs
+    are ablated too. Both at all positions.
+
+    Args:
+        model: As for `flow_graph`, or a ModelView.
+        pairs: (clean, corrupted) prompts of the same number of tokens, texts or ids; the clean
+            prompts alone if `how` does not need the other.
+        metric: A callable on the logits of one run, or one for each pair.
+        circuit: A FlowGraph (its heads), a Reference (its edges, or heads where it has none), or
+            edges, heads and MLPs in any spelling of `visit_tl.circuits`.
+        how: What ablated parts write: `resample` what they wrote in the corrupted run, `mean` the
+            mean over `mean_over`, `zero` nothing.
+        mean_over: Prompts of the pairs' length, for `mean`.
+        random: How many random circuits of the same size to measure as well: as many random heads
+            (and MLPs), or as many random edges.
+        seed: Of these.
+        prepend_bos: As for `flow_graph`.
+        verbose: Show a progress bar.
+
+    Raises:
+        ModelError: the model cannot be taken apart exactly.
+        InputError: prompts or metrics that do not fit, or a circuit that the model does not have.
+    """
+    work = Pairs(model, pairs, metric, how, mean_over, prepend_bos)
+    shape = shape_of(work.view)
+    chosen = candidate(shape, circuit)
+    draws = random_.Random(seed)
+    others = [chosen.like(shape, draws) for _ in range(random)]
+    asked = [chosen.edges, frozenset(model_edges(shape)), frozenset(), *(o.edges for o in others)]
+    values = work.measure(asked, "circuits", verbose)
+    return Faithfulness(
+        model=work.view.name,
+        metric=work.metric_name,
+        how=how,
+        coding=chosen.coding,
+        size=chosen.size,
+        out_of=chosen.out_of,
+        full=values[1],
+        circuit=values[0],
+        empty=values[2],
+        corrupted=work.corrupted,
+        random=tuple(values[3:]),
+    )
+
+
+def completeness(
+    model: Any,
+    pairs: Sequence[Any],
+    metric: Metric | Sequence[Metric],
+    circuit: Any,
+    *,
+    subsets: Mapping[str, Iterable[Any]] | None = None,
+    random: int = 10,
+    how: str = "resample",
+    mean_over: Sequence[Any] | None = None,
+    seed: int = 0,
+    prepend_bos: bool | None = None,
+    verbose: bool = True,
+) -> Completeness:
+    """Whether the circuit without some of its parts does what the model without them does.
+
+    For each subset K of its parts, |F(C - K) - F(M - K)| (Wang et al., 2022, 4). Where
+    the model has a backup for K that the circuit has not, the two differ.
+
+    Args:
+        model: As for `faithfulness`, like all that is not here.
+        pairs: As there.
+        metric: As there.
+        circuit: As there.
+        subsets: By name, parts of the circuit; for a Reference, None is each of its classes.
+        random: How many random subsets to try as well; each part is in one with probability 1/2.
+        how: As there.
+        mean_over: As there.
+        seed: Of the random subsets.
+        prepend_bos: As there.
+        verbose: As there.
+
+    Raises:
+        InputError: as there, or a part that the circuit does not have, or no subset at all.
+    """
+    work = Pairs(model, pairs, metric, how, mean_over, prepend_bos)
+    shape = shape_of(work.view)
+    chosen = candidate(shape, circuit)
+    named = chosen.subsets(subsets if subsets is not None else getattr(circuit, "classes", {}))
+    draws = random_.Random(seed)
+    for i in range(random):
+        named[f"random {i}"] = frozenset(p for p in chosen.removable if draws.random() < 0.5)
+    chosen.require_some(named, "subsets")
+    whole = frozenset(model_edges(shape))
+    asked = [x for k in named.values() for x in (without(chosen.edges, k), without(whole, k))]
+    values = work.measure(asked, "subsets", verbose)
+    return Completeness(
+        model=work.view.name,
+        metric=work.metric_name,
+        how=how,
+        coding=chosen.coding,
+        subsets={name: tuple(sorted(k, key=lambda p: p.order)) for name, k in named.items()},
+        circuit=tuple(values[0::2]),
+        full=tuple(values[1::2]),
+    )
+
+
+def minimality(
+    model: Any,
+    pairs: Sequence[Any],
+    metric: Metric | Sequence[Metric],
+    circuit: Any,
+    *,
+    parts: Iterable[Any] | None = None,
+    given: Mapping[Any, Iterable[Any]] | None = None,
+    how: str = "resample",
+    mean_over: Sequence[Any] | None = None,
+    prepend_bos: bool | None = None,
+    verbose: bool = True,
+) -> Minimality:
+    """Whether every part of the circuit is needed.
+
+    For each part v, |F(C - (K + v)) - F(C - K)| with a chosen K (Wang et al., 2022, 4).
+
+    Args:
+        model: As for `faithfulness`, like all that is not here.
+        pairs: As there.
+        metric: As there.
+        circuit: As there.
+        parts: Which parts v; None is all heads and MLPs that the circuit could do without.
+        given: By part v, its K: parts whose loss makes v matter. Not there is no other part.
+        how: As there.
+        mean_over: As there.
+        prepend_bos: As there.
+        verbose: As there.
+
+    Raises:
+        InputError: as there, or a part that the circuit does not have.
+    """
+    work = Pairs(model, pairs, metric, how, mean_over, prepend_bos)
+    chosen: Candidate = candidate(shape_of(work.view), circuit)
+    wanted = chosen.removable if parts is None else chosen.members(parts)
+    chosen.require_some(wanted, "parts")
+    k_of = {Part.parse(v): chosen.members(k) for v, k in (given or {}).items()}
+    chosen.members(k_of)
+    asked = []
+    for v in wanted:
+        rest = without(chosen.edges, k_of.get(v, frozenset()))
+        asked += [without(rest, {v}), rest]
+    values = work.measure(asked, "parts", verbose)
+    return Minimality(
+        model=work.view.name,
+        metric=work.metric_name,
+        how=how,
+        coding=chosen.coding,
+        parts=tuple(wanted),
+        given={v: tuple(sorted(k, key=lambda p: p.order)) for v, k in k_of.items()},
+        without=tuple(values[0::2]),
+        before=tuple(values[1::2]),
+    )
