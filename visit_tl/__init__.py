@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from visit_tl import causal, circuits
     from visit_tl.checks import check
     from visit_tl.errors import (
         DecompositionError,
@@ -56,6 +57,9 @@ _HOMES = {
     "FileError": "visit_tl.errors",
 }
 
+# Packages that are reached by name: vt.circuits.load(...), vt.causal.effects(...).
+_ROOMS = ("causal", "circuits")
+
 __all__ = [
     "DecompositionError",
     "Edge",
@@ -71,7 +75,9 @@ __all__ = [
     "Trace",
     "VisitError",
     "attention",
+    "causal",
     "check",
+    "circuits",
     "flow_graph",
     "flow_graphs",
     "generate",
@@ -81,10 +87,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"visit_tl.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'visit_tl' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOMES, *_ROOMS])

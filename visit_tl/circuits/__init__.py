@@ -26,11 +26,13 @@ _HOMES = {
     "load": "visit_tl.circuits.references",
 }
 
+_ROOMS = ("metrics", "prompts")
+
 __all__ = ["Comparison", "Edge", "Part", "Reference", "available", "compare", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("metrics", "prompts"):
+    if name in _ROOMS:
         return import_module(f"visit_tl.circuits.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'visit_tl.circuits' has no attribute {name!r}")
@@ -38,4 +40,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, "metrics", "prompts"])
+    return sorted([*globals(), *_HOMES, *_ROOMS])

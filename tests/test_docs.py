@@ -1,0 +1,32 @@
+"""Every Python block of the README and the docs runs, one after the other, as a reader would."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import visit_tl as vt
+
+pytestmark = pytest.mark.model
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+    if "```python" in path.read_text(encoding="utf-8")
+)
+
+
+def test_there_are_blocks_to_run():
+    assert "README.md" in PAGES and "docs/index.md" in PAGES
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs(page, smol, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("visit_tl.model.load.load_model", lambda *args, **options: smol)
+    names = {}
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        exec(compile(block, page, "exec"), names)
+    assert vt.load_model() is smol
