@@ -7,7 +7,7 @@ run, which follows from what it read itself (Conmy et al., 2023; Hanna et al., 2
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 import torch
@@ -69,27 +69,36 @@ class CircuitRun:
         live = _Stream(self.base)
         live.add({Part("input"): self.clean.writes.parts[Part("input")]})
         for block in self._blocks:
-            layer = block.layer
-            mlp = Part("mlp", layer)
-            masks = [
-                live.mask(into.get((Part("head", layer, h), read), ()))
-                for h in range(self.view.n_heads)
-                for read in HEAD_INPUTS
-            ]
-            entry = "resid_mid" if "resid_mid" in block.hooks else "resid_pre"
-            if self.shape.mlps and self.shape.parallel:
-                before = live.see(live.mask(into.get((mlp, None), ()))[None])
-            else:
-                before = None
-            heads, bias = head_writes(self.view, layer, self._attend(block, live, masks))
-            live.add({Part("head", layer, h): heads[:, h] for h in range(self.view.n_heads)}, bias)
+            mlp = into.get((Part("mlp", block.layer), None), set())
+            # In parallel blocks the MLP reads what the heads read, else what they leave.
+            early = self._mlp(block, live, mlp) if self.shape.parallel else None
+            live.add(*self._heads(block, live, into))
             if self.shape.mlps:
-                if before is None:
-                    before = live.see(live.mask(into.get((mlp, None), ()))[None])
-                live.add({mlp: block({entry: before}, ["mlp_out"])["mlp_out"][0]})
+                live.add(early or self._mlp(block, live, mlp))
         last = live.see(live.mask(into.get((Part("logits"), None), ()))[None])
         with torch.no_grad():
             return self.clean.kept.head(last.to(self.view.W_U.dtype))
+
+    def _heads(
+        self, block: BlockRows, live: _Stream, into: Mapping[tuple[Part, str | None], set[Part]]
+    ) -> tuple[dict[Part, Tensor], Tensor]:
+        """What the heads of a block write, and the bias beside them."""
+        heads = [Part("head", block.layer, h) for h in range(self.view.n_heads)]
+        masks = [live.mask(into.get((head, read), ())) for head in heads for read in HEAD_INPUTS]
+        own = self.clean.writes
+        if live.same(own) and all(bool(mask.all()) for mask in masks):
+            return {head: own.parts[head] for head in heads}, own.biases[block.layer]
+        z = self._attend(block, live, masks)
+        written, bias = head_writes(self.view, block.layer, z)
+        return {head: written[:, h] for h, head in enumerate(heads)}, bias
+
+    def _mlp(self, block: BlockRows, live: _Stream, sources: set[Part]) -> dict[Part, Tensor]:
+        """What the MLP of a block writes."""
+        part, mask = Part("mlp", block.layer), live.mask(sources)
+        if live.same(self.clean.writes) and bool(mask.all()):
+            return {part: self.clean.writes.parts[part]}
+        entry = "resid_mid" if "resid_mid" in block.hooks else "resid_pre"
+        return {part: block({entry: live.see(mask[None])}, ["mlp_out"])["mlp_out"][0]}
 
     def _attend(
         self, block: BlockRows, live: _Stream, masks: list[Bool[Tensor, " part"]]
@@ -109,6 +118,7 @@ class _Stream:
     def __init__(self, base: Writes) -> None:
         self.base = base
         self.order: dict[Part, int] = {}
+        self.live: dict[Part, Tensor] = {}
         self.extra: list[Tensor] = []
         self.common: Tensor | None = None
 
@@ -117,10 +127,15 @@ class _Stream:
         for part, live in parts.items():
             other = self.base.parts[part]
             self.order[part] = len(self.order)
+            self.live[part] = live
             self.extra.append(live - other)
             self.common = other if self.common is None else self.common + other
         if bias is not None and self.common is not None:
             self.common = self.common + bias
+
+    def same(self, writes: Writes) -> bool:
+        """Whether all that was written so far is, to the very tensor, what another run wrote."""
+        return all(value is writes.parts[part] for part, value in self.live.items())
 
     def mask(self, sources: Iterable[Part]) -> Bool[Tensor, " part"]:
         """Which of the parts so far a reader sees live."""

@@ -1,0 +1,193 @@
+"""What cutting the edges of a FlowGraph does: each is a bundle of the edges between parts.
+
+`L9.query -> L9H6.q` carries what every earlier part adds to what head 6's queries read;
+`L9H6 -> L9.z` all that head 6 brings to later readers. Cutting one cuts its whole bundle at the
+graph's position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from visit_tl.causal.bundles import bundle
+from visit_tl.causal.choice import other_writes, shape_of
+from visit_tl.causal.circuit import CircuitRun
+from visit_tl.causal.metrics import Metric, bind, evaluate, metric_name
+from visit_tl.causal.writes import WrittenRun
+from visit_tl.circuits.edges import model_edges
+from visit_tl.circuits.names import Edge as PartEdge
+from visit_tl.errors import InputError
+from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.ids import NodeId
+from visit_tl.graph.records import Edge, Effect
+from visit_tl.model.view import ModelView
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class GraphEdgeEffects:
+    """What cutting edges of a graph does to a metric.
+
+    Attributes:
+        model: Name of the model.
+        token_ids: The prompt.
+        position: The graph's position, at which edges were cut.
+        ends: Source and target of each edge that was measured.
+        values: The metric with it cut, less the metric of the clean run.
+        sizes: How many edges between parts are in its bundle.
+        left_out: How many edges of the graph have no bundle of their own: those of single memories
+            and neurons, of biases, and of other positions.
+        metric: Name of the metric.
+        how: What was written instead: `resample`, `mean` or `zero`.
+        clean: The metric of the clean run.
+        corrupted: That of the corrupted run; None where there is none.
+        complete: False if it was interrupted, and edges are missing.
+    """
+
+    model: str
+    token_ids: tuple[int, ...]
+    position: int
+    ends: tuple[tuple[NodeId, NodeId], ...] = field(repr=False)
+    values: tuple[float, ...] = field(repr=False)
+    sizes: tuple[int, ...] = field(repr=False)
+    left_out: int
+    metric: str
+    how: str
+    clean: float
+    corrupted: float | None
+    complete: bool
+
+    def __getitem__(self, ends: tuple[str | NodeId, str | NodeId]) -> float:
+        """The effect of one edge, such as `effects["L9.query", "L9H6.q"]`.
+
+        Raises:
+            InputError: it was not measured.
+        """
+        wanted = NodeId.parse(ends[0]), NodeId.parse(ends[1])
+        if wanted not in self._by_ends:
+            raise InputError(
+                f"the edge {wanted[0]} -> {wanted[1]} was not measured; it is not in the graph, or "
+                f"has no bundle of its own"
+            )
+        return self._by_ends[wanted]
+
+    @cached_property
+    def _by_ends(self) -> dict[tuple[NodeId, NodeId], float]:
+        return dict(zip(self.ends, self.values, strict=True))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row an edge: source, target, effect, and how many edges between parts it bundles."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "source": [str(source) for source, _ in self.ends],
+                "target": [str(target) for _, target in self.ends],
+                "effect": self.values,
+                "bundle": self.sizes,
+            }
+        )
+
+    def onto(self, graph: FlowGraph) -> FlowGraph:
+        """The same graph with `Edge.effect` set on every edge that was measured.
+
+        Raises:
+            InputError: the graph is of another model, prompt or position.
+        """
+        ours = self.model, self.token_ids, self.position
+        theirs = graph.model, graph.token_ids, graph.position
+        if ours != theirs:
+            names = ("model", "tokens", "position")
+            which = next(n for n, a, b in zip(names, ours, theirs, strict=True) if a != b)
+            raise InputError(f"the effects and the graph differ in {which}; measure this graph")
+
+        def marked(edge: Edge) -> Edge:
+            value = self._by_ends.get((edge.source, edge.target))
+            return edge if value is None else replace(edge, effect=Effect(value, exact=True))
+
+        return replace(graph, edges=tuple(map(marked, graph.edges)))
+
+
+def graph_edge_effects(
+    model: Any,
+    graph: FlowGraph,
+    metric: Metric,
+    *,
+    corrupted: Any = None,
+    how: str = "resample",
+    mean_over: Sequence[Any] | None = None,
+    prepend_bos: bool | None = None,
+    verbose: bool = True,
+) -> GraphEdgeEffects:
+    """Cut the edges of a graph one at a time and measure what each does to a metric.
+
+    An edge is cut by letting its readers see, at the graph's position, what its bundle of senders
+    writes otherwise (`edge_effects`); all that follows is computed anew. Measured are the edges
+    between states, sub-blocks, heads and queries. To cut a memory or a neuron, patch its node.
+
+    Args:
+        model: The model of the graph, or its ModelView.
+        graph: Whose edges.
+        metric: As for `edge_effects`, like what follows.
+        corrupted: As there.
+        how: As there.
+        mean_over: As there.
+        prepend_bos: As there, for the other prompts.
+        verbose: As there.
+
+    Raises:
+        InputError: the graph is of another model, and as `edge_effects`.
+        ModelError: as `edge_effects`.
+    """
+    from tqdm.auto import tqdm
+
+    view = model if isinstance(model, ModelView) else ModelView(model)
+    if (graph.model, graph.n_layers, graph.d_vocab) != (view.name, view.n_layers, view.d_vocab):
+        raise InputError(f"the graph is of {graph.model}, the model is {view.name}")
+    clean = WrittenRun(view, view.tokens.encode(list(graph.token_ids), None))
+    other = None if corrupted is None else view.tokens.encode(corrupted, prepend_bos)
+    others = [view.tokens.encode(p, prepend_bos) for p in mean_over or ()]
+    base, ran = other_writes(view, clean, how, other, others)
+    here = torch.zeros(len(graph.token_ids), 1, dtype=torch.bool, device=clean.logits.device)
+    here[graph.position] = True
+    parts = {p: torch.where(here, base.parts[p], x) for p, x in clean.writes.parts.items()}
+    reduced = CircuitRun(clean, replace(base, parts=parts))
+    metric = bind(metric, view, clean.logits)
+    before = evaluate(metric, clean.logits)
+    whole = frozenset(model_edges(shape_of(view)))
+    bundles = {
+        (edge.source, edge.target): cut
+        for edge in graph.edges
+        if (cut := bundle(shape_of(view), edge.source, edge.target))
+    }
+    found: dict[tuple[NodeId, NodeId], float] = {}
+    known: dict[frozenset[PartEdge], float] = {}
+    complete = True
+    try:
+        for ends, cut in tqdm(bundles.items(), desc="edges", disable=not verbose):
+            if cut not in known:
+                known[cut] = evaluate(metric, reduced.logits(whole - cut)) - before
+            found[ends] = known[cut]
+    except KeyboardInterrupt:
+        complete = False
+    return GraphEdgeEffects(
+        model=view.name,
+        token_ids=graph.token_ids,
+        position=graph.position,
+        ends=tuple(found),
+        values=tuple(found.values()),
+        sizes=tuple(len(bundles[ends]) for ends in found),
+        left_out=len(graph.edges) - len(bundles),
+        metric=metric_name(metric),
+        how=how,
+        clean=before,
+        corrupted=None if ran is None else evaluate(metric, ran.logits),
+        complete=complete,
+    )
