@@ -1,0 +1,102 @@
+"""agreement: how well what was observed of heads tells what patching them does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from visit_tl.circuits import metrics
+from visit_tl.errors import InputError
+from visit_tl.studies.scores import HeadScores, is_rank
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def agreement(
+    scores: HeadScores, truth: str, *, k: int, names: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """How well each score ranks the heads that have the largest effects.
+
+    Sizes are compared, so that a head which hurts counts as one that helps. A rank counts the more
+    the lower it is, by its logarithm.
+
+    Args:
+        scores: Observed scores and effects of the same prompts.
+        truth: Which of them is the effect.
+        k: A head is a member if the size of its mean effect is among the k largest.
+        names: Which scores are held against it; None is all the others.
+
+    Returns:
+        One row a score, best AUROC first. Of means over the prompts: `auroc`,
+        `average_precision`, and `spearman`, the rank correlation with the size of the effect, ties
+        averaged. Of single prompts, each held against the effects on that prompt, the means
+        `auroc_one` and `spearman_one`: what a reader of one graph has.
+
+    Raises:
+        InputError: there is no such score, one is missing for some heads, or k is not in
+            1..heads - 1.
+    """
+    import pandas as pd
+
+    chosen = [name for name in scores.names if name != truth] if names is None else list(names)
+    for name in (truth, *chosen):
+        if not np.isfinite(scores[name]).all():
+            raise InputError(f"{name!r} was not measured for every head; agreement needs them all")
+    # The size of the mean, not the mean of sizes: an effect whose sign changes is noise.
+    mean = np.abs(scores.mean(truth)).ravel()
+    sizes = np.abs(scores[truth]).reshape(len(scores), -1)
+    if not 1 <= k < len(mean):
+        raise InputError(f"k is {k}; it must be in 1..{len(mean) - 1}, to leave some heads out")
+    members = _largest(mean, k)
+    rows = []
+    for name in chosen:
+        values = scores[name].reshape(len(scores), -1)
+        values = -np.log1p(values) if is_rank(name) else values
+        whole = _size(values.mean(0), name)
+        single = [(_size(own, name), size) for own, size in zip(values, sizes, strict=True)]
+        rows.append(
+            {
+                "score": name,
+                "auroc": metrics.auroc(whole, members),
+                "average_precision": metrics.average_precision(whole, members),
+                "spearman": spearman(whole, mean),
+                "auroc_one": _mean(metrics.auroc(own, _largest(size, k)) for own, size in single),
+                "spearman_one": _mean(spearman(own, size) for own, size in single),
+            }
+        )
+    table = pd.DataFrame(rows).set_index("score")
+    return table.sort_values("auroc", ascending=False, kind="stable")
+
+
+def spearman(a: Float[np.ndarray, " item"], b: Float[np.ndarray, " item"]) -> float:
+    """Spearman's rank correlation, ties averaged; NaN where one of the two is constant."""
+    x, y = (_ranks(values) for values in (a, b))
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _largest(sizes: Float[np.ndarray, " item"], k: int) -> Bool[np.ndarray, " item"]:
+    """Which items are the k largest; ties in order."""
+    members = np.zeros(len(sizes), dtype=bool)
+    members[np.argsort(-sizes, kind="stable")[:k]] = True
+    return members
+
+
+def _size(values: Float[np.ndarray, " item"], name: str) -> Float[np.ndarray, " item"]:
+    """What is compared with the size of an effect: larger is more."""
+    return values if is_rank(name) else np.abs(values)
+
+
+def _ranks(values: Float[np.ndarray, " item"]) -> Float[np.ndarray, " item"]:
+    """Ranks from 0 up; tied values share the mean of theirs."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts + 1) / 2)[group.ravel()]
+
+
+def _mean(numbers: Iterable[float]) -> float:
+    return float(np.mean(list(numbers)))

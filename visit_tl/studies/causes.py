@@ -1,0 +1,116 @@
+"""causes: what patching heads does to the logit difference, on many prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from visit_tl.causal.effects import effects
+from visit_tl.causal.measured import Effects
+from visit_tl.causal.metrics import logit_difference
+from visit_tl.circuits.prompts.pair import END
+from visit_tl.circuits.prompts.records import PromptSet
+from visit_tl.errors import InputError
+from visit_tl.graph.ids import NodeId
+from visit_tl.model.view import ModelView
+from visit_tl.studies.scores import HeadScores
+
+
+def causes(
+    model: Any,
+    prompts: PromptSet,
+    at: str | Mapping[str, Iterable[NodeId | str] | None] = END,
+    *,
+    corruption: str = "ABC",
+    verbose: bool = True,
+) -> HeadScores:
+    """The effect of each head at named positions, on every prompt.
+
+    A head's activation at one position is replaced by the one in the corrupted prompt (`effects`,
+    `resample`), one head and one position at a time. The effect is the logit difference (answer
+    less wrong answer, at END) after, less the one before: below 0 where the head helps.
+
+    Args:
+        model: As for `flow_graph`.
+        prompts: Prompts with one answer and one wrong answer each.
+        at: The position, by its name in the prompts, at which every head is patched; or several,
+            with the heads that are patched there (None is all, the others are NaN).
+        corruption: Which corrupted prompts activations are taken from.
+        verbose: Show a progress bar.
+
+    Returns:
+        One score a position, `effect at END` and so on. Ctrl-C ends it with the prompts that are
+        done.
+
+    Raises:
+        InputError: there is no such position, corruption or head; a prompt has several answers;
+            or it was interrupted before any prompt was done.
+    """
+    from tqdm.auto import tqdm
+
+    view = ModelView(model)
+    chosen = _chosen(view, prompts, {at: None} if isinstance(at, str) else at)
+    if corruption not in prompts.corruptions:
+        known = ", ".join(prompts.corruptions) or "none"
+        raise InputError(f"the prompts have no corruption {corruption!r}; they have {known}")
+    answers, wrong = prompts.answers.tolist(), prompts.wrong.tolist()
+    found: dict[str, list[np.ndarray]] = {name: [] for name in chosen}
+    rows = tqdm(zip(prompts, answers, wrong, strict=True), total=len(prompts), disable=not verbose)
+    for pair, answer, against in rows:
+        where = pair.positions
+        measured = effects(
+            model,
+            list(pair.ids),
+            logit_difference(answer, against),
+            nodes=[head.at(where[name]) for name, heads in chosen.items() for head in heads],
+            corrupted=list(pair.corrupted[corruption].ids),
+            verbose=False,
+        )
+        if not measured.complete:
+            rows.close()
+            break
+        for name, heads in chosen.items():
+            found[name].append(_grid(view, measured, heads, where[name]))
+    if not all(found.values()):
+        raise InputError("interrupted before the first prompt was done: there are no effects")
+    values = {f"effect at {name}": np.stack(grids) for name, grids in found.items()}
+    return HeadScores(view.name, values)
+
+
+def _chosen(
+    view: ModelView, prompts: PromptSet, at: Mapping[str, Iterable[NodeId | str] | None]
+) -> dict[str, list[NodeId]]:
+    """The heads that are patched at each position.
+
+    Raises:
+        InputError: there is no position, one is not in the prompts, or what is named is no head.
+    """
+    known = prompts[0].positions
+    unknown = sorted(at.keys() - known.keys())
+    if unknown or not at:
+        raise InputError(
+            f"heads are patched at positions of the prompts, {', '.join(known)}; got "
+            f"{', '.join(unknown) or 'none'}"
+        )
+    every = [NodeId("head", i, h) for i in range(view.n_layers) for h in range(view.n_heads)]
+    chosen: dict[str, list[NodeId]] = {}
+    for name, heads in at.items():
+        nodes = every if heads is None else [NodeId.parse(head) for head in heads]
+        odd = [str(node) for node in nodes if node.kind != "head" or node.position is not None]
+        if odd or not nodes:
+            raise InputError(
+                f"what is patched at {name} are heads, named like L9H6 and without a position; got "
+                f"{', '.join(odd) or 'none'}"
+            )
+        chosen[name] = nodes
+    return chosen
+
+
+def _grid(view: ModelView, measured: Effects, heads: list[NodeId], position: int) -> np.ndarray:
+    """Effects at one position as `[layer, head]`, NaN where there is none."""
+    grid = np.full((view.n_layers, view.n_heads), np.nan)
+    for head in heads:
+        grid[head.layer, head.head] = measured[head.at(position)].value
+    return grid

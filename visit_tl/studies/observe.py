@@ -1,0 +1,114 @@
+"""observe: what every head says and where it looks, on many prompts; nothing is patched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from visit_tl import components, lens
+from visit_tl.causal.attribution import attribute_trace
+from visit_tl.circuits.prompts.pair import END, PromptPair
+from visit_tl.circuits.prompts.records import PromptSet
+from visit_tl.errors import InputError
+from visit_tl.model.view import ModelView
+from visit_tl.studies.scores import HeadScores
+from visit_tl.trace import Trace
+
+LOOKS: Final = (
+    ("END", "IO"),
+    ("END", "S1"),
+    ("END", "S2"),
+    ("END", "END"),
+    ("S2", "S1"),
+    ("S2", "S1+1"),
+    ("S1+1", "S1"),
+)
+"""Which attention is kept, from one named position to another: those that Wang et al. (2022, 3)
+tell the classes of their heads by, and END itself, where a head finds what earlier ones wrote."""
+
+
+def observe(
+    model: Any,
+    prompts: PromptSet,
+    *,
+    looks: Sequence[tuple[str, str]] = LOOKS,
+    verbose: bool = True,
+) -> HeadScores:
+    """What the graph of each prompt shows of every head, without its pruning.
+
+    One run a prompt. The scores, all at END but for the attention:
+
+    - `norm`, `rank`, `prob`: as on the nodes of `flow_graph(..., target=answer)`: L2 norm of the
+      head's output, and 0-based rank and probability of the answer in it.
+    - `rank of wrong`: the same of the wrong answer.
+    - `rank from an end`: places from the answer or the wrong answer to the first or the last place
+      of the vocabulary, whichever is least: 0 where one of the two is said most or least.
+    - `attribution`: the head's share of the logit difference, answer less wrong answer, as
+      `attribute` gives it.
+    - `END to IO` and so on: attention from one position to another, for each of `looks`.
+
+    Args:
+        model: As for `flow_graph`, or a `ModelView`.
+        prompts: Prompts with one answer and one wrong answer each.
+        looks: Pairs of named positions, query first.
+        verbose: Show a progress bar.
+
+    Raises:
+        InputError: a position is not named in the prompts, or a prompt has several answers.
+        DecompositionError: the parts of a run do not sum to its logits.
+    """
+    from tqdm.auto import tqdm
+
+    view = model if isinstance(model, ModelView) else ModelView(model)
+    known = prompts[0].positions
+    unknown = sorted({name for look in looks for name in look} - known.keys())
+    if unknown:
+        raise InputError(
+            f"the prompts have no position {', '.join(unknown)}; they have {', '.join(known)}"
+        )
+    answers, wrong = prompts.answers.tolist(), prompts.wrong.tolist()
+    found: dict[str, list[np.ndarray]] = {}
+    rows = tqdm(zip(prompts, answers, wrong, strict=True), total=len(prompts), disable=not verbose)
+    for pair, answer, against in rows:
+        for name, values in _one(view, pair, answer, against, looks).items():
+            found.setdefault(name, []).append(values)
+    return HeadScores(view.name, {name: np.stack(values) for name, values in found.items()})
+
+
+def _one(
+    view: ModelView,
+    pair: PromptPair,
+    answer: int,
+    against: int,
+    looks: Sequence[tuple[str, str]],
+) -> dict[str, np.ndarray]:
+    """The scores of one prompt, each `[layer, head]`."""
+    where = pair.positions
+    queries = dict.fromkeys([where[END], *(where[query] for query, _ in looks)])
+    prompt = view.tokens.encode(list(pair.ids), None)
+    traces = Trace.run_at(view, prompt, list(queries))
+    at_end = traces[where[END]]
+    outputs = torch.cat(
+        [
+            components.head_outputs(t.z, components.stream_weights(view, layer, t).W_O)
+            for layer, t in at_end.layers.items()
+        ]
+    )
+    readout = lens.read(view, outputs, [answer, against], k=1)
+    shape = view.n_layers, view.n_heads
+    ranks = readout.target_ranks
+    scores = {
+        "norm": components.row_norms(outputs),
+        "rank": ranks[:, 0],
+        "rank of wrong": ranks[:, 1],
+        "rank from an end": torch.minimum(ranks, view.d_vocab - 1 - ranks).amin(-1),
+        "prob": readout.target_probs[:, 0],
+        "attribution": attribute_trace(view, at_end, answer, against).heads(),
+    }
+    for query, key in looks:
+        layers = traces[where[query]].layers.values()
+        scores[f"{query} to {key}"] = torch.stack([t.pattern[:, where[key]] for t in layers])
+    return {name: tensor.cpu().double().numpy().reshape(shape) for name, tensor in scores.items()}
