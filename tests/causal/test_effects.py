@@ -10,8 +10,8 @@ import visit_tl as vt
 from tests import tiny
 from tests.conftest import MAKERS, made
 from visit_tl import FileError, GraphError, InputError, ModelView, NodeId
-from visit_tl.causal.effects import effects
 from visit_tl.causal.metrics import kl, logit_difference, probability
+from visit_tl.causal.sweep import effects
 from visit_tl.graph.records import Effect
 
 CLEAN = [0, 1, 2, 3, 4, 5, 6]

@@ -9,6 +9,7 @@ import torch
 
 from tests.tracr import compiled
 from visit_tl.causal.choice import shape_of
+from visit_tl.causal.pairs import Pairs
 from visit_tl.causal.paths import edge_effects
 from visit_tl.circuits.edges import model_edges
 from visit_tl.circuits.names import Edge
@@ -91,3 +92,19 @@ def test_the_edges_with_effect_are_exactly_those_of_the_circuit(name, how):
     assert set(largest) == set(model_edges(shape_of(program.view)))
     found = {edge for edge, value in largest.items() if value > NOTHING}
     assert found == {Edge.parse(edge) for edge in TRUTH[name, how].split()}
+
+
+@pytest.mark.parametrize(("name", "how"), TRUTH)
+def test_the_circuit_alone_computes_the_program_and_no_edge_of_it_is_idle(name, how):
+    program = opened(name)
+    prompts, metrics = pairs(program, 3), []
+    for clean, _ in prompts:
+        with torch.no_grad():
+            own = program.view.model(torch.tensor([clean]))
+        metrics.append(lambda logits, own=own: (logits - own)[:, 1:].pow(2).mean())
+    truth = {Edge.parse(edge) for edge in TRUTH[name, how].split()}
+    work = Pairs(program.view, prompts, metrics, how, None, None)
+    whole, *rest = work.measure([truth, *(truth - {edge} for edge in truth)], "circuits", False)
+    assert max(whole) < NOTHING
+    assert min(map(max, rest)) > 1e-3
+    assert len(rest) == len(truth)

@@ -12,7 +12,7 @@ import torch
 
 from tests import tiny
 from visit_tl import flow_graph
-from visit_tl.causal.edge_effects import EdgeEffects
+from visit_tl.causal.edges import EdgeEffects
 from visit_tl.causal.measured import Effects
 from visit_tl.circuits import Edge, Part, Reference, compare, load
 from visit_tl.circuits.edges import Shape, model_edges

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
 from visit_tl.causal.choice import shape_of
-from visit_tl.causal.edge_effects import EdgeEffects
+from visit_tl.causal.edges import EdgeEffects
 from visit_tl.causal.metrics import Metric
 from visit_tl.causal.pairs import Pairs
 from visit_tl.causal.scored import normalised

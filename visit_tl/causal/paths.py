@@ -16,7 +16,7 @@ from torch import Tensor
 
 from visit_tl.causal.blocks import BlockRows
 from visit_tl.causal.choice import choose, other_writes, positions_of, shape_of
-from visit_tl.causal.edge_effects import EdgeEffects
+from visit_tl.causal.edges import EdgeEffects
 from visit_tl.causal.metrics import Metric, bind, evaluate, metric_name
 from visit_tl.causal.replay import Replay
 from visit_tl.causal.writes import Writes, WrittenRun
@@ -163,11 +163,16 @@ def _into_logits(
                 f"the final norm and unembedding of {clean.view.name}, called by themselves, do "
                 f"not give its logits; edges to the logits cannot be patched"
             )
+        whole = clean.logits.clone()
         for i, row in enumerate(rows):
-            if delta[row].any():
-                yield i, clean.kept.head((last + delta[row])[None].to(clean.view.W_U.dtype))
-            else:
+            at = delta[row].any(-1)  # norm and unembedding know no positions
+            if not at.any():
                 yield i, clean.logits
+                continue
+            seen = (last + delta[row])[at]
+            whole[0, at] = clean.kept.head(seen[None].to(clean.view.W_U.dtype))[0].to(whole.dtype)
+            yield i, whole
+            whole[0, at] = clean.logits[0, at]
 
 
 def _into_block(

@@ -183,7 +183,7 @@ _READ: Final[dict[str, Callable[[Node, FlowGraph], float | None]]] = {
 
 def _of_effects(source: Any, reference: Reference, absolute: bool | None) -> Scores | None:
     """The scores of an Effects or EdgeEffects, which know their model; None for anything else."""
-    from visit_tl.causal.edge_effects import EdgeEffects
+    from visit_tl.causal.edges import EdgeEffects
     from visit_tl.causal.measured import Effects
 
     sizes = True if absolute is None else absolute

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from visit_tl.causal.attribution import Attribution
-    from visit_tl.causal.edge_effects import EdgeEffects
+    from visit_tl.causal.graph_edges import GraphEdgeEffects
     from visit_tl.causal.measured import Effects
     from visit_tl.graph.diff import GraphDiff
     from visit_tl.view.attention import AttentionView
@@ -309,23 +309,22 @@ class FlowGraph:
             model: The model; needed for a graph that was loaded.
             options: As for `visit_tl.causal.effects`: `corrupted`, `how`, `positions`, ...
         """
-        from visit_tl.causal.effects import effects
+        from visit_tl.causal.sweep import effects
 
         options.setdefault("nodes", self)
         return effects(self._model(model), list(self.token_ids), metric, **options)
 
-    def edge_effects(self, metric: Any, *, model: Any = None, **options: Any) -> EdgeEffects:
-        """What cutting edges between the graph's heads and MLPs does to a metric.
+    def edge_effects(self, metric: Any, *, model: Any = None, **options: Any) -> GraphEdgeEffects:
+        """What cutting each edge of the graph does to a metric, at the graph's position.
 
         Args:
             metric: As for `effects`.
             model: The model; needed for a graph that was loaded.
-            options: As for `visit_tl.causal.edge_effects`: `corrupted`, `how`, `edges`, ...
+            options: As for `visit_tl.causal.graph_edge_effects`: `corrupted`, `how`, ...
         """
-        from visit_tl.causal.paths import edge_effects
+        from visit_tl.causal.graph_edges import graph_edge_effects
 
-        options.setdefault("edges", self)
-        return edge_effects(self._model(model), list(self.token_ids), metric, **options)
+        return graph_edge_effects(self._model(model), self, metric, **options)
 
     def _model(self, model: Any) -> Any:
         found = self.source() if model is None and self.source is not None else model

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from visit_tl.causal.effects import effects
 from visit_tl.causal.measured import Effects
 from visit_tl.causal.metrics import logit_difference
+from visit_tl.causal.sweep import effects
 from visit_tl.circuits.prompts.pair import END
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.errors import InputError
