@@ -76,7 +76,7 @@ def pairs(program, n):
 def test_the_edges_with_effect_are_exactly_those_of_the_circuit(name, how):
     program = opened(name)
     largest = {}
-    for clean, corrupted in pairs(program, 10):
+    for clean, corrupted in pairs(program, 6):
         with torch.no_grad():
             own = program.view.model(torch.tensor([clean]))
         effects = edge_effects(

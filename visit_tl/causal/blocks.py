@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -85,9 +86,9 @@ class BlockRows:
     ) -> dict[str, Tensor]:
         kept: dict[str, Tensor] = {}
         hooks = [(self.hooks[slot], _putter(tensor)) for slot, tensor in put.items()]
-        hooks += [(self.hooks[slot], _reader(kept, slot)) for slot in slots]
+        hooks += [(self.hooks[slot], _reader(kept, slot, len(slots))) for slot in slots]
         model, again = self.run.view.model, self.run.kept
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.suppress(_AllRead):
             if alone:
                 hidden = again._hidden(self.layer)
                 with model.hooks(fwd_hooks=hooks):
@@ -109,8 +110,14 @@ def _putter(value: Tensor) -> Callable[[Tensor, Any], Tensor]:
     return put
 
 
-def _reader(kept: dict[str, Tensor], slot: str) -> Callable[[Tensor, Any], None]:
+class _AllRead(Exception):  # noqa: N818 (no error: what comes after is not wanted)
+    """Ends a run whose hooks have all been read: an MLP is most of a block."""
+
+
+def _reader(kept: dict[str, Tensor], slot: str, wanted: int) -> Callable[[Tensor, Any], None]:
     def read(tensor: Tensor, hook: Any) -> None:
         kept[slot] = tensor.detach().float().clone()
+        if len(kept) == wanted:
+            raise _AllRead
 
     return read
