@@ -1,0 +1,128 @@
+"""What can be said of a model, refused or not, from its configuration and its modules."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from visit_tl.errors import VisitError
+from visit_tl.model.norm import read_norm
+
+UNKNOWN: Final = "unknown"
+
+
+def facts(model: Any) -> dict[str, Any]:
+    """The model's name, size, norms, positions, attention, MLP, order of blocks and dtype.
+
+    Returns:
+        By the names of `CheckReport`'s fields; what no one says is `unknown` (None for a number).
+    """
+    cfg = getattr(model, "cfg", None)
+    blocks = list(getattr(model, "blocks", None) or ())
+    parallel = getattr(cfg, "parallel_attn_mlp", None)
+    order = UNKNOWN if parallel is None else "parallel" if parallel else "sequential"
+    attn_only = bool(getattr(cfg, "attn_only", False))
+    return {
+        "model": str(getattr(cfg, "model_name", None) or type(model).__name__),
+        "n_layers": len(blocks) or None,
+        "norm": _norms(cfg, blocks),
+        "positions": _positions(cfg),
+        "attention": _attention(cfg, blocks),
+        "mlp": "none" if attn_only else _mlp(cfg, blocks),
+        "blocks": "attention only" if attn_only else order,
+        "dtype": _dtype(model),
+    }
+
+
+def _norms(cfg: Any, blocks: list[Any]) -> str:
+    """Such as `RMS before and after each sub-block, query and key norms`."""
+    if not blocks:
+        return str(getattr(cfg, "normalization_type", None) or UNKNOWN)
+    before, after = _norm(blocks[0], "ln1"), _norm(blocks[0], "ln1_post")
+    kind = before if before != "none" else after
+    where = [
+        word
+        for word, found in (("before", before), ("after", after))
+        if found not in ("none", UNKNOWN)
+    ]
+    text = f"{kind} {' and '.join(where)} each sub-block" if where else kind
+    queries = getattr(getattr(blocks[0], "attn", None), "q_norm", None)
+    return text if queries is None else f"{text}; query and key norms"
+
+
+def _norm(block: Any, name: str) -> str:
+    try:
+        return read_norm(getattr(block, name, None), 0.0).kind
+    except VisitError:
+        return UNKNOWN
+
+
+def _positions(cfg: Any) -> str:
+    kind = getattr(cfg, "positional_embedding_type", None)
+    return {"standard": "learned", None: UNKNOWN}.get(kind, str(kind))
+
+
+def _attention(cfg: Any, blocks: list[Any]) -> str:
+    """Such as `32 heads, 8 K/V heads, 13 of 26 blocks local (window 4096)`."""
+    heads = getattr(cfg, "n_heads", None)
+    if heads is None:
+        return UNKNOWN
+    shared = getattr(cfg, "n_key_value_heads", None) or heads
+    text = f"{heads} heads, {shared} K/V heads"
+    windows = [_window(cfg, block, layer) for layer, block in enumerate(blocks)]
+    local = [window for window in windows if window is not None]
+    if not local:
+        return text
+    sizes = "/".join(str(size) for size in sorted(set(local)))
+    return f"{text}, {len(local)} of {len(blocks)} blocks local (window {sizes})"
+
+
+def _window(cfg: Any, block: Any, layer: int) -> int | None:
+    """How far a block looks back; None where it sees everything, or where no one says."""
+    attn = getattr(block, "attn", None)
+    if getattr(attn, "attn_type", None) == "local":
+        return getattr(cfg, "window_size", None)
+    inner = getattr(attn, "original_component", None)
+    own = getattr(inner, "sliding_window", None)
+    if isinstance(own, int):
+        return own
+    theirs = getattr(inner, "config", None)
+    kinds = getattr(theirs, "layer_types", None) or getattr(theirs, "attention_layers", None)
+    size = getattr(theirs, "sliding_window", None) or getattr(theirs, "window_size", None)
+    if not isinstance(size, int):
+        return None
+    if kinds is None:
+        return size if getattr(theirs, "use_sliding_window", True) else None
+    return size if layer < len(kinds) and kinds[layer] in ("sliding_attention", "local") else None
+
+
+def _mlp(cfg: Any, blocks: list[Any]) -> str:
+    """Such as `gated, silu`; the module knows the activation better than the configuration."""
+    experts = getattr(cfg, "num_experts", None)
+    if experts:
+        return f"mixture of {experts} experts"
+    gated = getattr(cfg, "gated_mlp", None)
+    if gated is None:
+        return UNKNOWN
+    kind = "gated" if gated else "plain"
+    activation = _activation(cfg, getattr(blocks[0], "mlp", None) if blocks else None)
+    return kind if activation is None else f"{kind}, {activation}"
+
+
+def _activation(cfg: Any, mlp: Any) -> str | None:
+    """The activation's name; `cfg.act_fn` says relu for BLOOM and Falcon, which have GELU."""
+    inner = getattr(mlp, "original_component", None)
+    for name in ("act_fn", "activation_fn", "act", "gelu_impl", "activation"):
+        found = getattr(inner, name, None)
+        if callable(found):
+            plain = getattr(found, "__name__", None) or type(found).__name__
+            return plain.removesuffix("Activation").removesuffix("Bridge") or None
+    named = getattr(cfg, "act_fn", None)
+    return named if isinstance(named, str) else None
+
+
+def _dtype(model: Any) -> str:
+    parameters = getattr(model, "parameters", None)
+    if not callable(parameters):
+        return UNKNOWN
+    found = {str(p.dtype).removeprefix("torch.") for p in model.parameters()}
+    return ", ".join(sorted(found)) or UNKNOWN
