@@ -68,6 +68,62 @@ def test_attention_from_other_positions_is_theirs(model, prompts, seen):
                 assert found == pytest.approx(node.attention[pair.positions[key]], abs=1e-6)
 
 
+def with_head(model, pair, corruption, layer, head):
+    """A hook function that puts a head's z of the corrupted prompt at END."""
+    end, kept = pair.positions["END"], {}
+
+    def keep(z, hook):
+        kept["z"] = z[0, end, head].clone()
+
+    def put(z, hook):
+        z = z.clone()
+        z[0, end, head] = kept["z"]
+        return z
+
+    name = f"blocks.{layer}.attn.hook_z"
+    with torch.no_grad():
+        ids = torch.tensor([pair.corrupted[corruption].ids])
+        model.run_with_hooks(ids, fwd_hooks=[(name, keep)])
+    return [(name, put)]
+
+
+def test_observed_with_heads_patched_is_the_graph_of_the_patched_run(model, prompts, seen):
+    found = observe(model, prompts, patched=["L0H1"], corruption="flip", verbose=False)
+    assert not np.allclose(found["attribution"], seen["attribution"])
+    for i, pair in enumerate(prompts):
+        graph = flow_graph(
+            model,
+            list(pair.ids),
+            target=pair.answers[0],
+            heads=model.cfg.n_heads,
+            fwd_hooks=with_head(model, pair, "flip", 0, 1),
+        )
+        for node in graph.of_kind("head"):
+            at = i, node.id.layer, node.id.head
+            assert found["norm"][at] == pytest.approx(node.norm, rel=1e-5)
+            assert found["rank"][at] == node.rank
+            attention = node.attention[pair.positions["IO"]]
+            assert found["END to IO"][at] == pytest.approx(attention, abs=1e-6)
+
+
+def test_attributions_of_a_patched_run_are_found_as_those_of_a_run(model, prompts, seen):
+    """A head patched with what it has already is no patch: both ways give the same shares."""
+    own = prompts[0]
+    same = replace(own, corrupted={"ABC": replace(own.corrupted["ABC"], ids=own.ids)})
+    alone = replace(prompts, pairs=(same,))
+    found = observe(model, alone, patched=["L0H0", "L1H1"], verbose=False)
+    assert found["attribution"][0] == pytest.approx(seen["attribution"][0], abs=1e-5)
+
+
+def test_only_heads_of_the_model_are_patched_while_observing(model, prompts):
+    with pytest.raises(InputError, match="there is no L9H6 to be patched at END"):
+        observe(model, prompts, patched=["L9H6"], verbose=False)
+    with pytest.raises(InputError, match="without a position; got L0.mlp_out"):
+        observe(model, prompts, patched=["L0.mlp_out"], verbose=False)
+    with pytest.raises(InputError, match="no corruption 'XYZ'"):
+        observe(model, prompts, patched=["L0H0"], corruption="XYZ", verbose=False)
+
+
 def by_hand(model, pair, corruption, name, layer, head):
     """The logit difference with one head's z replaced at one position, less that without."""
     at, hook = pair.positions[name], f"blocks.{layer}.attn.hook_z"
@@ -141,8 +197,8 @@ def test_ctrl_c_keeps_the_prompts_that_are_done(model, prompts, monkeypatch):
         ({}, "got none"),
         ({"END": ["L0H0@3"]}, "without a position; got L0H0@3"),
         ({"END": ["L0.mlp_out"]}, "named like L9H6 and without a position; got L0.mlp_out"),
-        ({"S2": []}, "patched at S2 are heads.* got none"),
-        ({"END": ["L9H6"]}, "L9H6"),
+        ({"S2": []}, "no head is named to be patched at S2; None would be all"),
+        ({"END": ["L9H6"]}, r"blocks of \d heads, so there is no L9H6 to be patched at END"),
     ],
 )
 def test_what_cannot_be_patched_is_named(model, prompts, at, words):

@@ -15,6 +15,7 @@ from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.errors import InputError
 from visit_tl.graph.ids import NodeId
 from visit_tl.model.view import ModelView
+from visit_tl.studies.named import named_heads, require_corruption
 from visit_tl.studies.scores import HeadScores
 
 
@@ -52,9 +53,7 @@ def causes(
 
     view = ModelView(model)
     chosen = _chosen(view, prompts, {at: None} if isinstance(at, str) else at)
-    if corruption not in prompts.corruptions:
-        known = ", ".join(prompts.corruptions) or "none"
-        raise InputError(f"the prompts have no corruption {corruption!r}; they have {known}")
+    require_corruption(prompts, corruption)
     answers, wrong = prompts.answers.tolist(), prompts.wrong.tolist()
     found: dict[str, list[np.ndarray]] = {name: [] for name in chosen}
     rows = tqdm(zip(prompts, answers, wrong, strict=True), total=len(prompts), disable=not verbose)
@@ -97,14 +96,9 @@ def _chosen(
     every = [NodeId("head", i, h) for i in range(view.n_layers) for h in range(view.n_heads)]
     chosen: dict[str, list[NodeId]] = {}
     for name, heads in at.items():
-        nodes = every if heads is None else [NodeId.parse(head) for head in heads]
-        odd = [str(node) for node in nodes if node.kind != "head" or node.position is not None]
-        if odd or not nodes:
-            raise InputError(
-                f"what is patched at {name} are heads, named like L9H6 and without a position; got "
-                f"{', '.join(odd) or 'none'}"
-            )
-        chosen[name] = nodes
+        chosen[name] = every if heads is None else named_heads(view, heads, f"patched at {name}")
+        if not chosen[name]:
+            raise InputError(f"no head is named to be patched at {name}; None would be all of them")
     return chosen
 
 

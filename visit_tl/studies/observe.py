@@ -1,8 +1,8 @@
-"""observe: what every head says and where it looks, on many prompts; nothing is patched."""
+"""observe: what every head says and where it looks, on many prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -10,12 +10,16 @@ import torch
 
 from visit_tl import components, lens
 from visit_tl.causal.attribution import attribute_trace
+from visit_tl.causal.shares import Shares
 from visit_tl.circuits.prompts.pair import END, PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.errors import InputError
+from visit_tl.graph.ids import NodeId
+from visit_tl.model.patch import Placed, Write
 from visit_tl.model.view import ModelView
+from visit_tl.studies.named import named_heads, require_corruption
 from visit_tl.studies.scores import HeadScores
-from visit_tl.trace import Trace
+from visit_tl.trace import FwdHooks, Trace
 
 LOOKS: Final = (
     ("END", "IO"),
@@ -35,6 +39,8 @@ def observe(
     prompts: PromptSet,
     *,
     looks: Sequence[tuple[str, str]] = LOOKS,
+    patched: Iterable[NodeId | str] = (),
+    corruption: str = "ABC",
     verbose: bool = True,
 ) -> HeadScores:
     """What the graph of each prompt shows of every head, without its pruning.
@@ -54,10 +60,14 @@ def observe(
         model: As for `flow_graph`, or a `ModelView`.
         prompts: Prompts with one answer and one wrong answer each.
         looks: Pairs of named positions, query first.
+        patched: Heads whose activations at END are, in every run that is observed, those of the
+            corrupted prompt: what do the others do then?
+        corruption: Which corrupted prompts those are taken from.
         verbose: Show a progress bar.
 
     Raises:
-        InputError: a position is not named in the prompts, or a prompt has several answers.
+        InputError: a position is not named in the prompts, a prompt has several answers, or there
+            is no such head or corruption.
         DecompositionError: the parts of a run do not sum to its logits.
     """
     from tqdm.auto import tqdm
@@ -69,11 +79,15 @@ def observe(
         raise InputError(
             f"the prompts have no position {', '.join(unknown)}; they have {', '.join(known)}"
         )
+    heads = named_heads(view, patched, "patched at END")
+    if heads:
+        require_corruption(prompts, corruption)
     answers, wrong = prompts.answers.tolist(), prompts.wrong.tolist()
     found: dict[str, list[np.ndarray]] = {}
     rows = tqdm(zip(prompts, answers, wrong, strict=True), total=len(prompts), disable=not verbose)
     for pair, answer, against in rows:
-        for name, values in _one(view, pair, answer, against, looks).items():
+        hooks = _patches(view, pair, heads, corruption) if heads else ()
+        for name, values in _one(view, pair, answer, against, looks, hooks).items():
             found.setdefault(name, []).append(values)
     return HeadScores(view.name, {name: np.stack(values) for name, values in found.items()})
 
@@ -84,12 +98,13 @@ def _one(
     answer: int,
     against: int,
     looks: Sequence[tuple[str, str]],
+    hooks: FwdHooks,
 ) -> dict[str, np.ndarray]:
     """The scores of one prompt, each `[layer, head]`."""
     where = pair.positions
     queries = dict.fromkeys([where[END], *(where[query] for query, _ in looks)])
     prompt = view.tokens.encode(list(pair.ids), None)
-    traces = Trace.run_at(view, prompt, list(queries))
+    traces = Trace.run_at(view, prompt, list(queries), fwd_hooks=hooks)
     at_end = traces[where[END]]
     outputs = torch.cat(
         [
@@ -97,6 +112,10 @@ def _one(
             for layer, t in at_end.layers.items()
         ]
     )
+    if hooks:  # `attribute_trace` asks of every head that it is the sum of its memory values
+        attribution = outputs @ Shares(view, at_end, answer, against).direction
+    else:
+        attribution = attribute_trace(view, at_end, answer, against).heads()
     readout = lens.read(view, outputs, [answer, against], k=1)
     shape = view.n_layers, view.n_heads
     ranks = readout.target_ranks
@@ -106,9 +125,25 @@ def _one(
         "rank of wrong": ranks[:, 1],
         "rank from an end": torch.minimum(ranks, view.d_vocab - 1 - ranks).amin(-1),
         "prob": readout.target_probs[:, 0],
-        "attribution": attribute_trace(view, at_end, answer, against).heads(),
+        "attribution": attribution,
     }
     for query, key in looks:
         layers = traces[where[query]].layers.values()
         scores[f"{query} to {key}"] = torch.stack([t.pattern[:, where[key]] for t in layers])
     return {name: tensor.cpu().double().numpy().reshape(shape) for name, tensor in scores.items()}
+
+
+def _patches(
+    view: ModelView, pair: PromptPair, heads: Sequence[NodeId], corruption: str
+) -> FwdHooks:
+    """Hook functions that give heads at END what they have there in the corrupted prompt."""
+    end = pair.positions[END]
+    other = view.tokens.encode(list(pair.corrupted[corruption].ids), None)
+    layers = sorted({head.layer for head in heads if head.layer is not None})
+    there = Trace.run_at(view, other, [end], layers=layers)[end].layers
+    placed = Placed(0)
+    for head in heads:
+        assert head.layer is not None and head.head is not None
+        at = there[head.layer]
+        placed.writes.append((0, Write(at.hooks["z"], (end, head.head), at.z[head.head])))
+    return placed.hooks()
