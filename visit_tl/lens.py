@@ -4,10 +4,10 @@ One streaming pass over blocks of rows and tiles of the vocabulary. No more than
 is alive at any time, so the [component, d_vocab] matrix never exists whole.
 
 The floor is the product `vectors @ W_U`; what is done to its logits must cost little beside it.
-Measured on two cores in ns a logit, float32, tile of 512 x 2048: product 8.3; softmax 0.35, row
-products 0.13, maximum and minimum of 64 groups 0.05 each, comparing into floats and summing 0.08;
-but torch.topk 0.8, comparing into booleans and summing 0.4, exp and sum 0.7, logsumexp 0.65.
-Hence top and bottom are looked for only in the groups with the largest and smallest members.
+Measured on one core in ns a logit, float32, tile of 1024 x 2048: product 13; softmax 1.0, row
+products 0.26, comparing into floats and summing 0.2, a maximum or minimum 0.06. But torch.topk of a
+tile would be 1.3, comparing into booleans and summing 0.5, exp and sum 1.2. See `extremes.py` for
+how top and bottom are found for 0.3.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from visit_tl.errors import InputError
+from visit_tl.extremes import Extremes
 from visit_tl.model.view import ModelView
 
 _ROWS = 1024
 _TILE = 2048
-_GROUPS = 64
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,22 @@ def read(
 
 
 def logits(
-    view: ModelView, x: Float[Tensor, "row d_model"], start: int = 0, end: int | None = None
+    view: ModelView,
+    x: Float[Tensor, "row d_model"],
+    start: int = 0,
+    end: int | None = None,
+    out: Tensor | None = None,
 ) -> Float[Tensor, "row tile"]:
-    """Logits of normalised vectors for the tokens from `start` up to `end`."""
-    tile = x @ view.W_U[:, start:end].to(x.dtype)
+    """Logits of normalised vectors for the tokens from `start` up to `end`.
+
+    Args:
+        view: The model that reads.
+        x: What went through the final norm.
+        start: The first token.
+        end: The token after the last; None for the end of the vocabulary.
+        out: Where they are put, if anywhere.
+    """
+    tile = torch.mm(x, view.W_U[:, start:end].to(x.dtype), out=out)
     if view.b_U is not None:
         tile += view.b_U[start:end]
     return tile if view.output_transform is None else view.output_transform(tile)
@@ -126,75 +138,51 @@ def _read_rows(
 ) -> tuple[Tensor, ...]:
     """One block of rows against the whole vocabulary, tile by tile."""
     x = view.final_norm(rows) if apply_norm else rows.float()
-    wanted = _target_logits(view, x, target_ids)
-    ranks = torch.zeros_like(wanted, dtype=torch.long)
-    top: tuple[Tensor, Tensor] | None = None
-    low: tuple[Tensor, Tensor] | None = None
+    size = min(_TILE, view.d_vocab)
+    # Two buffers for all tiles: fresh memory costs a page fault for every 1024 numbers.
+    buffers = x.new_empty((2, x.shape[0] * size))
+    extremes = Extremes(x.shape[0], k)
+    wanted: Tensor | None = None
+    ranks = torch.zeros((x.shape[0], len(target_ids)), dtype=torch.long, device=x.device)
     log_sums: list[Tensor] = []
     means: list[Tensor] = []
-    for start in range(0, view.d_vocab, _TILE):
-        tile = logits(view, x, start, start + _TILE)
-        top = _merge(top, tile, start, k, largest=True)
-        low = _merge(low, tile, start, k, largest=False)
+    for start in _starts(view.d_vocab, size, target_ids):
+        end = min(start + size, view.d_vocab)
+        place, spare = (b[: x.shape[0] * (end - start)].view(x.shape[0], -1) for b in buffers)
+        tile = logits(view, x, start, end, out=place)
+        if wanted is None:
+            wanted = _target_logits(view, x, target_ids, start, tile)
+        extremes.see(tile, start)
         for i in range(len(target_ids)):
-            greater = torch.gt(tile, wanted[:, i : i + 1], out=torch.empty_like(tile))
-            ranks[:, i] += greater.sum(-1).long()  # exact: a tile has fewer than 2^24 columns
+            torch.gt(tile, wanted[:, i : i + 1], out=spare)
+            ranks[:, i] += spare.sum(-1).long()  # exact: a tile has fewer than 2^24 columns
         peak = tile.amax(-1, keepdim=True)
         shifted = tile.sub_(peak)
-        probs = shifted.softmax(-1)
+        probs = torch.softmax(shifted, -1, out=spare)
         log_sums.append(peak[:, 0].double() - probs.amax(-1).double().log())
         means.append(peak[:, 0].double() + torch.linalg.vecdot(probs, shifted))
-    assert top is not None and low is not None
+    assert wanted is not None
     by_tile = torch.stack(log_sums)
     log_z = by_tile.logsumexp(0)
     mean = ((by_tile - log_z).exp() * torch.stack(means)).sum(0)
     entropy = (log_z - mean).clamp_min(0.0)
-    return (*top, *low, entropy.to(x.dtype), log_z.to(x.dtype), wanted, ranks)
+    return (*extremes.best(), entropy.to(x.dtype), log_z.to(x.dtype), wanted, ranks)
 
 
-def _target_logits(view: ModelView, x: Tensor, target_ids: Tensor) -> Tensor:
+def _starts(d_vocab: int, size: int, target_ids: Tensor) -> list[int]:
+    """Where tiles start, one that holds a target first."""
+    first = 0 if len(target_ids) == 0 else int(target_ids[0]) // size * size
+    return [first, *(start for start in range(0, d_vocab, size) if start != first)]
+
+
+def _target_logits(
+    view: ModelView, x: Tensor, target_ids: Tensor, start: int, tile: Tensor
+) -> Tensor:
     """Logits of the targets, from the same tiles as all others, so that ties compare as ties."""
+    size = min(_TILE, view.d_vocab)
     wanted = x.new_empty((x.shape[0], len(target_ids)))
-    for start in sorted({target // _TILE * _TILE for target in target_ids.tolist()}):
-        tile = logits(view, x, start, start + _TILE)
-        inside = (target_ids >= start) & (target_ids < start + _TILE)
-        wanted[:, inside] = tile[:, target_ids[inside] - start]
+    for begin in {target // size * size for target in target_ids.tolist()}:
+        there = tile if begin == start else logits(view, x, begin, begin + size)
+        inside = (target_ids >= begin) & (target_ids < begin + size)
+        wanted[:, inside] = there[:, target_ids[inside] - begin]
     return wanted
-
-
-def _merge(
-    best: tuple[Tensor, Tensor] | None, tile: Tensor, start: int, k: int, *, largest: bool
-) -> tuple[Tensor, Tensor]:
-    """The k best of what there was and of a tile; equal logits are ordered by lower id."""
-    values, columns = _best(tile, min(k, tile.shape[1]), largest)
-    ids = columns + start
-    if best is not None:
-        values, ids = torch.cat((best[0], values), -1), torch.cat((best[1], ids), -1)
-    by_id = ids.argsort(dim=-1, stable=True)
-    values, ids = values.gather(-1, by_id), ids.gather(-1, by_id)
-    order = values.argsort(dim=-1, descending=largest, stable=True)[:, :k]
-    return values.gather(-1, order), ids.gather(-1, order)
-
-
-def _best(tile: Tensor, k: int, largest: bool) -> tuple[Tensor, Tensor]:
-    """The k best columns of each row; where the k-th is tied with others, those of lower id."""
-    width = tile.shape[1] // _GROUPS
-    if tile.shape[1] % _GROUPS == 0 and width > k:
-        # Group g holds the columns g, g + width, g + 2 width ...: k groups hold the k best.
-        grouped = tile.view(-1, _GROUPS, width)
-        extremes = grouped.amax(1) if largest else grouped.amin(1)
-        edge, groups = torch.topk(extremes, k + 1, dim=-1, largest=largest)
-        chosen = groups[:, None, :k].expand(-1, _GROUPS, -1)
-        members = grouped.gather(2, chosen).flatten(1)
-        values, at = torch.topk(members, k + 1, dim=-1, largest=largest)
-        columns = at // k * width + groups.gather(1, at % k)
-        tied = (edge[:, k] == values[:, k - 1]) | (values[:, k] == values[:, k - 1])
-    else:
-        values, columns = torch.topk(tile, min(k + 1, tile.shape[1]), dim=-1, largest=largest)
-        tied = values[:, -1] == values[:, k - 1] if values.shape[1] > k else None
-    # topk takes any of several tied columns. That matters at the edge only, and only those rows,
-    # which are rare, are sorted.
-    if tied is not None and tied.any():
-        sorted_values, sorted_columns = tile[tied].sort(dim=-1, descending=largest, stable=True)
-        values[tied, :k], columns[tied, :k] = sorted_values[:, :k], sorted_columns[:, :k]
-    return values[:, :k], columns[:, :k]
