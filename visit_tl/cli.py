@@ -32,7 +32,11 @@ def _root() -> None:
 def graph(
     prompt: Annotated[str, typer.Argument(help="The text that goes through the model.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write the picture here (.html).")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Write it here, by suffix: .html .svg .png .pdf .graphml .dot .csv .parquet.",
+        ),
     ] = None,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write the graph here (.json).")
@@ -169,16 +173,19 @@ def main() -> NoReturn:
 
 def _numbered(out: Path | None, json: Path | None, generate: int, force: bool) -> list[list[Path]]:
     """Where each step's files go, refused before a model is loaded if they cannot be written."""
-    from visit_tl.graph.files import check
+    from visit_tl.graph.files import SUFFIXES, check
 
     if generate < 0:
         raise typer.BadParameter(f"--generate takes a number of tokens, got {generate}")
     steps: list[list[Path]] = [[] for _ in range(max(generate, 1))]
-    for option, path, suffix in (("--json", json, ".json"), ("--out", out, ".html")):
+    others = tuple(suffix for suffix in SUFFIXES if suffix != ".json")
+    for option, path, suffixes in (("--json", json, (".json",)), ("--out", out, others)):
         if path is None:
             continue
-        if path.suffix.lower() != suffix:
-            raise typer.BadParameter(f"{option} writes {suffix} files, got {path.name!r}")
+        if path.suffix.lower() not in suffixes:
+            raise typer.BadParameter(
+                f"{option} writes {', '.join(suffixes)} files, got {path.name!r}"
+            )
         for i, step in enumerate(steps, 1):
             numbered = path.with_stem(f"{path.stem}-{i}") if generate else path
             step.append(check(numbered, overwrite=force))

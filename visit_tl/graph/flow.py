@@ -13,6 +13,7 @@ from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Edge, Node
 
 if TYPE_CHECKING:
+    import networkx as nx
     import pandas as pd
     import plotly.graph_objects as go
 
@@ -169,6 +170,20 @@ class FlowGraph(Container):
 
         return nodes_table(self)
 
+    def to_networkx(self) -> nx.DiGraph:
+        """The graph as a networkx graph, its nodes by id.
+
+        Attributes are str, int, float or bool, lists among them as JSON, so that each of
+        networkx's writers takes them; what is not known is left out. `position` is the graph's own
+        where the id has none.
+
+        Returns:
+            A DiGraph, or a MultiDiGraph if two nodes are joined twice.
+        """
+        from visit_tl.graph.networks import to_networkx
+
+        return to_networkx(self)
+
     def attention(self, heads: Iterable[str | NodeId], *, model: Any = None) -> AttentionView:
         """Where heads look, from every position of the prompt; see `visit_tl.xray.attention`.
 
@@ -233,16 +248,44 @@ class FlowGraph(Container):
 
         return notebook_html(self)
 
-    def save(self, path: str | Path, *, overwrite: bool = False, theme: str = "light") -> Path:
-        """Write the graph to `.json` (to load again) or `.html` (to look at); see `graph.files`.
+    def save(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        theme: str = "light",
+        layers: Iterable[int] | None = None,
+        schema: str = "visit_tl",
+    ) -> Path:
+        """Write the graph, by the suffix of the path.
+
+        - `.json`: all of it, to load again; with `schema="neuronpedia"`, for the viewers of
+          Neuronpedia and circuit-tracer instead (`graph.neuronpedia`).
+        - `.html`: the page. `.svg`, `.png`, `.pdf`: the figure; the last two need the extra
+          `visit-tl[image]` and a Chrome.
+        - `.graphml`, `.dot`: for tools that read networks (`graph.networks`).
+        - `.csv`, `.parquet`: the nodes, and beside them the edges in `x.edges.csv`
+          (`graph.sheets`); Parquet needs the extra `visit-tl[parquet]`.
+
+        Args:
+            path: Where; the folder must exist.
+            overwrite: Replace a file that is not known for a graph of ours. PNG, PDF and Parquet
+                do not say who made them, so they are never replaced without it.
+            theme: `light` or `dark`, for the pictures.
+            layers: The blocks that a picture shows, as for `figure`.
+            schema: `visit_tl` or `neuronpedia`, for `.json`.
+
+        Returns:
+            The path.
 
         Raises:
-            FileError: an unknown suffix, a path that cannot be written, or a file already there
-                that is not a graph of ours (`overwrite=True` replaces it all the same).
+            FileError: an unknown suffix, a path that cannot be written, a foreign file there, or
+                an extra that is not installed.
+            InputError: layers or a schema for a file that has none, or an unknown theme.
         """
         from visit_tl.graph.files import save
 
-        return save(self, path, overwrite=overwrite, theme=theme)
+        return save(self, path, overwrite=overwrite, theme=theme, layers=layers, schema=schema)
 
     @classmethod
     def load(cls, path: str | Path) -> FlowGraph:

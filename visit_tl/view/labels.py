@@ -1,8 +1,8 @@
 """Tokens as a person can read them: every character visible, and none of it markup.
 
 A vocabulary holds spaces, newlines, control characters, half characters and text that spells HTML.
-`visible` makes each of them show; `for_plotly` and `for_html` then make the result safe in the two
-places where it is drawn. Escape once, at the place where the text is drawn.
+`visible` makes each of them show; `for_plotly`, `for_html` and `for_xml` then make the result safe
+in the places where it is drawn. Escape once, at the place where the text is drawn.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _WORD: Final = re.compile(r"\S+")
 _MAY_TURN: Final = re.compile(
     "[\u0590-\u08ff\u200f\ufb1d-\ufdff\ufe70-\ufeff\U00010800-\U00010fff\U0001e800-\U0001efff]"
 )
+# What XML 1.0 has no way to write, and the carriage return, which every XML parser rewrites.
+_NOT_CARRIED: Final = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _UNSEEN: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"))
 _RIGHT_TO_LEFT: Final = frozenset(("R", "AL", "AN"))
 
@@ -78,15 +80,35 @@ def for_html(text: str) -> str:
     return html.escape(text, quote=True)
 
 
+def carried(text: str) -> str:
+    r"""Text as every file format carries it: otherwise as it is, spaces and newlines included.
+
+    NUL, other control characters, halves of surrogate pairs and noncharacters become escapes such
+    as `\x00`.
+    """
+    return _NOT_CARRIED.sub(lambda found: _visible_character(found[0]), text)
+
+
+def for_xml(text: str) -> str:
+    """Text as the content of an XML element or of a quoted attribute: always well formed.
+
+    Words are isolated, see `isolated`.
+    """
+    return html.escape(isolated(carried(text)), quote=True)
+
+
 def for_plotly(text: str) -> str:
     """Text as Plotly draws it in labels, hovers, titles and annotations: shown, never read.
 
-    A word that runs from right to left is put into an isolate, so that it cannot turn round the
-    numbers beside it.
+    Words are isolated, see `isolated`.
     """
-    escaped = text.translate(_PLOTLY)
+    return isolated(text.translate(_PLOTLY))
+
+
+def isolated(text: str) -> str:
+    """Text in which no word that runs from right to left can turn round what stands beside it."""
     # Few texts have such words; asking every character of every text took a fifth of a page's time.
-    return _WORD.sub(_isolate, escaped) if _MAY_TURN.search(escaped) else escaped
+    return _WORD.sub(_isolate, text) if _MAY_TURN.search(text) else text
 
 
 def _isolate(word: re.Match[str]) -> str:
