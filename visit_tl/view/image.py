@@ -58,8 +58,8 @@ def draw(figure: Any, kind: str) -> bytes:
     except ChromeNotFoundError as error:
         raise FileError(
             f"kaleido, which draws .{kind}, found no Chrome or Chromium: install one (`apt install "
-            f"chromium`, or `kaleido_get_chrome`), or name yours in the variable BROWSER_PATH; .svg "
-            f"needs no browser"
+            f"chromium`, or `kaleido_get_chrome`), or name yours in the variable BROWSER_PATH; "
+            f".svg needs no browser"
         ) from error
     except (KaleidoError, OSError, RuntimeError, ValueError) as error:
         raise FileError(
