@@ -97,7 +97,7 @@ def test_it_has_the_published_shape_and_every_node_and_edge(graph, tmp_path):
     data = json.loads(graph.save(tmp_path / "mine.json", schema="neuronpedia").read_text())
     check(data)
     assert data["metadata"]["slug"] == "mine" and data["metadata"]["scan"] == graph.model
-    assert data["metadata"]["prompt_tokens"] == ["＜bos>", *graph.tokens[1:]]
+    assert data["metadata"]["prompt_tokens"] == ["‹bos>", *graph.tokens[1:]]
     assert data["metadata"]["info"]["generator"]["name"] == "visit_tl"
     named = {node["node_id"] for node in data["nodes"]}
     assert {str(node.id) for node in graph} <= named
@@ -120,12 +120,12 @@ def test_nodes_stand_where_their_vectors_are_made(graph):
         )
     head = graph.of_kind("head")[0]
     assert placed[str(head.id)]["feature_type"] == "attention head"
-    assert placed[str(head.id)]["clerp"].startswith(f"{head.id} “{head.label.replace('<', '＜')}”")
+    assert placed[str(head.id)]["clerp"].startswith(f"{head.id} “{head.label.replace('<', '‹')}”")
     assert (placed["final_norm"]["layer"], placed["logits"]["layer"]) == ("2", "3")
-    logit = placed["logits"]
+    logit, target = placed["logits"], graph.target.replace("<", "‹")
     assert logit["feature_type"] == "logit" and logit["is_target_logit"]
-    assert logit["feature"] == graph.target_id and graph.target == "<x41>"
-    assert logit["clerp"] == f'Output "＜x41>" (p={graph["logits"].prob:.3f})'
+    assert logit["feature"] == graph.target_id
+    assert logit["clerp"] == f'Output "{target}" (p={graph["logits"].prob:.3f})'
 
 
 def test_each_token_of_the_prompt_has_one_embedding(graph):

@@ -41,11 +41,11 @@ def check_nodes(read, graph):
 
 def test_csv_is_read_back_by_pandas(graph, tmp_path):
     path = graph.save(tmp_path / "g.csv")
-    nodes = pd.read_csv(path)
+    nodes = pd.read_csv(path, float_precision="round_trip")
     check_nodes(nodes, graph)
     assert [json.loads(top) for top in nodes["top"]] == [[t.token for t in n.top] for n in graph]
     assert json.loads(nodes["index"][0]) == list(graph.nodes[0].hook.index)
-    edges = pd.read_csv(tmp_path / "g.edges.csv")
+    edges = pd.read_csv(tmp_path / "g.edges.csv", float_precision="round_trip")
     assert list(edges["source"]) == [str(e.source) for e in graph.edges]
     assert list(edges["target"]) == [str(e.target) for e in graph.edges]
     assert list(edges["kind"]) == [e.kind for e in graph.edges]

@@ -39,7 +39,7 @@ TYPES: Final[dict[Kind, str]] = {
 """What the viewers call our nodes; those not named here are states."""
 
 # circuit-tracer's viewer writes labels as HTML, and both cut the logit's token out of its label.
-_TWINS: Final = str.maketrans({"<": "＜", '"': "＂"})
+_TWINS: Final = str.maketrans({"<": "‹", '"': "”"})
 
 
 def to_neuronpedia(graph: FlowGraph, slug: str) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _label(node: Node) -> str:
 
 
 def _logit_label(node: Node, graph: FlowGraph) -> str:
-    token = _safe(graph.target).replace("(p=", "（p=")
+    token = _safe(graph.target).replace("(p=", "( p=")
     return f'Output "{token}" (p={node.prob:.3f})'
 
 
