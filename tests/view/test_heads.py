@@ -9,6 +9,7 @@ import pytest
 import visit_tl as vt
 from visit_tl import InputError
 from visit_tl.graph.records import Effect
+from visit_tl.view.heads import heads
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,35 @@ def test_each_kept_head_has_its_number_and_the_others_none(graph, by, number):
             assert drawn[layer, head] == pytest.approx(number(graph[name]))
         else:
             assert math.isnan(drawn[layer, head])
+
+
+def test_attention_to_a_token_is_that_of_all_positions_where_it_stands():
+    from tests.conftest import made
+
+    graph = vt.flow_graph(made("native"), "a b a b c", heads=2)
+    assert graph.tokens[1:] == ("a", " b", " a", " b", " c")
+    for to, at in ((" b", (2, 4)), (0, (0,)), (-2, (4,)), (" a", (3,))):
+        figure = heads(graph, "attention", to=to)
+        drawn = np.array(figure.data[0].z, dtype=float)
+        for layer, head in np.ndindex(2, 4):
+            name = f"L{layer}H{head}"
+            if name in graph:
+                expected = sum(graph[name].attention[i] for i in at)
+                assert drawn[layer, head] == pytest.approx(expected)
+            else:
+                assert math.isnan(drawn[layer, head])
+        assert figure.layout.title.text.endswith(f"at {', '.join(map(str, at))}")
+    with pytest.raises(InputError, match=r"position 5 cannot look at ' x'; it sees the tokens 0 <"):
+        heads(graph, "attention", to=" x")
+    with pytest.raises(InputError, match="cannot look at 6"):
+        heads(graph, "attention", to=6)
+    with pytest.raises(InputError, match="by attention need a token to look at, and no others do"):
+        heads(graph, "attention")
+    with pytest.raises(InputError, match="by attention need a token to look at, and no others do"):
+        heads(graph, "rank", to=" b")
+    early = vt.flow_graph(made("native"), "a b a b c", heads=2, position=2)
+    with pytest.raises(InputError, match="position 2 cannot look at 4"):
+        heads(early, "attention", to=4)
 
 
 def test_what_was_not_measured_is_not_drawn(graph):

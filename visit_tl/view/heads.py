@@ -31,6 +31,7 @@ def heads(
     graph: FlowGraph,
     by: str = "rank",
     *,
+    to: str | int | None = None,
     reference: Reference | None = None,
     theme: str = "light",
 ) -> go.Figure:
@@ -38,18 +39,32 @@ def heads(
 
     Args:
         graph: The graph.
-        by: `rank` (of the target, 0 at the top of the scale), `prob`, `norm`, `attribution` or
-            `effect`.
+        by: `rank` (of the target, 0 at the top of the scale), `prob`, `norm`, `attribution`,
+            `effect`, or `attention` (from the graph's position).
+        to: For `attention`, what is looked at: a key position, negative ones from the end, or the
+            text of a token, at all positions where it stands.
         reference: A circuit whose heads are outlined.
         theme: `light` or `dark`.
 
     Raises:
-        InputError: an unknown number, one that was not measured, a reference for another shape, or
-            no such theme.
+        InputError: an unknown number, one that was not measured, a token that is not in the prompt,
+            a reference for another shape, or no such theme.
     """
-    if by not in _NUMBERS:
-        raise InputError(f"heads can be drawn by {', '.join(_NUMBERS)}; got {by!r}")
-    words, number = _NUMBERS[by]
+    if by not in (*_NUMBERS, "attention"):
+        raise InputError(f"heads can be drawn by {', '.join(_NUMBERS)}, attention; got {by!r}")
+    if (by == "attention") != (to is not None):
+        raise InputError(
+            "heads by attention need a token to look at, and no others do: by='attention', "
+            f"to={graph.tokens[0]!r} or to=0"
+        )
+    if to is None:
+        words, number = _NUMBERS[by]
+        title = f"{by} of the heads, target {visible(graph.target)}"
+    else:
+        at = _positions(graph, to)
+        words, number = "attention", lambda node: _attention(node, at)
+        places = ", ".join(map(str, at))
+        title = f"attention of the heads to {visible(graph.tokens[at[0]])} at {places}"
     shown = [node for node in graph.of_kind("head") if node.id.position is None]
     in_block = [sum(n.layer == layer for n in shown) for layer in graph.layers]
     whole = (graph.hidden[i].heads + n for i, n in zip(graph.layers, in_block, strict=True))
@@ -65,7 +80,33 @@ def heads(
     return head_map(
         scores,
         reference=reference,
-        title=f"{by} of the heads, target {visible(graph.target)}",
+        title=title,
         score=words,
         theme=theme,
     )
+
+
+def _positions(graph: FlowGraph, to: str | int) -> tuple[int, ...]:
+    """Where a token stands, up to the graph's own position.
+
+    Raises:
+        InputError: it is not there.
+    """
+    seen = graph.tokens[: graph.position + 1]
+    if isinstance(to, str):
+        found = tuple(i for i, token in enumerate(seen) if token == to)
+    else:
+        n = len(graph.tokens)
+        found = (to % n,) if -n <= to < n and to % n < len(seen) else ()
+    if not found:
+        told = "  ".join(f"{i} {visible(token)}" for i, token in enumerate(seen))
+        raise InputError(
+            f"position {graph.position} cannot look at {to!r}; it sees the tokens {told}"
+        )
+    return found
+
+
+def _attention(node: Node, at: tuple[int, ...]) -> float | None:
+    if node.attention is None:
+        return None
+    return sum(node.attention[i] for i in at if i < len(node.attention))

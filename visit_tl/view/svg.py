@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from visit_tl.graph.flow import FlowGraph
@@ -50,6 +50,8 @@ def svg(
     layers: Iterable[int] | None = None,
     theme: str = "light",
     position: int | None = None,
+    ringed: Collection[NodeId] = (),
+    title: bool = True,
 ) -> str:
     """The graph as an SVG document; colours and widths are those of `visit_tl.view.sankey.sankey`.
 
@@ -60,6 +62,8 @@ def svg(
         theme: `light` or `dark`.
         position: Which position to show of a graph whose memories were followed back; None is the
             graph's own.
+        ringed: Nodes to put a ring round, to tell them from the others.
+        title: Whether the lines of `caption` stand over the picture.
 
     Returns:
         Well-formed XML whatever the tokens are, with nothing in it that runs or loads.
@@ -69,14 +73,14 @@ def svg(
         GraphError: no block is shown at that position.
     """
     colours = palette(theme)
-    followed = heading(graph).get("followed")
+    whole = graph
     graph = graph.at(graph.position if position is None else position)
     shown = choose(graph, layers)
     place = layout(shown)
     width = max(place.width, legend.WIDTH)
-    top = _TITLE + legend.HEADINGS
+    top = (_TITLE if title else 8) + legend.HEADINGS
     height = top + place.height + legend.LEGEND
-    lines = _title(graph, shown, place, followed)
+    lines = caption(whole, graph, shown, len(place.orphans))
     labels = _labels(shown, place)
     name = "labels-" + hashlib.sha256(labels.encode()).hexdigest()[:8]
     parts = [
@@ -87,11 +91,11 @@ def svg(
         f'font-family="{FONT}" font-size="{FONT_SIZE}" fill="{colours.text}">',
         f"<title>{for_xml(' · '.join(lines[:2]))}</title>",
         _box(0, 0, width, height, colours.background),
-        *_lines(lines, width),
+        *(_lines(lines, width) if title else []),
         f'<g transform="translate(0 {top})">',
         *_headings(place, theme),
         f"<g>{''.join(_edges(shown, place, theme))}</g>",
-        f"<g>{''.join(_nodes(shown, place, theme))}</g>",
+        f"<g>{''.join(_nodes(shown, place, theme, ringed))}</g>",
         f'<use xlink:href="#{name}" fill="{colours.background}" stroke="{colours.background}" '
         f'stroke-width="3" stroke-linejoin="round"/>',
         f'<g id="{name}">{labels}</g>',
@@ -106,10 +110,17 @@ def svg(
     return "\n".join(parts)
 
 
-def _title(
-    graph: FlowGraph, shown: FlowGraph, place: Layout, followed: str | None
+def caption(
+    whole: FlowGraph, graph: FlowGraph, shown: FlowGraph, orphans: int
 ) -> tuple[str, str, str]:
-    """What the picture is of, as plain text."""
+    """What a picture is of, in three lines of plain text.
+
+    Args:
+        whole: The graph.
+        graph: The same at one position.
+        shown: The blocks of it that are drawn.
+        orphans: How many nodes are not.
+    """
     words = heading(shown)
     second = [f"position {words['position']}", f"target {words['target']}"]
     if "prediction" in words:
@@ -117,10 +128,10 @@ def _title(
     third = [notice(graph, shown, "figure"), words["hidden"]]
     if "patched" in words:
         third.append(f"patched run: {words['patched']}")
-    if followed is not None:
-        third.append(f"followed back: {followed}")
-    if place.orphans:
-        third.append(f"{len(place.orphans)} nodes without an edge are not drawn")
+    if "followed" in (all_of := heading(whole)):
+        third.append(f"followed back: {all_of['followed']}")
+    if orphans:
+        third.append(f"{orphans} nodes without an edge are not drawn")
     first = f"{words['model']} · “{clip_start(words['prompt'], 100)}”"
     return first, " · ".join(second), " · ".join(third)
 
@@ -190,7 +201,7 @@ def _ribbon(x0: float, y0: float, x1: float, y1: float, width: float) -> str:
     return f"{there}V{c}C{middle} {c} {middle} {d} {left} {d}Z"
 
 
-def _nodes(graph: FlowGraph, place: Layout, theme: str) -> list[str]:
+def _nodes(graph: FlowGraph, place: Layout, theme: str, ringed: Collection[NodeId]) -> list[str]:
     drawn = []
     for node in graph.nodes:
         if (box := place.boxes.get(node.id)) is None:
@@ -198,9 +209,18 @@ def _nodes(graph: FlowGraph, place: Layout, theme: str) -> list[str]:
         says = "\n".join([node_title(node), *node_facts(node, graph)])
         drawn.append(
             f'<rect x="{_px(box.left)}" y="{_px(box.top)}" width="{NODE_WIDTH}" '
-            f'height="{_px(box.height)}" fill="{node_colour(node, graph.d_vocab, theme)}">'
-            f"<title>{for_xml(says)}</title></rect>"
+            f'height="{_px(box.height)}" fill="{node_colour(node, graph.d_vocab, theme)}"'
+            f"><title>{for_xml(says)}</title></rect>"
         )
+    for name in ringed:
+        # Outside the node, whose colour would otherwise not be seen where the node is thin.
+        if (box := place.boxes.get(name)) is not None:
+            x, y, tall = box.left - 2.5, box.top - 2.5, box.height + 5
+            drawn.append(
+                f'<rect class="ring" x="{_px(x)}" y="{_px(y)}" width="{NODE_WIDTH + 5}" '
+                f'height="{_px(tall)}" fill="none" stroke="{palette(theme).text}" '
+                f'stroke-width="1.5"/>'
+            )
     return drawn
 
 
