@@ -33,6 +33,17 @@ def test_a_graph_is_written_as_a_page_and_as_json_and_printed(run, tmp_path):
     assert f"wrote {page}" in result.output and f"wrote {data}" in result.output
 
 
+def test_the_suffix_says_what_is_written(run, tmp_path):
+    graph = vt.flow_graph(made("native"), PROMPT)
+    for name in ("g.svg", "g.graphml", "g.dot", "g.csv"):
+        result = run("graph", PROMPT, "--out", str(tmp_path / name), "--quiet")
+        assert (result.exit_code, result.output) == (0, "")
+        expected = graph.save(tmp_path / f"expected{name[1:]}")
+        assert (tmp_path / name).read_bytes() == expected.read_bytes()
+    result = run("graph", PROMPT, "--out", str(tmp_path / "g.gif"))
+    assert result.exit_code == 2 and ".svg" in result.stderr
+
+
 def test_every_option_reaches_the_graph(run, tmp_path):
     data = tmp_path / "g.json"
     result = run(

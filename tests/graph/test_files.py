@@ -90,6 +90,10 @@ def test_of_two_tables_neither_is_written_over_a_foreign_file(graph, tmp_path):
         graph.save(tmp_path / "g.csv")
     assert [p.name for p in tmp_path.iterdir()] == ["g.edges.csv"]
     assert foreign.read_text() == "my,edges\n"
+    # Nor is a table of nodes written over a table of edges.
+    edges = graph.save(tmp_path / "h.csv").with_name("h.edges.csv")
+    with pytest.raises(FileError, match=r"h\.edges\.csv exists and is no visit_tl graph"):
+        graph.save(edges)
 
 
 @pytest.mark.parametrize(

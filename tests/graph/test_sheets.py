@@ -26,12 +26,14 @@ def graph():
 def check_nodes(read, graph):
     table = graph.to_dataframe()
     assert list(read["id"]) == list(table.index)
-    for name in ("label", "kind", "rank", "prob", "norm", "entropy"):
+    for name in ("label", "kind", "rank"):
         assert list(read[name]) == list(table[name]), name
+    # Older pandas reads the last digit of a number in a CSV file as it may.
+    for name in ("prob", "norm", "entropy"):
+        assert list(read[name]) == pytest.approx(list(table[name]), rel=1e-14), name
     for name in ("layer", "head", "key_position", "neuron", "coefficient", "effect"):
-        assert [None if pd.isna(x) else x for x in read[name]] == [
-            None if pd.isna(x) else x for x in table[name]
-        ], name
+        found, wanted = (pd.to_numeric(t[name]).to_numpy(float) for t in (read, table))
+        assert found == pytest.approx(wanted, rel=1e-14, nan_ok=True), name
     at = [graph.position if pd.isna(x) else int(x) for x in table["position"]]
     assert list(read["position"]) == at
     assert (
@@ -41,15 +43,15 @@ def check_nodes(read, graph):
 
 def test_csv_is_read_back_by_pandas(graph, tmp_path):
     path = graph.save(tmp_path / "g.csv")
-    nodes = pd.read_csv(path, float_precision="round_trip")
+    nodes = pd.read_csv(path)
     check_nodes(nodes, graph)
     assert [json.loads(top) for top in nodes["top"]] == [[t.token for t in n.top] for n in graph]
     assert json.loads(nodes["index"][0]) == list(graph.nodes[0].hook.index)
-    edges = pd.read_csv(tmp_path / "g.edges.csv", float_precision="round_trip")
+    edges = pd.read_csv(tmp_path / "g.edges.csv")
     assert list(edges["source"]) == [str(e.source) for e in graph.edges]
     assert list(edges["target"]) == [str(e.target) for e in graph.edges]
     assert list(edges["kind"]) == [e.kind for e in graph.edges]
-    assert list(edges["score"]) == [e.score for e in graph.edges]
+    assert list(edges["score"]) == pytest.approx([e.score for e in graph.edges], rel=1e-14)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["g.csv", "g.edges.csv"]
 
 

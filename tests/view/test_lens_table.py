@@ -163,6 +163,7 @@ def test_a_browser_shows_hostile_tokens_as_text_and_says_nothing(browser, tmp_pa
     for word in HOSTILE:
         label = visible(word, 11)
         assert label in {t.strip("\u2068\u2069") for t in shown}
+    SHOTS.mkdir(exist_ok=True)
     tab.screenshot(path=SHOTS / f"lens-{theme}.png")
     assert said == []
     tab.close()

@@ -108,6 +108,7 @@ def test_a_browser_shows_hostile_tokens_as_text_and_says_nothing(browser, tmp_pa
     tab.wait_for_selector(".bars path")
     labels = " ".join(tab.locator(".ytick text").all_text_contents())
     assert sum(visible(word, 14) in labels for word in HOSTILE) > 20
+    SHOTS.mkdir(exist_ok=True)
     tab.screenshot(path=SHOTS / f"neurons-{theme}.png")
     assert said == []
     tab.close()

@@ -113,6 +113,7 @@ def test_in_a_browser_the_panes_scroll_together_and_hostile_tokens_are_text(
     assert tab.locator(".pane svg .ring").count() == 3
     left, right = (panes.nth(i).bounding_box() for i in (0, 1))
     assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
+    SHOTS.mkdir(exist_ok=True)
     tab.screenshot(path=SHOTS / f"side-by-side-{theme}.png")
     panes.nth(1).hover()
     tab.mouse.wheel(900, 0)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.view.browsing import SHOTS
 from tests.view.synthetic import HOSTILE, hostile, realistic
 from tests.view.test_any_graph import build, specs
 from visit_tl import InputError
@@ -138,6 +139,26 @@ def test_what_is_carried_is_well_formed_and_otherwise_as_it_was(text):
     assert carried(kept) == kept
     if text.isprintable() or set(text) <= set(" \n\t"):
         assert kept == text
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_browser_shows_it_and_runs_nothing(browser, tmp_path, theme):
+    path = tmp_path / "g.svg"
+    path.write_text(svg(hostile(), theme=theme), encoding="utf-8")
+    tab = browser.new_page(viewport={"width": 1600, "height": 740})
+    said, asked = [], []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("dialog", lambda dialog: said.append(dialog.message) or dialog.dismiss())
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(path.as_uri())
+    assert tab.locator("parsererror").count() == 0
+    assert tab.locator("svg > g > g text").count() == len(hostile())
+    SHOTS.mkdir(exist_ok=True)
+    tab.screenshot(path=SHOTS / f"svg-{theme}.png")
+    assert said == [] and asked == [path.as_uri()]
+    tab.close()
 
 
 def test_it_is_as_large_as_the_figure():

@@ -24,7 +24,8 @@ _MARKS: Final = {
     ".svg": _SIGNED,
     ".graphml": _SIGNED,
     ".dot": _SIGNED,
-    ".csv": b"|".join(re.escape(head) for head in sheets.HEADS),
+    ".csv": re.escape(sheets.NODES_HEAD),
+    ".edges.csv": re.escape(sheets.EDGES_HEAD),
 }
 _UNMARKED: Final = (".png", ".pdf", ".parquet")
 """Files that do not say who wrote them: never replaced without being told to."""
@@ -114,8 +115,11 @@ def check(path: str | Path, *, overwrite: bool = False, suffixes: Sequence[str] 
         raise FileError(f"the folder {path.parent} does not exist; make it first")
     if not os.access(path.parent, os.W_OK):
         raise FileError(f"the folder {path.parent} cannot be written to; choose another")
-    for file in (path, sheets.edges_path(path)) if suffix in _TABLES else (path,):
-        if file.exists() and not overwrite and not _is_ours(file, suffix):
+    files = {path: suffix}
+    if suffix in _TABLES:
+        files[sheets.edges_path(path)] = f".edges{suffix}"
+    for file, kind in files.items():
+        if file.exists() and not overwrite and not _is_ours(file, kind):
             known = f"and a {suffix} file does not say who made it" if suffix in _UNMARKED else ""
             raise FileError(
                 f"{file} exists {known or 'and is no visit_tl graph'}; choose another name, or say "
@@ -200,14 +204,14 @@ def _unwritable(path: Path, error: OSError) -> FileError:
     return FileError(f"{path} cannot be written: {error.strerror or error}")
 
 
-def _is_ours(path: Path, suffix: str) -> bool:
+def _is_ours(path: Path, kind: str) -> bool:
     if path.is_file() and path.stat().st_size == 0:
         return True
-    if suffix in _UNMARKED:
+    if kind not in _MARKS:
         return False
     try:
         with path.open("rb") as file:
-            return re.match(_MARKS[suffix], file.read(_HEAD), re.DOTALL) is not None
+            return re.match(_MARKS[kind], file.read(_HEAD), re.DOTALL) is not None
     except OSError:
         return False
 

@@ -35,7 +35,8 @@ EDGE_COLUMNS: Final = {
 }
 """Columns of the table of edges, by what they hold."""
 
-HEADS: Final = tuple(f"{','.join(table)}\n".encode() for table in (NODE_COLUMNS, EDGE_COLUMNS))
+NODES_HEAD: Final = f"{','.join(NODE_COLUMNS)}\n".encode()
+EDGES_HEAD: Final = f"{','.join(EDGE_COLUMNS)}\n".encode()
 """The first lines of our CSV files, by which we know them for ours."""
 
 _Row = dict[str, Any]
