@@ -103,6 +103,27 @@ def test_the_tables_of_the_page_are_the_notebooks(results):
     assert compared >= 60
 
 
+def test_the_edges_of_the_page_are_the_notebooks(results):
+    page = (PAGES / "ioi_smollm2.md").read_text(encoding="utf-8")
+    row = r"^\| `(\w+)`, at [\w+]+ → (\w)\w+ of `(\w+)` \| (\S+) \|$"
+    edges = re.findall(row, page, flags=re.MULTILINE)
+    assert len(edges) >= 5
+    for sender, slot, reader, text in edges:
+        assert read(text) == results["edges"][f"{sender}->{reader}<{slot}>"], (sender, reader)
+
+
+@pytest.mark.parametrize(("at", "score"), [("END", "norm"), ("S2", "S2 to S1")])
+def test_the_agreement_in_the_page_is_the_notebooks(results, at, score):
+    page = (PAGES / "ioi_smollm2.md").read_text(encoding="utf-8")
+    scores = results[f"agreement at {at}"]
+    assert score in scores
+    columns = ["auroc", "average_precision", "spearman", "auroc_one", "spearman_one"]
+    for name, found in scores.items():
+        line = re.search(rf"^\| {re.escape(name)} \| (.*) \|$", page, flags=re.MULTILINE)
+        assert line, name
+        assert [read(field) for field in line[1].split(" | ")] == [found[c] for c in columns]
+
+
 def test_every_number_in_the_page_is_one_of_the_notebooks(results):
     page = (PAGES / "ioi_smollm2.md").read_text(encoding="utf-8")
     known = {round(abs(n), 2) for n in numbers(results)}
