@@ -142,6 +142,33 @@ def check(
 
 
 @app.command()
+def bench(
+    model: Annotated[
+        str, typer.Argument(help="Embedded model, local folder or TransformerLens name.")
+    ] = "smollm2-135m",
+    vectors: Annotated[
+        int, typer.Option("--vectors", help="How many vectors the readouts read.")
+    ] = 3600,
+    repeats: Annotated[int, typer.Option("--repeats", help="The quickest of so many counts.")] = 3,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a table for a page of documentation.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Time the readout, the forward pass and whole graphs beside the bare product."""
+    try:
+        from visit_tl.bench import bench as measure
+        from visit_tl.model.load import load_model
+
+        opened = load_model(model, verbose=not quiet)
+        report = measure(opened, vectors=vectors, repeats=repeats, verbose=not quiet)
+    except VisitError as error:
+        _fail(error, debug)
+    _say(report.markdown() if markdown else str(report))
+
+
+@app.command()
 def models() -> None:
     """List the embedded models."""
     from visit_tl.model.load import EMBEDDED

@@ -1,0 +1,77 @@
+"""What the benchmark prints, and how much memory the readout takes. Time is never asserted."""
+
+import math
+
+import pytest
+import torch
+
+from tests import tiny
+from visit_tl import InputError, ModelView, lens
+from visit_tl.bench import bench
+from visit_tl.memory import peak_of
+
+linux = pytest.mark.skipif(
+    peak_of(lambda: None, torch.device("cpu"))[1] is None,
+    reason="this system does not tell the peak of a process's memory",
+)
+
+
+@pytest.fixture(scope="module")
+def report():
+    return bench(
+        tiny.native(), vectors=9, repeats=1, prompts=(1, 2), vocabularies=(100,), verbose=False
+    )
+
+
+def test_every_part_is_timed_and_held_against_the_product_of_the_same_run(report):
+    parts = [row.part for row in report.rows]
+    assert set(parts) == {"readout", "graph", "layers", "length", "prompts"}
+    assert all(row.seconds > 0 for row in report.rows)
+    products = [row for row in report.rows if "product of" in row.what]
+    assert products and all(row.ratio == 1 for row in products)
+    whole = next(row for row in report.rows if "and the page" in row.what)
+    built = next(row for row in report.rows if row.what == "all blocks")
+    page = next(row for row in report.rows if "written" in row.what)
+    assert math.isclose(whole.seconds, built.seconds + page.seconds)
+
+
+def test_the_table_the_page_and_the_frame_say_the_same(report):
+    frame = report.to_dataframe()
+    assert list(frame.columns) == ["part", "what", "seconds", "ratio", "peak_mb"]
+    assert len(frame) == len(report.rows)
+    text, page = str(report), report.markdown()
+    for row in report.rows:
+        assert row.what in text and f"| {row.what} | {row.seconds:.3f} |" in page
+    assert "torch" in text.splitlines()[0]
+
+
+@pytest.mark.parametrize("option", ["vectors", "repeats"])
+def test_numbers_below_one_are_refused(option):
+    with pytest.raises(InputError, match=rf"{option} must be at least 1, got 0"):
+        bench(tiny.native(), **{option: 0})
+
+
+@linux
+def test_reading_ten_thousand_vectors_takes_less_than_256_mb():
+    view = ModelView(tiny.native())
+    # A view is made anew for each call, so that changing this one changes no model.
+    wide = view.W_U.new_empty((view.d_model, 49_152)).normal_(generator=torch.Generator())
+    view.W_U, view.b_U, view.d_vocab = wide, None, wide.shape[1]
+    vectors = torch.randn(10_000, view.d_model, generator=torch.Generator().manual_seed(0))
+    lens.read(view, vectors[:64], [3])
+    _, peak = peak_of(lambda: lens.read(view, vectors, [3]), view.W_U.device)
+    assert peak < 256 * 2**20
+
+
+@linux
+def test_a_peak_is_what_was_taken_even_if_it_is_given_back():
+    _, peak = peak_of(lambda: torch.ones(16 << 20).max(), torch.device("cpu"))
+    assert 60 << 20 < peak < 200 << 20
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+def test_the_same_is_measured_on_a_gpu():
+    report = bench(
+        tiny.native().to("cuda"), vectors=9, repeats=1, prompts=(1,), vocabularies=(), verbose=False
+    )
+    assert any(row.peak for row in report.rows)
