@@ -136,7 +136,7 @@ def test_any_graph_draws(spec, theme):
     html.encode()
     notebook_html(graph).encode()
     assert len(re.findall("</script>", html)) == len(re.findall("<script[ >]", html))
-    for view in re.findall(
-        r'<script type="application/json" class="\w+">(.*?)</script>', html, re.S
-    ):
-        json.loads(view)
+    blocks = re.findall(r'<script type="application/json" id="\w+">(.*?)</script>', html, re.S)
+    assert len(blocks) == 3
+    for block in blocks:
+        json.loads(block)

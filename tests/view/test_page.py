@@ -12,11 +12,12 @@ from plotly.offline import get_plotlyjs
 
 from tests.view.synthetic import HOSTILE, hostile, realistic
 from visit_tl.errors import InputError
+from visit_tl.graph.ids import KINDS
 from visit_tl.view.labels import visible
 from visit_tl.view.notebook import notebook_html
 from visit_tl.view.page import page
-
-ALERT = "<img src=x onerror=alert(1)>"
+from visit_tl.view.page_assets import SCRIPTS, colours, script
+from visit_tl.view.style import PALETTES
 
 
 class Reader(HTMLParser):
@@ -34,16 +35,10 @@ class Reader(HTMLParser):
         self.texts.append(data)
 
 
-def views(text):
-    """The figures of a page, decoded as its script does it."""
-    found = re.findall(r'<script type="application/json" class="(\w+)">(.*?)</script>', text, re.S)
-    (name, phrases), *rest = found
-    assert name == "phrases"
-    words = json.loads(phrases)
-    return [
-        json.loads(re.sub("[\ue000-\uf8ff]", lambda m: words[ord(m[0]) - 0xE000], content))
-        for _, content in rest
-    ]
+def block(text, name):
+    """One of the blocks of JSON in a page."""
+    (found,) = re.findall(f'<script type="application/json" id="{name}">(.*?)</script>', text, re.S)
+    return json.loads(found)
 
 
 @pytest.fixture(scope="module")
@@ -73,40 +68,46 @@ def test_it_says_whose_it_is(made):
     assert '<meta name="generator" content="visit_tl">' in made[:1000]
 
 
-def test_all_layers_can_be_reached(made):
-    assert re.findall("<option[^>]*>([^<]*)", made) == ["layers 0..1", "layers 2..3", "layers 4..5"]
-    assert re.findall("<option[^>]* selected>([^<]*)", made) == ["layers 4..5"]
-    nodes = [d[0].split(" · ")[0] for v in views(made) for d in v["data"][0]["node"]["customdata"]]
-    assert [n for n in nodes if n] == [str(n.id) for n in realistic(tuple(range(6)), 6)]
+def test_its_bytes_are_the_same_each_time(made):
+    assert page(realistic(tuple(range(6)), 6)) == made
 
 
-def test_it_opens_on_the_layers_that_were_asked_for():
+def test_it_carries_every_node_and_every_edge(made):
     graph = realistic(tuple(range(6)), 6)
-    text = page(graph, layers=[1, 2])
-    assert re.findall("<option[^>]* selected>([^<]*)", text) == ["layers 1..2"]
-    assert len(views(text)) == 4
-    assert len(views(page(graph, layers=[2, 3]))) == 3
-    assert len(views(page(realistic()))) == 1
+    data = block(made, "data")
+    assert [KINDS[kind] for kind in data["nodes"]["kind"]] == [node.kind for node in graph]
+    assert data["nodes"]["rank"] == [node.rank for node in graph]
+    assert len(data["edges"]["source"]) == len(graph.edges)
+    assert sorted(data["depths"]["everything"]["node"]) == list(range(len(graph)))
+
+
+@pytest.mark.parametrize(
+    ("layers", "ranges"),
+    [
+        (None, {"route": [0, 5], "blocks": [3, 5], "everything": [4, 5]}),
+        ([1, 2], {"route": [1, 2], "blocks": [1, 2], "everything": [1, 2]}),
+    ],
+)
+def test_it_opens_on_the_layers_that_were_asked_for(layers, ranges):
+    opening = block(page(realistic(tuple(range(6)), 6), layers=layers), "opening")
+    assert opening["layers"] == ranges
+
+
+def test_few_blocks_open_on_everything_and_many_on_the_route(made):
+    assert block(made, "opening")["depth"] == "route"
+    assert block(page(realistic((0, 1), 2)), "opening")["depth"] == "everything"
+
+
+def test_layers_that_are_not_there_are_refused():
     with pytest.raises(InputError, match="layer 6 is outside"):
-        page(graph, layers=[6])
-
-
-def test_phrases_shorten_the_figures_and_nothing_else(made):
-    from visit_tl.view.layout import layout
-    from visit_tl.view.sankey import spec
-
-    graph = realistic(tuple(range(6)), 6).subgraph([2, 3])
-    expected = spec(graph, layout(graph), "light")
-    found = views(made)[1]
-    assert found.pop("scroll") > 0
-    assert found == json.loads(json.dumps(expected))
+        page(realistic(tuple(range(6)), 6), layers=[6])
 
 
 def test_a_page_is_small():
     graph = realistic(tuple(range(8)), 8)
     size = len(page(graph).encode()) - len(get_plotlyjs().encode())
-    # Hover, tables and text view included. With real tokens it is 440 bytes a node (measured on a
-    # graph of 30 blocks and 4142 nodes), so 1.6 MB for 30 blocks of 120 nodes.
+    # Everything included. With real tokens it is 365 bytes a node: 2.5 MB for the 6822 nodes of a
+    # graph of 30 blocks whose memories were followed back.
     assert size / len(graph) < 400
 
 
@@ -119,13 +120,29 @@ def test_hostile_tokens_are_text():
     chips = re.findall(r'class="token[^>]*><bdi>(.*?)</bdi>', text)
     assert [html.unescape(c) for c in chips] == [visible(token) for token in HOSTILE]
     scripts = [attrs for tag, attrs in reader.elements if tag == "script"]
-    assert len(scripts) == text.count("</script") == 4
+    assert len(scripts) == text.count("</script") == 5
+    assert block(text, "data")["graph"]["tokens"] == [visible(token) for token in HOSTILE]
 
 
 def test_the_table_and_the_text_are_on_the_page(made):
     assert made.count("<tr>") == 1 + 6 * 10
     assert "block 0 ──" in made
     assert "block 5 ──" in made
+
+
+def test_the_script_is_all_of_its_files_without_their_comments():
+    whole = script()
+    assert len(SCRIPTS) == len(set(SCRIPTS))
+    for start in (
+        "function readPayload(",
+        "function placeLabels(",
+        "class Grid {",
+        "(function () {",
+    ):
+        assert whole.count(start) == 1
+    assert "/**" not in whole
+    assert "</script" not in whole
+    assert "innerHTML" not in whole
 
 
 def test_the_notebook_frames_the_page():
@@ -140,3 +157,26 @@ def test_the_notebook_frames_the_page():
 def test_an_unknown_theme_is_refused():
     with pytest.raises(InputError, match="themes are light, dark"):
         page(realistic(), theme="sepia")  # type: ignore[arg-type]
+
+
+def contrast(a, b):
+    def light(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((light(a), light(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", PALETTES)
+def test_text_and_controls_stand_out_as_wcag_asks(theme):
+    plain, own = PALETTES[theme], colours(theme)
+    variables = re.search(rf':root\[data-theme="{theme}"\]{{(.*?)}}', page(realistic()))[1]
+    named = dict(part.split(":", 1) for part in variables.split(";"))
+    for ground in (plain.background, plain.band, plain.surface):
+        assert contrast(plain.text, ground) >= 4.5
+        assert contrast(plain.quiet, ground) >= 4.5
+        assert contrast(named["--control"], ground) >= 3
+        assert contrast(named["--focus"], ground) >= 3
+    assert contrast(own["way"], own["background"]) >= 4.5

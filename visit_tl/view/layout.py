@@ -98,9 +98,14 @@ class Layout:
     orphans: tuple[NodeId, ...]
 
 
-def layout(graph: FlowGraph) -> Layout:
-    """Place every node that has an edge."""
-    edge_widths = widths(graph)
+def layout(graph: FlowGraph, edge_widths: tuple[float, ...] | None = None) -> Layout:
+    """Place every node that has an edge.
+
+    Args:
+        graph: The graph.
+        edge_widths: Px, in the order of the graph's edges; None is `widths.widths`.
+    """
+    edge_widths = widths(graph) if edge_widths is None else edge_widths
     tall = heights(graph, edge_widths)
     placed = [node for node in graph.nodes if tall[node.id] > 0]
     column_of = _columns(graph)

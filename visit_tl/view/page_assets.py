@@ -1,138 +1,121 @@
-"""The style sheet and the script of the page."""
+"""The files of `assets/` that the page is made of, and the colours of both themes."""
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
 
-from visit_tl.view.style import FONT, palette
+from visit_tl.view.style import FONT, PALETTES, entropy_colour, palette, rank_colour, sign_colour
+
+SCRIPTS: Final = (
+    *("data.js", "ways.js", "choose.js", "search.js", "fragment.js", "labels.js", "shapes.js"),
+    *("draw.js", "panel.js", "near.js", "controls.js", "main.js"),
+)
+"""In the order in which they need each other; the last one starts the page."""
+
+_RANKS: Final = 25
+_GREYS: Final = 8
+_OF_PAGE: Final[dict[str, dict[str, str]]] = {
+    "light": {
+        "control": "#7d8792",
+        "focus": "#0b6bcb",
+        "fill": "#3483c4",
+        "stream": "#aab2bb",
+        "faintEdge": "rgba(130,140,150,0.13)",
+        "faintNode": "#dde2e7",
+        "way": "#1b1f24",
+        "found": "#e0a800",
+    },
+    "dark": {
+        "control": "#7d8996",
+        "focus": "#79b8ff",
+        "fill": "#5aa9e6",
+        "stream": "#5b6570",
+        "faintEdge": "rgba(150,160,170,0.12)",
+        "faintNode": "#2a323a",
+        "way": "#f2f5f8",
+        "found": "#f0c239",
+    },
+}
 
 
-def stylesheet(theme: str) -> str:
-    """The style sheet of the page in a theme."""
-    colours = palette(theme)
+def stylesheet() -> str:
+    """The style sheet of the page, with the colours of both themes."""
+    rules = [_variables(theme) for theme in PALETTES]
+    return "\n".join((*rules, f"body{{font:14px/1.4 {_fonts()}}}", _read("page.css")))
+
+
+def template() -> str:
+    """The page with `@@NAME@@` where its parts go."""
+    return _read("page.html")
+
+
+def script() -> str:
+    """The script of the page: the files of `assets/` in order, comments left out."""
+    whole = "\n".join(_read(name) for name in SCRIPTS)
+    # Documentation is for those who read the files; in the page it would be a fifth of the script.
+    bare = re.sub(r"/\*\*.*?\*/\s*?", "", whole, flags=re.DOTALL)
+    lines = (line.strip() for line in bare.splitlines())
+    kept = "\n".join(line for line in lines if line and not line.startswith("//"))
+    return f'"use strict";\n{kept}'
+
+
+def colours(theme: str) -> dict[str, Any]:
+    """The colours that the script draws with."""
+    plain = palette(theme)
+    ranks = [rank_colour(i / (_RANKS - 1), theme) for i in range(_RANKS)]
+    return {
+        "background": plain.background,
+        "band": plain.band,
+        "text": plain.text,
+        "quiet": plain.quiet,
+        "font": FONT,
+        "ranks": ranks,
+        "arcs": [f"{colour}a6" for colour in ranks],
+        "greys": [_grey(i / (_GREYS - 1), theme) for i in range(_GREYS)],
+        "positive": sign_colour(False, theme),
+        "negative": sign_colour(True, theme),
+        **{
+            name: _OF_PAGE[theme][name]
+            for name in ("stream", "faintEdge", "faintNode", "way", "found")
+        },
+    }
+
+
+def _variables(theme: str) -> str:
+    plain, own = palette(theme), _OF_PAGE[theme]
     names = {
-        "--background": colours.background,
-        "--surface": colours.band,
-        "--text": colours.text,
-        "--quiet": colours.quiet,
-        "--rule": colours.rule,
+        "--background": plain.background,
+        "--surface": plain.surface,
+        "--band": plain.band,
+        "--text": plain.text,
+        "--quiet": plain.quiet,
+        "--rule": plain.rule,
+        "--control": own["control"],
+        "--focus": own["focus"],
+        "--fill": own["fill"],
+        "--ranks": ",".join(rank_colour(i / 16, theme) for i in range(17)),
+        "--greys": ",".join(_grey(i / 8, theme) for i in range(9)),
+        "--positive": sign_colour(False, theme),
+        "--negative": sign_colour(True, theme),
         "color-scheme": theme,
     }
-    root = ";".join(f"{name}:{value}" for name, value in names.items())
-    fonts = ",".join(
-        f"'{font.strip()}'" if " " in font.strip() else font for font in FONT.split(",")
-    )
-    return f":root{{{root}}}\nbody{{font:14px/1.45 {fonts}}}\n{_RULES}"
+    body = ";".join(f"{name}:{value}" for name, value in names.items())
+    return f':root[data-theme="{theme}"]{{{body}}}'
 
 
-_RULES: Final = """
-*{box-sizing:border-box}
-body{margin:0;background:var(--background);color:var(--text)}
-header,nav,.legend,details{padding:0 16px}
-h1{font-size:17px;margin:12px 0 6px}
-.tokens{margin:0 0 8px;line-height:2}
-.token{display:inline-block;border:1px solid var(--rule);border-radius:4px;padding:0 5px;
- margin:0 3px 0 0;line-height:1.5;white-space:pre-wrap;overflow-wrap:anywhere}
-.token sub{color:var(--quiet);font-size:12px;margin-left:4px;vertical-align:baseline}
-.bos{border-style:dashed;color:var(--quiet)}
-.followed{border-color:var(--quiet);background:var(--surface)}
-.here{border:2px solid var(--text);font-weight:bold}
-dl{display:flex;flex-wrap:wrap;gap:2px 8px;margin:0 0 10px}
-dl div{display:flex;gap:8px;margin-right:16px}
-dt{color:var(--quiet)}
-dd{margin:0;overflow-wrap:anywhere}
-.read{margin-right:12px}
-nav{display:flex;align-items:center;gap:6px;margin-bottom:6px;flex-wrap:wrap}
-nav span{color:var(--quiet);margin-left:8px}
-button,select{font:inherit;color:var(--text);background:var(--surface);
- border:1px solid var(--rule);border-radius:4px;padding:3px 10px;cursor:pointer}
-button:disabled,select:disabled{cursor:default;opacity:.5}
-main{overflow-x:auto;border-top:1px solid var(--rule);border-bottom:1px solid var(--rule)}
-#tip{position:fixed;z-index:9;pointer-events:none;max-width:min(680px,94vw);padding:6px 10px;
- background:var(--background);border:1px solid var(--quiet);border-radius:4px;font-size:13px;
- white-space:pre-wrap;overflow-wrap:anywhere;box-shadow:0 2px 10px #0004}
-#tip[hidden]{display:none}
-#tip b{display:block}
-.legend{display:flex;flex-wrap:wrap;gap:4px 28px;padding-top:10px;padding-bottom:6px;font-size:13px}
-.legend div{display:flex;align-items:center}
-.bar,.swatch{display:inline-block;height:11px;border-radius:2px;margin-right:8px;flex:none}
-.bar{width:120px}
-.swatch{width:22px}
-.swatch:not(:first-child){margin-left:16px}
-details{margin:6px 0}
-summary{cursor:pointer;padding:4px 0}
-.wide{overflow:auto;max-height:70vh}
-table{border-collapse:collapse;font-size:13px}
-th,td{text-align:left;padding:2px 12px 2px 0;border-bottom:1px solid var(--rule);white-space:nowrap}
-th{position:sticky;top:0;background:var(--background);color:var(--quiet);font-weight:normal}
-.n{text-align:right;font-variant-numeric:tabular-nums}
-.dot{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:6px}
-pre{font:12px/1.4 'DejaVu Sans Mono',Menlo,Consolas,monospace;margin:0}
-"""
+def _grey(share: float, theme: str) -> str:
+    # Lighter than in the figure: more labels lie over the edges.
+    return entropy_colour(share, theme).replace(",0.8)", ",0.5)")
 
-SCRIPT: Final = r"""
-(function () {
-  "use strict";
-  var views = Array.prototype.map.call(
-    document.querySelectorAll("script.view"), function (s) { return s.textContent; });
-  var phrases = JSON.parse(document.querySelector("script.phrases").textContent);
-  var frame = document.getElementById("frame"), figure = document.getElementById("figure");
-  var select = document.getElementById("layers");
-  var earlier = document.getElementById("earlier"), later = document.getElementById("later");
-  var config = {displaylogo: false, responsive: false, scrollZoom: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d"]};
-  // Plotly keeps its hovers inside the figure, which is wider than the window; ours stay in view.
-  var tip = document.getElementById("tip");
-  var signs = {"&lt;": "<", "&gt;": ">", "&#36;": "$", "&#37;": "%", "&amp;": "&"};
-  function plain(text) {
-    return text.split("<br>").map(function (line) {
-      return line.replace(/&(?:lt|gt|#36|#37|amp);/g, function (e) { return signs[e]; });
-    }).join("\n");
-  }
-  function put(event) {
-    var box = tip.getBoundingClientRect();
-    var x = event.clientX + 16, y = event.clientY + 16;
-    if (x + box.width > window.innerWidth - 8) { x = event.clientX - 16 - box.width; }
-    if (y + box.height > window.innerHeight - 8) { y = event.clientY - 16 - box.height; }
-    tip.style.left = Math.max(4, x) + "px";
-    tip.style.top = Math.max(4, y) + "px";
-  }
-  function tell(hovered) {
-    var point = hovered.points[0], link = Boolean(point.source);
-    tip.firstChild.textContent = plain(link ?
-      point.source.customdata[0] + "<br>→ " + point.target.customdata[0] : point.customdata[0]);
-    tip.lastChild.textContent = plain(link ? point.customdata : point.customdata[1]);
-    tip.hidden = false;
-    put(hovered.event);
-  }
-  function hush() { tip.hidden = true; }
-  figure.addEventListener("mousemove", function (event) { if (!tip.hidden) { put(event); } });
-  frame.addEventListener("scroll", hush);
-  frame.addEventListener("mouseleave", hush);
-  function show() {
-    var i = Number(select.value), view = JSON.parse(views[i].replace(/[\ue000-\uf8ff]/g,
-      function (c) { return phrases[c.charCodeAt(0) - 0xe000]; }));
-    view.layout.width = Math.max(view.layout.width, frame.clientWidth);
-    view.data.forEach(function (trace) {
-      trace.node.hoverinfo = trace.link.hoverinfo = "none";
-    });
-    hush();
-    Plotly.purge(figure);
-    Plotly.newPlot(figure, view.data, view.layout, config).then(function () {
-      figure.on("plotly_hover", tell);
-      figure.on("plotly_unhover", hush);
-      frame.scrollLeft = view.scroll;
-      figure.dataset.layers = select.options[i].textContent;
-    });
-    earlier.disabled = i === 0;
-    later.disabled = i === views.length - 1;
-  }
-  function step(by) {
-    return function () { select.selectedIndex += by; show(); };
-  }
-  select.addEventListener("change", show);
-  earlier.addEventListener("click", step(-1));
-  later.addEventListener("click", step(1));
-  show();
-})();
-"""
+
+def _fonts() -> str:
+    names = (font.strip() for font in FONT.split(","))
+    return ",".join(f"'{name}'" if " " in name else name for name in names)
+
+
+@cache
+def _read(name: str) -> str:
+    return (files("visit_tl.view") / "assets" / name).read_text(encoding="utf-8")

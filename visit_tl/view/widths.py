@@ -48,6 +48,18 @@ def widths(graph: FlowGraph) -> tuple[float, ...]:
     return tuple(found)
 
 
+def strengths(graph: FlowGraph) -> tuple[float, ...]:
+    """Every edge's absolute score as a share of the largest of its group, in [0, 1]."""
+    largest: dict[tuple[str, ...], float] = defaultdict(float)
+    for edge in graph.edges:
+        name = _group(edge)
+        largest[name] = max(largest[name], _size(edge))
+    return tuple(
+        _size(edge) / largest[name] if largest[name := _group(edge)] else 0.0
+        for edge in graph.edges
+    )
+
+
 def heights(graph: FlowGraph, edge_widths: tuple[float, ...]) -> dict[NodeId, float]:
     """The height of every node in px: what enters or what leaves it, whichever is more."""
     into: dict[NodeId, float] = defaultdict(float)

@@ -61,7 +61,7 @@ SCORE_WORDS: Final[dict[str, str]] = {
     "flow": "norm of the source",
 }
 
-_COEFFICIENT_WORDS: Final[dict[str, str]] = {
+COEFFICIENT_WORDS: Final[dict[str, str]] = {
     "key": "attention",
     "value": "attention",
     "head": "attention",
@@ -161,7 +161,7 @@ def edge_fact(edge: Edge, target: Node) -> str:
     """What the score of an edge is, and the score."""
     what = SCORE_WORDS[edge.kind]
     if edge.kind == "coefficient":
-        what = _COEFFICIENT_WORDS.get(target.kind, what)
+        what = COEFFICIENT_WORDS.get(target.kind, what)
     fact = f"{what} {number(edge.score)}"
     return fact if edge.effect is None else f"{fact} · {effect_words(edge.effect)}"
 

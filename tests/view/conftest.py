@@ -1,0 +1,40 @@
+"""A browser for the tests of this folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from tests.view.browsing import QUIET, Tab
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(names)} is installed; CHROMIUM=/path/to/it names one")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=found, args=list(QUIET))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Open a page from its text; at the end it must have been silent and have asked for nothing."""
+    tabs = []
+
+    def open_(text, size=(1280, 720), fragment=""):
+        path = tmp_path / f"graph-{len(tabs)}.html"
+        path.write_text(text, encoding="utf-8")
+        tabs.append((Tab(browser, path, size, fragment), path))
+        return tabs[-1][0]
+
+    yield open_
+    for tab, path in tabs:
+        tab.silent(path)
+        tab.page.close()

@@ -1,0 +1,87 @@
+// @ts-check
+// Which nodes and edges are shown: layers, kinds, ranks, strengths, and a budget for what is left.
+
+/**
+ * @typedef {Object} View All that the picture depends on; a fragment of the address restores it.
+ * @property {string} depth
+ * @property {{[depth: string]: [number, number]}} layers
+ * @property {number} position
+ * @property {number} nodes
+ * @property {number} edges
+ * @property {string[]} without Kinds that are hidden.
+ * @property {number|null} rank
+ * @property {number} strength
+ * @property {number} selected
+ * @property {number} way Position that the way comes from; -1 for the first of all.
+ * @property {string} query
+ * @property {string} second
+ * @property {string} theme
+ */
+
+const STREAM = ["resid_pre", "resid_mid", "resid_post", "logits", "final_norm"];
+const FIRST_RANKS = 10;
+
+/**
+ * @param {Model} model @param {View} view @param {Set<number>} kept Nodes to show in any case.
+ * @returns {{slots: number[], edges: number[], allNodes: number, allEdges: number}}
+ */
+function choose(model, view, kept) {
+  const depth = model.depths[view.depth], [from, to] = view.layers[view.depth];
+  const route = view.depth === "route", nodes = model.nodes, slots = [];
+  const hidden = new Set(view.without);
+  let allNodes = 0;
+  for (let slot = 0; slot < depth.node.length; slot++) {
+    const i = depth.node[slot], layer = nodes.layer[i];
+    const last = layer < 0 ? model.graph.layers[1] : layer;
+    if (last < from || last > to || (!route && positionOf(model, i) !== view.position)) continue;
+    allNodes++;
+    if (kept.has(i)) { slots.push(slot); continue; }
+    const kind = kindOf(model, i), stream = STREAM.includes(kind);
+    if (hidden.has(kind) || depth.strength[slot] < view.strength) continue;
+    if (view.rank !== null && !stream && promotedRank(model, i) > view.rank) continue;
+    slots.push(slot);
+  }
+  const worth = (/** @type {number} */ slot) => {
+    const i = depth.node[slot];
+    if (kept.has(i)) return 4;
+    // A head that says the target is what the reader came for.
+    const says = kindOf(model, i) === "head" && promotedRank(model, i) < FIRST_RANKS;
+    return depth.strength[slot] + (says ? 1 : 0) + (STREAM.includes(kindOf(model, i)) ? 2 : 0);
+  };
+  const strongest = cut(slots, worth, view.nodes);
+  return { slots: strongest, allNodes, ...chooseEdges(model, view, depth, strongest, from, to) };
+}
+
+/** @param {Model} model @param {View} view @param {Depth} depth @param {number[]} slots
+ * @param {number} from @param {number} to */
+function chooseEdges(model, view, depth, slots, from, to) {
+  const shown = new Set(slots.map((slot) => depth.node[slot]));
+  const { source, target, strength } = depth.edges, edges = [];
+  const inside = (/** @type {number} */ i) => {
+    const layer = model.nodes.layer[i] < 0 ? model.graph.layers[1] : model.nodes.layer[i];
+    return layer >= from && layer <= to
+      && (view.depth === "route" || positionOf(model, i) === view.position);
+  };
+  let allEdges = 0;
+  for (let e = 0; e < source.length; e++) {
+    if (!inside(source[e]) || !inside(target[e])) continue;
+    allEdges++;
+    if (shown.has(source[e]) && shown.has(target[e])) edges.push(e);
+  }
+  const worth = (/** @type {number} */ e) => {
+    const slot = Math.min(depth.strength[depth.slot[source[e]]], depth.strength[depth.slot[target[e]]]);
+    const stream = STREAM.includes(kindOf(model, source[e])) && STREAM.includes(kindOf(model, target[e]));
+    return (strength && strength.length ? strength[e] : slot) + (stream ? 2 : 0);
+  };
+  return { edges: cut(edges, worth, view.edges), allEdges };
+}
+
+/** The best so many of a list, in the order of the list.
+ * @param {number[]} list @param {(item: number) => number} worth @param {number} count */
+function cut(list, worth, count) {
+  if (list.length <= count) return list;
+  const values = new Map(list.map((item) => [item, worth(item)]));
+  const best = [...list].sort((a, b) => /** @type {number} */ (values.get(b))
+    - /** @type {number} */ (values.get(a)) || a - b).slice(0, count);
+  return best.sort((a, b) => a - b);
+}

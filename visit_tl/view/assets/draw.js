@@ -1,0 +1,309 @@
+// @ts-check
+// The picture: what is shown becomes Plotly traces, one for each colour, and labels that fit.
+
+/**
+ * @typedef {Object} Drawn What the mouse and the keys need to know of the picture.
+ * @property {Scale} scale
+ * @property {number[]} slots
+ * @property {number[]} edges
+ * @property {number[][][]} lines The middle line of every edge, on the screen.
+ * @property {number[]} widths
+ * @property {number} left Px from the left edge of the figure to the picture.
+ * @property {number} top
+ * @property {number} width
+ * @property {number} height
+ * @property {number} allNodes
+ * @property {number} allEdges
+ */
+
+const MARGIN = { route: { l: 128, t: 30 }, flow: { l: 8, t: 46 } };
+const MOST_LABELS = 400;
+
+/** @param {Model} model @param {View} view */
+function pictureOf(model, view) {
+  const pictures = model.depths[view.depth].pictures;
+  return pictures.find((picture) => picture.position === view.position) || pictures[0];
+}
+
+/** The part of a picture that its layers take. @param {Model} model @param {View} view */
+function extent(model, view) {
+  const picture = pictureOf(model, view), [from, to] = view.layers[view.depth];
+  if (view.depth === "route") {
+    const end = to >= model.graph.layers[1];
+    const columns = picture.columns.filter((c) => (c[2] >= from && c[2] <= to) || (end && (c[2] < 0 || c[2] > to)));
+    const first = columns.length ? columns[0][0] : 0;
+    const last = columns.length ? columns[columns.length - 1][0] : picture.width;
+    return { x0: first - 20, x1: last + (end ? 70 : 44), y0: -4, y1: picture.height + 4 };
+  }
+  const inside = picture.columns.filter((c) => c[2] >= from && c[2] <= to);
+  const after = picture.columns.find((c) => c[2] > to && inside.length && c[0] > inside[0][0]);
+  return {
+    x0: (inside.length ? inside[0][0] : 0) - 8, x1: after ? after[0] : picture.width,
+    y0: 0, y1: picture.height,
+  };
+}
+
+/** Everything that Plotly needs for one picture.
+ * @param {Model} model @param {View} view @param {any} colours
+ * @param {{x0: number, x1: number, y0: number, y1: number}} seen
+ * @param {{width: number, height: number}} size Of the figure, in px.
+ * @param {{marks: Uint8Array|null, way: number[]}} lit @param {Set<number>} hits Found by search.
+ * @returns {{traces: any[], layout: any, drawn: Drawn}}
+ */
+function picture(model, view, colours, seen, size, lit, hits) {
+  const depth = model.depths[view.depth], route = view.depth === "route";
+  const margin = { ...(route ? MARGIN.route : MARGIN.flow), r: 8, b: 4 };
+  if (route) margin.l = Math.min(margin.l, size.width / 4);
+  const width = Math.max(size.width - margin.l - margin.r, 50);
+  const height = Math.max(size.height - margin.t - margin.b, 50);
+  const scale = {
+    x0: seen.x0, y0: seen.y0, sx: width / (seen.x1 - seen.x0), sy: height / (seen.y1 - seen.y0),
+  };
+  const kept = new Set([...(view.selected < 0 ? [] : [view.selected]), ...lit.way]);
+  const chosen = choose(model, view, kept);
+  const traces = [], edges = edgeTraces(model, view, colours, chosen.edges, scale, { width }, lit);
+  traces.push(...edges.traces);
+  traces.push(...nodeTraces(model, view, colours, chosen.slots, scale, { width }, lit, hits));
+  traces.push(labelTrace(model, view, colours, chosen.slots, scale, { width, height }, lit));
+  const drawn = {
+    scale, slots: chosen.slots, edges: chosen.edges, lines: edges.lines, widths: edges.widths,
+    left: margin.l, top: margin.t, width, height, allNodes: chosen.allNodes, allEdges: chosen.allEdges,
+  };
+  return { traces, layout: layoutOf(model, view, colours, seen, size, margin, scale), drawn };
+}
+
+/** @param {Path} path @param {string} colour */
+function polygons(path, colour) {
+  return {
+    type: "scatter", mode: "none", x: path.x, y: path.y, fill: "toself", fillcolor: colour,
+    hoverinfo: "skip", showlegend: false,
+  };
+}
+
+/** @param {Map<string, Path>} groups @param {string} colour @returns {Path} */
+function group(groups, colour) {
+  let path = groups.get(colour);
+  if (!path) groups.set(colour, path = { x: [], y: [] });
+  return path;
+}
+
+/** The colour of an edge. @param {Model} model @param {Depth} depth @param {number} e @param {any} colours */
+function edgeColour(model, depth, e, colours) {
+  const { kind, source, score, via } = depth.edges;
+  if (depth.role.length) {
+    return kind[e] === 0 || !via ? colours.stream : colours.arcs[rankBin(model, via[e], colours)];
+  }
+  if (model.words.edges[kind[e]] === "coefficient") {
+    return (score[e] || 0) < 0 ? colours.negative : colours.positive;
+  }
+  const entropy = model.nodes.entropy[source[e]], vague = colours.greys.length - 1;
+  if (entropy === null) return colours.greys[vague];
+  const share = entropy / Math.log(Math.max(model.graph.vocabulary, 2));
+  return colours.greys[Math.round(Math.min(Math.max(share, 0), 1) * vague)];
+}
+
+/** @param {Model} model @param {number} i @param {any} colours */
+function rankBin(model, i, colours) {
+  return Math.round(rankPlace(promotedRank(model, i), model.graph.vocabulary) * (colours.ranks.length - 1));
+}
+
+/** @param {Model} model @param {View} view @param {any} colours @param {number[]} edges
+ * @param {Scale} scale @param {{width: number}} size @param {{marks: Uint8Array|null, way: number[]}} lit */
+function edgeTraces(model, view, colours, edges, scale, size, lit) {
+  const depth = model.depths[view.depth], ends = edgeEnds(depth, edges, scale);
+  const route = view.depth === "route";
+  const lines = [], widths = [], room = sight(size);
+  const faint = { x: [], y: [] }, way = { x: [], y: [] }, groups = new Map();
+  const onWay = new Set(lit.way);
+  for (const e of edges) {
+    const { from, to, width } = /** @type {any} */ (ends.get(e));
+    const line = curve(from, to), s = depth.edges.source[e], t = depth.edges.target[e];
+    lines.push(line);
+    widths.push(width);
+    if (to[0] < room.left || from[0] > room.right) continue;
+    if (onWay.has(s) && onWay.has(t)) addLine(way, line, Math.min(width, 3) + (route ? 3 : 1), scale, false);
+    addLine(isLit(lit, s, t) ? group(groups, edgeColour(model, depth, e, colours)) : faint, line, width, scale, !route);
+  }
+  const traces = [polygons(faint, colours.faintEdge)], bright = [];
+  for (const [colour, path] of groups) bright.push(polygons(path, colour));
+  // In the route the way is a rim around its arcs; elsewhere a line along edges that are wider.
+  traces.push(...(route ? [polygons(way, colours.way), ...bright] : [...bright, polygons(way, colours.way)]));
+  return { traces, lines, widths };
+}
+
+/** What is drawn beyond the window, in px: as much as one drag can bring into it.
+ * @param {{width: number}} size */
+function sight(size) { return { left: -size.width, right: 2 * size.width }; }
+
+/** Whether an edge lies on a lit way: both ends above the chosen node, or both below.
+ * @param {{marks: Uint8Array|null}} lit @param {number} s @param {number} t */
+function isLit(lit, s, t) {
+  return !lit.marks || (lit.marks[s] & lit.marks[t]) > 0;
+}
+
+/** @param {Model} model @param {View} view @param {any} colours @param {number[]} slots
+ * @param {Scale} scale @param {{width: number}} size
+ * @param {{marks: Uint8Array|null, way: number[]}} lit @param {Set<number>} hits */
+function nodeTraces(model, view, colours, slots, scale, size, lit, hits) {
+  const depth = model.depths[view.depth], groups = new Map(), onWay = new Set(lit.way);
+  const faint = { x: [], y: [] }, ring = { x: [], y: [] }, found = { x: [], y: [] };
+  const rim = { x: [], y: [] }, hollow = { x: [], y: [] };
+  const room = sight(size);
+  for (const slot of slots) {
+    const i = depth.node[slot], x = (nodeMiddle(depth, slot)[0] - scale.x0) * scale.sx;
+    if (x < room.left || x > room.right) continue;
+    if (hits.has(i)) addNode(found, depth, slot, scale, 3.5);
+    if (i === view.selected) addNode(ring, depth, slot, scale, 4.5);
+    if (onWay.has(i)) addNode(rim, depth, slot, scale, 2);
+    const bright = !lit.marks || lit.marks[i] > 0;
+    const colour = colours.ranks[rankBin(model, i, colours)];
+    addNode(bright ? group(groups, colour) : faint, depth, slot, scale, 0);
+    if (depth.role[slot] === 2) addNode(hollow, depth, slot, scale, -2);
+  }
+  const traces = [polygons(faint, colours.faintNode), polygons(found, colours.found),
+    polygons(ring, colours.text), polygons(rim, colours.way)];
+  for (const [colour, path] of groups) traces.push(polygons(path, colour));
+  traces.push(polygons(hollow, colours.background));
+  return traces;
+}
+
+/** @param {Model} model @param {View} view @param {any} colours @param {number[]} slots
+ * @param {Scale} scale @param {{width: number, height: number}} size
+ * @param {{marks: Uint8Array|null, way: number[]}} lit */
+function labelTrace(model, view, colours, slots, scale, size, lit) {
+  const depth = model.depths[view.depth], route = view.depth === "route";
+  const onWay = new Set(lit.way), taken = [];
+  /** @type {Label[]} */
+  const wanted = [];
+  for (const slot of slots) {
+    const i = depth.node[slot], [mx, my] = nodeMiddle(depth, slot);
+    const [w, h] = nodeSize(depth, slot, scale);
+    const x = (mx - scale.x0) * scale.sx, y = (my - scale.y0) * scale.sy;
+    if (x < -20 || x > size.width || y < -20 || y > size.height + 20) continue;
+    const state = route && depth.role[slot] === 0;
+    const inline = state && kindOf(model, i) === "logits";
+    taken.push({ left: x - w, right: x + w, top: y - h, bottom: y + h });
+    if (lit.marks && !lit.marks[i]) continue;
+    const weight = depth.strength[slot] + (i === view.selected ? 8 : 0) + (onWay.has(i) ? 4 : 0)
+      + (inline ? 9 : 0) + (state ? changed(model, depth, slot) : 0)
+      + (route && depth.role[slot] === 1 && promotedRank(model, i) < FIRST_RANKS ? 2 : 0);
+    const text = route && !state ? shortLabel(model, i) : clip(shortLabel(model, i), 26);
+    const wide = textWidth(text), right = [x + w + 2, y], left = [x - w - 3 - wide, y];
+    const above = [x - 4, y - 13], middle = [x - wide / 2, y - 13];
+    wanted.push({
+      text, weight, places: !route ? [right] : inline ? [[x - wide / 2, y - 13], [x - wide + 8, y - 13]]
+        : state ? [above] : [right, left, middle],
+    });
+  }
+  const chosen = placeLabels(wanted, size.width, size.height, taken, MOST_LABELS);
+  return {
+    type: "scatter", mode: "text", hoverinfo: "skip", showlegend: false,
+    x: chosen.map((put) => scale.x0 + put.x / scale.sx),
+    y: chosen.map((put) => scale.y0 + put.y / scale.sy),
+    text: chosen.map((put) => forPlotly(wanted[put.label].text)),
+    textposition: "middle right", textfont: { size: 12, color: colours.text },
+    cliponaxis: true,
+  };
+}
+
+/** In the route, a state is worth a label where it reads otherwise than the one before.
+ * @param {Model} model @param {Depth} depth @param {number} slot */
+function changed(model, depth, slot) {
+  const i = depth.node[slot], before = depth.before.get(i);
+  if (before === undefined) return 1;
+  return promoted(model, before) === promoted(model, i) ? -0.5 : 0.5;
+}
+
+/** Ticks that do not touch: the first of every block before the others.
+ * @param {{at: number, text: string, first: boolean, wide: number}[]} ticks @param {number} sx */
+function fitting(ticks, sx) {
+  /** @type {typeof ticks} */
+  const shown = [];
+  for (const first of [true, false]) {
+    for (const tick of ticks) {
+      const touches = shown.some((other) => Math.abs(other.at - tick.at) * sx < (other.wide + tick.wide) / 2 + 4);
+      if (tick.first === first && !touches) shown.push(tick);
+    }
+  }
+  return shown.sort((a, b) => a.at - b.at);
+}
+
+/** @param {Model} model @param {View} view @param {any} colours @param {any} seen @param {any} size
+ * @param {any} margin @param {Scale} scale */
+function layoutOf(model, view, colours, seen, size, margin, scale) {
+  const shown = pictureOf(model, view), route = view.depth === "route", depth = model.depths[view.depth];
+  const columns = shown.columns.filter((c) => c[0] >= seen.x0 - NODE_WIDTH && c[0] <= seen.x1);
+  const middle = route ? 0 : NODE_WIDTH / 2;
+  let last = -2;
+  const named = columns.map(([left, words, layer]) => {
+    const first = layer !== last && layer >= 0;
+    last = layer;
+    return { at: left + middle, text: words, layer, first };
+  });
+  const titled = named.map((t) => ({
+    ...t, text: route ? t.text : (t.first ? "<b>block " + t.layer + "</b>" : "") + "<br>" + t.text,
+    wide: textWidth(t.first && !route ? "block " + t.layer : t.text),
+  }));
+  const ticks = fitting(titled, scale.sx);
+  const font = { size: 12, color: colours.quiet };
+  const rows = (route ? depth.rows || [] : []).filter((row) => row[1] >= seen.y0 && row[1] <= seen.y1);
+  const step = Math.max(1, Math.ceil(14 / (30 * scale.sy)));
+  const bands = route ? [] : named.filter((t) => t.first && t.layer % 2 === 0).map((t) => {
+    const after = named.find((other) => other.at > t.at && other.layer !== t.layer);
+    return {
+      type: "rect", xref: "x", yref: "paper", y0: 0, y1: 1, layer: "below", line: { width: 0 },
+      x0: t.at - 12, x1: after ? after.at - 12 : seen.x1, fillcolor: colours.band,
+    };
+  });
+  const axis = { showgrid: false, zeroline: false, ticks: "", tickfont: font, tickangle: 0 };
+  return {
+    template: {}, width: size.width, height: size.height, margin, dragmode: "pan", hovermode: false,
+    paper_bgcolor: colours.background, plot_bgcolor: colours.background, showlegend: false,
+    font: { family: colours.font, size: 12, color: colours.text }, shapes: bands,
+    xaxis: {
+      ...axis, range: [seen.x0, seen.x1], side: "top", tickmode: "array",
+      tickvals: ticks.map((t) => t.at), ticktext: ticks.map((t) => t.text),
+    },
+    yaxis: {
+      ...axis, range: [seen.y1, seen.y0], tickmode: "array", showticklabels: route,
+      tickvals: rows.filter((_, k) => k % step === 0).map((row) => row[1]),
+      ticktext: rows.filter((_, k) => k % step === 0).map((row) => {
+        const token = forPlotly(clip(model.graph.tokens[row[0]] || "?", 12));
+        return (row[0] === model.graph.position ? "<b>" + token + "</b>" : token) + " " + row[0];
+      }),
+    },
+  };
+}
+
+/** The node or the edge under a point of the figure, in px.
+ * @param {Model} model @param {View} view @param {Drawn} drawn @param {number} x @param {number} y
+ * @returns {{node: number, edge: number}} Each -1 if there is none. */
+function pick(model, view, drawn, x, y) {
+  const depth = model.depths[view.depth], { scale } = drawn, nothing = { node: -1, edge: -1 };
+  const px = x - drawn.left, py = y - drawn.top;
+  if (px < -4 || py < -4 || px > drawn.width + 4 || py > drawn.height + 4) return nothing;
+  let best = 1, node = -1;
+  for (const slot of drawn.slots) {
+    const [mx, my] = nodeMiddle(depth, slot), [w, h] = nodeSize(depth, slot, scale);
+    const dx = Math.abs((mx - scale.x0) * scale.sx - px) / (w + 4);
+    const dy = Math.abs((my - scale.y0) * scale.sy - py) / (h + 4);
+    // Of two at one place the later, which is drawn on top.
+    if (Math.max(dx, dy) <= best) {
+      best = Math.max(dx, dy);
+      node = depth.node[slot];
+    }
+  }
+  if (node >= 0) return { node, edge: -1 };
+  let edge = -1, nearest = 4;
+  drawn.edges.forEach((e, k) => {
+    const line = drawn.lines[k], a = line[0], b = line[line.length - 1], room = 6 + drawn.widths[k] / 2;
+    if (px < a[0] - room || px > b[0] + room) return;
+    if (py < Math.min(a[1], b[1]) - room || py > Math.max(a[1], b[1]) + room) return;
+    const far = distance(line, px, py) - drawn.widths[k] / 2;
+    if (far < nearest) {
+      nearest = far;
+      edge = e;
+    }
+  });
+  return { node: -1, edge };
+}

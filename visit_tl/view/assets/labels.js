@@ -1,0 +1,88 @@
+// @ts-check
+// Text in the figure: escaped for Plotly, and only as much of it as fits.
+
+const LETTER = 6.9; // px of a letter at 12 px, a little more than the mean
+const LINE = 13.5; // px of a line of text, less its leading
+
+/** Text as Plotly draws it: shown, never read; see `labels.for_plotly`. @param {string} text */
+function forPlotly(text) {
+  /** @type {{[sign: string]: string}} */
+  const signs = { "&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;" };
+  const escaped = text.replace(/[&<>$%]/g, (sign) => signs[sign]);
+  // Words from right to left must not turn round what stands beside them.
+  return /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]|[\ud802\ud803\ud83a\ud83b]/.test(escaped)
+    ? "\u2068" + escaped + "\u2069" : escaped;
+}
+
+/** Px that a text takes; wide characters count twice. @param {string} text */
+function textWidth(text) {
+  let letters = 0;
+  for (const letter of text) letters += letter.charCodeAt(0) < 0x1100 ? 1 : 1.8;
+  return letters * LETTER;
+}
+
+/**
+ * @typedef {Object} Label
+ * @property {string} text
+ * @property {number} weight
+ * @property {number[][]} places Where it may go, the best first: left end and middle, in px.
+ *
+ * @typedef {{left: number, right: number, top: number, bottom: number}} Area
+ */
+
+/**
+ * The labels that fit, the weightiest first: none touches another, or a taken place.
+ * @param {Label[]} wanted @param {number} width @param {number} height Of the window, in px.
+ * @param {Area[]} taken @param {number} most
+ * @returns {{label: number, x: number, y: number}[]} In the order of `wanted`.
+ */
+function placeLabels(wanted, width, height, taken, most) {
+  const grid = new Grid();
+  taken.forEach((area) => grid.put(area));
+  const order = wanted.map((_, i) => i).sort((a, b) => wanted[b].weight - wanted[a].weight || a - b);
+  const chosen = [];
+  for (const label of order) {
+    if (chosen.length >= most) break;
+    const wide = textWidth(wanted[label].text);
+    for (const [x, y] of wanted[label].places) {
+      const area = { left: x, right: x + wide, top: y - LINE / 2, bottom: y + LINE / 2 };
+      if (area.left < 0 || area.right > width || area.top < 0 || area.bottom > height) continue;
+      if (grid.touches(area)) continue;
+      grid.put(area);
+      chosen.push({ label, x, y });
+      break;
+    }
+  }
+  return chosen.sort((a, b) => a.label - b.label);
+}
+
+/** Areas by the cells that they lie in, so that each is compared with its neighbours only. */
+class Grid {
+  constructor() {
+    /** @type {Map<number, Area[]>} */
+    this.cells = new Map();
+  }
+
+  /** @param {Area} area @returns {number[]} */
+  keys(area) {
+    const CELL = 64, keys = [];
+    for (let x = Math.floor(area.left / CELL); x <= Math.floor(area.right / CELL); x++) {
+      for (let y = Math.floor(area.top / CELL); y <= Math.floor(area.bottom / CELL); y++) keys.push(x * 10007 + y);
+    }
+    return keys;
+  }
+
+  /** @param {Area} area */
+  put(area) {
+    for (const key of this.keys(area)) {
+      const list = this.cells.get(key);
+      if (list) list.push(area); else this.cells.set(key, [area]);
+    }
+  }
+
+  /** @param {Area} area */
+  touches(area) {
+    return this.keys(area).some((key) => (this.cells.get(key) || []).some((other) =>
+      area.left < other.right && other.left < area.right && area.top < other.bottom && other.top < area.bottom));
+  }
+}

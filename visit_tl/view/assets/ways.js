@@ -1,0 +1,116 @@
+// @ts-check
+// What leads to a node and from it, and the way that carries the target.
+
+/**
+ * Marks every ancestor (1), every descendant (2) and the node itself (3).
+ * @param {Model} model @param {number} start @returns {Uint8Array}
+ */
+function reach(model, start) {
+  const marks = new Uint8Array(model.count);
+  const { source, target } = model.edges;
+  for (const [bit, edges, end] of /** @type {[number, number[][], number[]][]} */ (
+    [[1, model.into, source], [2, model.outOf, target]])) {
+    const waiting = [start];
+    while (waiting.length) {
+      for (const edge of edges[/** @type {number} */ (waiting.pop())]) {
+        if (!marks[end[edge]]) {
+          marks[end[edge]] = bit;
+          waiting.push(end[edge]);
+        }
+      }
+    }
+  }
+  marks[start] = 3;
+  return marks;
+}
+
+/**
+ * Each edge's worth in a way: the logarithm of its share among the edges of its kind into its
+ * target; for what a head or a memory says also of how near it brings the target to the top. A
+ * memory comes from the state that it was made from; from its key, which only says how much of it
+ * is read, where that state is not in the graph.
+ * @param {Model} model @returns {Float64Array}
+ */
+function worths(model) {
+  const { source, target, kind, score } = model.edges;
+  const totals = new Map(), found = new Float64Array(source.length);
+  const size = (/** @type {number} */ e) => Math.abs(score[e] || 0);
+  for (let e = 0; e < source.length; e++) {
+    const key = target[e] * 4 + kind[e];
+    totals.set(key, (totals.get(key) || 0) + size(e));
+  }
+  for (let e = 0; e < source.length; e++) {
+    const total = totals.get(target[e] * 4 + kind[e]), from = kindOf(model, source[e]);
+    if (from === "key" && model.into[target[e]].length > 1) { found[e] = -Infinity; continue; }
+    const carries = from === "value" || from === "head"
+      ? 1 - rankPlace(promotedRank(model, source[e]), model.graph.vocabulary) : 1;
+    found[e] = Math.log((total > 0 ? size(e) / total : 0) * carries);
+  }
+  return found;
+}
+
+/**
+ * The best way from every node to one: nodes stand in the order of the forward pass, so one walk
+ * finds them all.
+ * @param {Model} model @param {Float64Array} worth @param {number} end
+ * @returns {{best: Float64Array, next: Int32Array}} Sum of worths, and the edge to take.
+ */
+function waysTo(model, worth, end) {
+  const best = new Float64Array(model.count).fill(-Infinity);
+  const next = new Int32Array(model.count).fill(-1);
+  best[end] = 0;
+  for (let node = end; node >= 0; node--) {
+    if (best[node] === -Infinity) continue;
+    for (const edge of model.into[node]) {
+      const source = model.edges.source[edge], value = best[node] + worth[edge];
+      if (value > best[source]) {
+        best[source] = value;
+        next[source] = edge;
+      }
+    }
+  }
+  return { best, next };
+}
+
+/** The nodes of a way, its ends included.
+ * @param {Model} model @param {{next: Int32Array}} ways @param {number} start @returns {number[]} */
+function follow(model, ways, start) {
+  const nodes = [start];
+  while (ways.next[start] >= 0) {
+    start = model.edges.target[ways.next[start]];
+    nodes.push(start);
+  }
+  return nodes;
+}
+
+/** The state of each position that the graph begins with there, by position.
+ * @param {Model} model @returns {Map<number, number>} */
+function inputs(model) {
+  const found = new Map();
+  for (let i = 0; i < model.count; i++) {
+    const position = positionOf(model, i);
+    if (kindOf(model, i) === "resid_pre" && !found.has(position)
+        && model.nodes.layer[i] === model.graph.layers[0]) found.set(position, i);
+  }
+  return found;
+}
+
+/**
+ * The ways into a node from the tokens of the prompt: first those of tokens that spell what the
+ * node promotes or the target, then by worth.
+ * @param {Model} model @param {Float64Array} worth @param {number} end
+ * @returns {{position: number, nodes: number[], heads: number[], same: boolean, worth: number}[]}
+ */
+function waysFromInput(model, worth, end) {
+  const ways = waysTo(model, worth, end), found = [];
+  const wanted = [promoted(model, end), model.graph.target];
+  for (const [position, start] of inputs(model)) {
+    if (ways.best[start] === -Infinity) continue;
+    const nodes = follow(model, ways, start);
+    found.push({
+      position, nodes, worth: ways.best[start], same: wanted.includes(model.graph.tokens[position]),
+      heads: nodes.filter((i) => kindOf(model, i) === "head"),
+    });
+  }
+  return found.sort((a, b) => Number(b.same) - Number(a.same) || b.worth - a.worth);
+}

@@ -1,0 +1,121 @@
+"""The parts of the page that are there without its script: header, choices, legend, table of heads.
+
+Text from prompts and vocabularies gets in through `labels.for_html`.
+"""
+
+from __future__ import annotations
+
+from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.records import Node
+from visit_tl.view.labels import for_html, visible
+from visit_tl.view.legend import EDGE_LEGEND, GREY_LEGEND, RANK_LEGEND
+from visit_tl.view.style import node_colour
+from visit_tl.view.words import number
+
+
+def header(graph: FlowGraph, words: dict[str, str]) -> str:
+    """What the graph is of: model, tokens, prediction, and what was left out."""
+    chips = []
+    followed = {column.position for column in graph.columns}
+    for i, token in enumerate(graph.tokens):
+        marks = ["token"]
+        note = f"position {i}"
+        if i == 0 and graph.prepend_bos:
+            marks.append("bos")
+            note += ", a BOS put before the prompt"
+        if i in followed:
+            marks.append("followed")
+            note += ", followed back to"
+        if i == graph.position:
+            marks.append("here")
+            note += ", the position that this graph is of"
+        chips.append(
+            f'<button type="button" class="{" ".join(marks)}" data-position="{i}" title="{note}">'
+            f"<bdi>{for_html(visible(token))}</bdi><sub>{i}</sub></button>"
+        )
+    facts = {name: f"<bdi>{for_html(words[name])}</bdi>" for name in ("position", "target")}
+    if "logits" in graph:
+        facts["prediction"] = "".join(
+            f"<span class=read><bdi>{for_html(visible(r.token))}</bdi> {number(r.prob)}</span>"
+            for r in graph["logits"].top
+        )
+    facts["pruning"] = for_html(words["hidden"])
+    if "patched" in words:
+        facts["patched run"] = f"<bdi>{for_html(words['patched'])}</bdi>"
+    if "followed" in words:
+        facts["followed back"] = for_html(words["followed"])
+    pairs = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
+    return (
+        f"<h1>{for_html(words['model'])}</h1>\n"
+        f'<p class="tokens">{"".join(chips)}</p>\n<dl>{pairs}</dl>'
+    )
+
+
+def positions(graph: FlowGraph) -> str:
+    """The positions that have whole blocks, as options; the graph's own first."""
+    at = [graph.position, *(column.position for column in graph.columns if column.layers)]
+    return "".join(
+        f'<option value="{i}">{for_html(f"{visible(graph.tokens[i], 20)}@{i}")}</option>'
+        for i in at
+    )
+
+
+def legend(d_vocab: int) -> str:
+    """What colours, shapes and widths mean, in the route and at the other depths."""
+
+    def gradient(name: str) -> str:
+        return (
+            f'<span class="bar" style="background:linear-gradient(to right,var(--{name}))"></span>'
+        )
+
+    def swatch(name: str) -> str:
+        return f'<span class="swatch" style="background:var(--{name})"></span>'
+
+    return (
+        f"<div>{gradient('ranks')}{RANK_LEGEND}: first (0) to last ({d_vocab - 1})</div>"
+        '<div data-depth="route"><span class="sign state"></span>state of the residual stream</div>'
+        '<div data-depth="route"><span class="sign head"></span>head, between the token it read '
+        "and the one it wrote to</div>"
+        '<div data-depth="route"><span class="sign memory"></span>a memory read where the graph '
+        "holds no state</div>"
+        '<div data-depth="route">arc: colour = rank of the target in the memory; wider = larger '
+        "share of the stream</div>"
+        f'<div data-depth="flow">{swatch("positive")}coefficient &gt; 0'
+        f"{swatch('negative')}coefficient &lt; 0</div>"
+        f'<div data-depth="flow">{gradient("greys")}{GREY_LEGEND}</div>'
+        f'<div data-depth="flow">{EDGE_LEGEND}</div>'
+        "<div>␣ space &nbsp;⏎ newline &nbsp;⇥ tab &nbsp;\\x00 a byte &nbsp;− subtracted neuron "
+        "&nbsp;a → b: token a's memory reads b</div>"
+    )
+
+
+def heads(graph: FlowGraph, theme: str) -> str:
+    """The heads as a table, for those who would rather read."""
+    rows = "".join(_head_row(graph, node, theme) for node in graph.of_kind("head"))
+    names = ("head", "promotes", "suppresses", "rank of target", "p", "norm", "entropy", "looks at")
+    return (
+        f"<table><thead><tr>{''.join(f'<th>{n}</th>' for n in names)}</tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
+def _head_row(graph: FlowGraph, head: Node, theme: str) -> str:
+    memories = [
+        f"<bdi>{for_html(visible(node.token or ''))}</bdi>@{node.id.key_position} "
+        f"{'?' if node.coefficient is None else number(node.coefficient)}"
+        for edge in graph.edges_into(head.id)
+        if (node := graph[edge.source]).kind == "value"
+    ]
+    tokens = [
+        " ".join(f"<bdi>{for_html(visible(read.token))}</bdi>" for read in reads[:3])
+        for reads in (head.promoted, head.suppressed)
+    ]
+    colour = node_colour(head, graph.d_vocab, theme)
+    numbers = (number(head.prob), number(head.norm), number(head.entropy))
+    cells = [
+        f"<td>{head.id}</td><td>{tokens[0]}</td><td>{tokens[1]}</td>",
+        f'<td class=n><span class="dot" style="background:{colour}"></span>{head.rank}</td>',
+        *(f"<td class=n>{n}</td>" for n in numbers),
+        f"<td>{', '.join(memories)}</td>",
+    ]
+    return f"<tr>{''.join(cells)}</tr>"

@@ -1,0 +1,243 @@
+"""A graph as the page's data: columns of numbers, one table of texts, coordinates at each depth.
+
+Rows of objects would take three times the room. Numbers are rounded to three digits, which is what
+the page shows; tokens are `labels.visible` and never markup. What is not a number is null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.ids import KINDS, NodeId
+from visit_tl.graph.records import EDGE_KINDS, Effect, Node, TokenProb
+from visit_tl.view.depths import block_widths, blocks
+from visit_tl.view.labels import visible
+from visit_tl.view.layout import layout
+from visit_tl.view.route_layout import Route, route
+from visit_tl.view.widths import strengths
+from visit_tl.view.words import COEFFICIENT_WORDS, KIND_WORDS, SCORE_WORDS
+
+_LINKS: Final = ("stream", "read", "write")
+_ROLES: Final = ("state", "head", "memory")
+
+
+class _Texts:
+    """Every text once, counted in the order in which it was first asked for."""
+
+    def __init__(self) -> None:
+        self.index: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        return self.index.setdefault(text, len(self.index))
+
+
+def payload(graph: FlowGraph) -> dict[str, Any]:
+    """The graph as plain JSON types for the page's script; see `assets/data.js` for the reader."""
+    texts = _Texts()
+    order = {node.id: i for i, node in enumerate(graph.nodes)}
+    nodes = _nodes(graph.nodes, texts)
+    drawn = {
+        "route": _route(route(graph), order),
+        "blocks": _flow(graph, order, only_blocks=True),
+        "everything": _flow(graph, order, only_blocks=False),
+    }
+    return {
+        "graph": {
+            "position": graph.position,
+            "target": visible(graph.target),
+            "vocabulary": graph.d_vocab,
+            "blocks": graph.n_layers,
+            "layers": [graph.layers[0], graph.layers[-1]],
+            "tokens": [visible(token) for token in graph.tokens],
+        },
+        "words": {
+            "kinds": list(KINDS),
+            "titles": [KIND_WORDS[kind] for kind in KINDS],
+            "edges": list(EDGE_KINDS),
+            "scores": [SCORE_WORDS[kind] for kind in EDGE_KINDS],
+            "coefficients": dict(COEFFICIENT_WORDS),
+        },
+        "nodes": nodes,
+        "edges": {
+            "source": [order[edge.source] for edge in graph.edges],
+            "target": [order[edge.target] for edge in graph.edges],
+            "kind": [EDGE_KINDS.index(edge.kind) for edge in graph.edges],
+            "score": [_short(edge.score) for edge in graph.edges],
+            "effect": _effects(edge.effect for edge in graph.edges),
+        },
+        "depths": drawn,
+        # Last: by now every text has been asked for.
+        "texts": list(texts.index),
+    }
+
+
+def to_json(value: Any) -> str:
+    """JSON that can stand in a script element: nothing in it can end the element."""
+    written = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        written = written.replace(character, f"\\u{ord(character):04x}")
+    return written
+
+
+def _nodes(nodes: Sequence[Node], texts: _Texts) -> dict[str, Any]:
+    hooks = _Texts()
+    names = [-1 if node.hook is None else hooks(node.hook.name) for node in nodes]
+    return {
+        "kind": [KINDS.index(node.kind) for node in nodes],
+        **{
+            short: [_index(getattr(node.id, name)) for node in nodes]
+            for short, name in (
+                ("layer", "layer"),
+                ("head", "head"),
+                ("key", "key_position"),
+                ("neuron", "neuron"),
+                ("at", "position"),
+            )
+        },
+        "top": [_reads(node.top, texts, 3) for node in nodes],
+        "bottom": [_reads(node.bottom, texts, 2) for node in nodes],
+        "rank": [node.rank for node in nodes],
+        **{
+            name: [_short(getattr(node, name)) for node in nodes]
+            for name in ("entropy", "norm", "prob", "coefficient")
+        },
+        "attribution": {
+            i: _short(node.attribution)
+            for i, node in enumerate(nodes)
+            if node.attribution is not None
+        },
+        "token": [-1 if node.token is None else texts(visible(node.token)) for node in nodes],
+        "attention": {
+            i: [_short(a, 2) for a in node.attention]
+            for i, node in enumerate(nodes)
+            if node.attention is not None
+        },
+        "effect": _effects(node.effect for node in nodes),
+        "hook": names,
+        "index": [[] if node.hook is None else list(node.hook.index) for node in nodes],
+        "hooks": list(hooks.index),
+    }
+
+
+def _flow(graph: FlowGraph, order: Mapping[NodeId, int], *, only_blocks: bool) -> dict[str, Any]:
+    """Coordinates of one depth, position by position, each with an origin of its own."""
+    drawn: dict[str, Any] = defaultdict(list)
+    edges: dict[str, list[Any]] = defaultdict(list)
+    at = [graph.position, *(column.position for column in graph.columns if column.layers)]
+    for position in at:
+        own = position == graph.position
+        part = graph.at(position)
+        part = blocks(part) if only_blocks else part
+        place = layout(part, block_widths(part) if only_blocks else None)
+        strength = _strengths(part)
+        back = None if own else position
+
+        def number(name: NodeId, back: int | None = back) -> int:
+            return order[name.at(back) if name.layer is not None else name]
+
+        for name, box in place.boxes.items():
+            drawn["node"].append(number(name))
+            drawn["x"].append(_tenth(box.left))
+            drawn["y"].append(_tenth(box.top))
+            drawn["height"].append(_tenth(box.height))
+            drawn["strength"].append(_short(strength[name], 2))
+        for edge, width, strong in zip(part.edges, place.edge_widths, strengths(part), strict=True):
+            edges["source"].append(number(edge.source))
+            edges["target"].append(number(edge.target))
+            edges["kind"].append(EDGE_KINDS.index(edge.kind))
+            edges["score"].append(_short(edge.score))
+            edges["width"].append(_tenth(width))
+            edges["strength"].append(_short(strong, 2))
+        drawn["pictures"].append(
+            {
+                "position": position,
+                "width": place.width,
+                "height": place.height,
+                "layers": [part.layers[0], part.layers[-1]],
+                "columns": [[_tenth(c.left), c.words, _index(c.layer)] for c in place.columns],
+            }
+        )
+    return {**drawn, "edges": dict(edges)}
+
+
+def _strengths(graph: FlowGraph) -> dict[NodeId, float]:
+    """How much a node is worth when there is no room for all; 1 for what every block has.
+
+    A key and its value are worth the same, and so are a neuron's column and row, so that a budget
+    keeps or hides both.
+    """
+    found: dict[tuple[Any, ...], float] = defaultdict(float)
+    for edge, strength in zip(graph.edges, strengths(graph), strict=True):
+        for name in (edge.source, edge.target):
+            other = edge.target if name == edge.source else edge.source
+            # What leads to a head's query is the norm of its source: the same for all.
+            if edge.kind != "flow" and not {name.kind, other.kind} <= {"head_query", "key"}:
+                found[_pair(name)] = max(found[_pair(name)], strength)
+    return {n.id: 1.0 if _fixed(n.id) else found[_pair(n.id)] for n in graph.nodes}
+
+
+def _fixed(name: NodeId) -> bool:
+    return name.head is None and name.neuron is None
+
+
+def _pair(name: NodeId) -> tuple[Any, ...]:
+    kind = {"key": "value", "neuron_key": "neuron", "head_query": "head"}.get(name.kind, name.kind)
+    return (kind, name.layer, name.head, name.key_position, name.neuron)
+
+
+def _route(made: Route, order: Mapping[NodeId, int]) -> dict[str, Any]:
+    return {
+        "node": [order[stop.id] for stop in made.stops],
+        "x": [_tenth(stop.x) for stop in made.stops],
+        "y": [_tenth(stop.y) for stop in made.stops],
+        "role": [_ROLES.index(stop.role) for stop in made.stops],
+        "strength": [_short(stop.strength, 2) for stop in made.stops],
+        "rows": [[position, _tenth(y)] for position, y in made.rows],
+        "columns": [[_index(layer), _tenth(x)] for layer, x in made.columns],
+        "width": made.width,
+        "height": made.height,
+        "edges": {
+            "source": [order[link.source] for link in made.links],
+            "target": [order[link.target] for link in made.links],
+            "kind": [_LINKS.index(link.kind) for link in made.links],
+            "score": [_short(link.score) for link in made.links],
+            "via": [-1 if link.via is None else order[link.via] for link in made.links],
+        },
+    }
+
+
+def _reads(reads: Iterable[TokenProb], texts: _Texts, digits: int) -> list[Any]:
+    """Text and probability in turn."""
+    return [part for r in reads for part in (texts(visible(r.token)), _short(r.prob, digits))]
+
+
+def _effects(effects: Iterable[Effect | None]) -> dict[int, list[Any]]:
+    """Only those that were measured, by index: the value, and 1 if it is exact."""
+    return {
+        i: [_short(effect.value), int(effect.exact)]
+        for i, effect in enumerate(effects)
+        if effect is not None
+    }
+
+
+def _index(value: int | None) -> int:
+    return -1 if value is None else value
+
+
+def _tenth(value: float) -> float | int:
+    rounded = round(value, 1)
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
+def _short(value: float | None, digits: int = 3) -> float | int | None:
+    if value is None or not math.isfinite(value):
+        return None
+    rounded = float(f"{value:.{digits}g}")
+    # The largest floats round up to infinity.
+    rounded = rounded if math.isfinite(rounded) else value
+    return int(rounded) if rounded == int(rounded) and abs(rounded) < 1e6 else rounded
