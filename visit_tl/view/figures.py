@@ -1,0 +1,65 @@
+"""The kinds of figures that a graph has, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from visit_tl.errors import InputError
+from visit_tl.graph.flow import FlowGraph
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+KINDS: Final = ("flow", "heads", "lens", "neurons")
+
+
+def figure(
+    graph: FlowGraph,
+    kind: str = "flow",
+    *,
+    layers: Iterable[int] | None = None,
+    theme: str = "light",
+    position: int | None = None,
+    **options: Any,
+) -> go.Figure:
+    """A figure of a graph.
+
+    Args:
+        graph: The graph.
+        kind: `flow`; `heads`, a map of layers x heads; `lens`, the states that the graph holds as a
+            table of layers x positions; `neurons`, the strongest of one block as bars.
+        layers: For `flow`.
+        theme: `light` or `dark`.
+        position: For `flow`.
+        options: For `heads`: `by`, `to`, `reference`; for `lens`: `by`, `positions`; for `neurons`:
+            `layer`, `part`, `by`, `most`. See `view.heads`, `view.lens_table`, `view.neurons`.
+
+    Raises:
+        InputError: an unknown kind, layers or a position for a kind that has none, or as the view
+            raises.
+    """
+    if kind not in KINDS:
+        raise InputError(f"figures are of the kinds {', '.join(KINDS)}; got {kind!r}")
+    if kind == "flow":
+        from visit_tl.view.sankey import sankey
+
+        return sankey(graph, layers=layers, theme=theme, position=position, **options)
+    if layers is not None or position is not None:
+        instead = {"heads": "", "lens": " takes positions=", "neurons": " takes layer="}[kind]
+        raise InputError(
+            f"layers and position are for the flow figure; kind={kind!r}"
+            f"{f'{instead} instead' if instead else ' shows all of the graph'}"
+        )
+    if kind == "heads":
+        from visit_tl.view.heads import heads
+
+        return heads(graph, theme=theme, **options)
+    if kind == "lens":
+        from visit_tl.states import of_graph
+        from visit_tl.view.lens_table import figure as lens
+
+        return lens(of_graph(graph), theme=theme, **options)
+    from visit_tl.view.neurons import neurons
+
+    return neurons(graph, theme=theme, **options)
