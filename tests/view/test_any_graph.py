@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plotly.offline import get_plotlyjs
 
 from tests.view.synthetic import HOSTILE
 from tests.view.test_layout import check
@@ -16,6 +18,8 @@ from visit_tl.graph.records import EDGE_KINDS, Column, Edge, Hidden, Node, Token
 from visit_tl.view.labels import columns
 from visit_tl.view.notebook import notebook_html
 from visit_tl.view.page import page
+from visit_tl.view.page_assets import colours, script
+from visit_tl.view.payload import payload, to_json
 from visit_tl.view.sankey import sankey
 from visit_tl.view.text import WIDTH, text
 
@@ -140,3 +144,64 @@ def test_any_graph_draws(spec, theme):
     assert len(blocks) == 3
     for block in blocks:
         json.loads(block)
+
+
+@pytest.fixture(scope="module")
+def stage(browser):
+    """A tab with plotly.js, the script's functions and the places that they fill, and no graph."""
+    tab = browser.new_page()
+    tab.set_content(
+        "<!doctype html><div id=figure style='width:900px;height:500px'></div>"
+        "<aside id=panel></aside><script>" + get_plotlyjs() + "</script>"
+    )
+    whole = script()
+    tab.add_script_tag(content=whole[: whole.index("(function () {\n")])
+    tab.evaluate("colours => { window.colours = colours; }", colours("dark"))
+    yield tab
+    tab.close()
+
+
+DRAW = """async text => {
+  const model = readPayload(JSON.parse(text)), worth = worths(model), counts = [];
+  const range = model.graph.layers, panel = document.getElementById("panel");
+  const usual = {
+    layers: {route: range, blocks: range, everything: range}, position: model.graph.position,
+    nodes: 400, edges: 800, without: [], rank: null, strength: 0, selected: -1, way: -1, query: "",
+    second: "", theme: "dark", depth: "route",
+  };
+  const tools = {worth, colours, select: () => {}, copy: () => {}, second: () => {}};
+  const figure = document.getElementById("figure"), size = {width: 900, height: 500};
+  for (const depth of ["route", "blocks", "everything"]) {
+    const view = {...usual, depth}, lit = {marks: null, way: []}, seen = extent(model, view);
+    const made = picture(model, view, colours, seen, size, lit, new Set());
+    await Plotly.newPlot(figure, made.traces, made.layout, {displayModeBar: false});
+    if (document.querySelectorAll("img, #figure a").length) throw new Error("markup");
+    const bad = made.traces.flatMap(t => [...t.x, ...t.y]).filter(v => v !== null && !isFinite(v));
+    if (bad.length) throw new Error("not a number in " + depth);
+    counts.push(made.drawn.slots.length);
+    pick(model, view, made.drawn, 200, 200);
+  }
+  for (let i = 0; i < model.count; i++) {
+    showPanel(panel, model, {...usual, selected: i, second: "a"}, tools);
+    nodeTip(model, i);
+    const text = panel.textContent;
+    if (text.includes("undefined") || text.includes("NaN")) throw new Error(text);
+    const back = readFragment(model, writeFragment(model, {...usual, selected: i}, usual), usual);
+    if (back.selected !== i) throw new Error("fragment of " + nodeName(model, i));
+  }
+  for (const token of model.graph.tokens) search(model, token);
+  Plotly.purge(figure);
+  return counts;
+}"""
+
+
+@pytest.mark.browser
+@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@given(specs())
+def test_any_graph_is_drawn_by_the_script_of_the_page(stage, spec):
+    graph = build(spec)
+    route, blocks, everything = stage.evaluate(DRAW, to_json(payload(graph)))
+    own = graph.at(graph.position)
+    assert everything == min(len(check(own).boxes), 400)
+    assert blocks <= everything
+    assert route <= len(graph)

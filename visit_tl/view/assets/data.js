@@ -160,6 +160,11 @@ function tokenAt(model, position) {
   return (position < model.graph.tokens.length ? model.graph.tokens[position] : "?") + "@" + position;
 }
 
+/** The token that made a memory. @param {Model} model @param {number} i */
+function madeBy(model, i) {
+  return model.texts[model.nodes.token[i]] + (model.nodes.key[i] < 0 ? "" : "@" + model.nodes.key[i]);
+}
+
 /** The label of a node in a figure. @param {Model} model @param {number} i */
 function shortLabel(model, i) {
   const kind = kindOf(model, i), n = model.nodes, says = clip(promoted(model, i), 14);

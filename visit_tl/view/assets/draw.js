@@ -16,7 +16,7 @@
  * @property {number} allEdges
  */
 
-const MARGIN = { route: { l: 128, t: 30 }, flow: { l: 8, t: 46 } };
+const MARGIN = { route: { l: 128, t: 30 }, flow: { l: 34, t: 46 } };
 const MOST_LABELS = 400;
 
 /** @param {Model} model @param {View} view */
@@ -64,7 +64,7 @@ function picture(model, view, colours, seen, size, lit, hits) {
   const traces = [], edges = edgeTraces(model, view, colours, chosen.edges, scale, { width }, lit);
   traces.push(...edges.traces);
   traces.push(...nodeTraces(model, view, colours, chosen.slots, scale, { width }, lit, hits));
-  traces.push(labelTrace(model, view, colours, chosen.slots, scale, { width, height }, lit));
+  traces.push(labelTrace(model, view, colours, chosen.slots, scale, { width, height }, lit, hits));
   const drawn = {
     scale, slots: chosen.slots, edges: chosen.edges, lines: edges.lines, widths: edges.widths,
     left: margin.l, top: margin.t, width, height, allNodes: chosen.allNodes, allEdges: chosen.allEdges,
@@ -121,7 +121,7 @@ function edgeTraces(model, view, colours, edges, scale, size, lit) {
     lines.push(line);
     widths.push(width);
     if (to[0] < room.left || from[0] > room.right) continue;
-    if (onWay.has(s) && onWay.has(t)) addLine(way, line, Math.min(width, 3) + (route ? 3 : 1), scale, false);
+    if (onWay.has(s) && onWay.has(t)) addLine(way, line, Math.min(width, route ? 3 : 2) + (route ? 3 : 0.5), scale, false);
     addLine(isLit(lit, s, t) ? group(groups, edgeColour(model, depth, e, colours)) : faint, line, width, scale, !route);
   }
   const traces = [polygons(faint, colours.faintEdge)], bright = [];
@@ -169,8 +169,8 @@ function nodeTraces(model, view, colours, slots, scale, size, lit, hits) {
 
 /** @param {Model} model @param {View} view @param {any} colours @param {number[]} slots
  * @param {Scale} scale @param {{width: number, height: number}} size
- * @param {{marks: Uint8Array|null, way: number[]}} lit */
-function labelTrace(model, view, colours, slots, scale, size, lit) {
+ * @param {{marks: Uint8Array|null, way: number[]}} lit @param {Set<number>} hits */
+function labelTrace(model, view, colours, slots, scale, size, lit, hits) {
   const depth = model.depths[view.depth], route = view.depth === "route";
   const onWay = new Set(lit.way), taken = [];
   /** @type {Label[]} */
@@ -185,13 +185,14 @@ function labelTrace(model, view, colours, slots, scale, size, lit) {
     taken.push({ left: x - w, right: x + w, top: y - h, bottom: y + h });
     if (lit.marks && !lit.marks[i]) continue;
     const weight = depth.strength[slot] + (i === view.selected ? 8 : 0) + (onWay.has(i) ? 4 : 0)
-      + (inline ? 9 : 0) + (state ? changed(model, depth, slot) : 0)
+      + (inline ? 9 : 0) + (hits.has(i) ? 3 : 0) + (state ? changed(model, depth, slot) : 0)
       + (route && depth.role[slot] === 1 && promotedRank(model, i) < FIRST_RANKS ? 2 : 0);
     const text = route && !state ? shortLabel(model, i) : clip(shortLabel(model, i), 26);
-    const wide = textWidth(text), right = [x + w + 2, y], left = [x - w - 3 - wide, y];
+    const wide = textWidth(text), near = i === view.selected ? 7 : 4;
+    const right = [x + w + near, y], left = [x - w - near - wide, y];
     const above = [x - 4, y - 13], middle = [x - wide / 2, y - 13];
     wanted.push({
-      text, weight, places: !route ? [right] : inline ? [[x - wide / 2, y - 13], [x - wide + 8, y - 13]]
+      text, weight, must: i === view.selected, short: kindOf(model, i) === "head" ? "H" + model.nodes.head[i] : "", places: !route ? [right] : inline ? [[x - wide / 2, y - 13], [x - wide + 8, y - 13]]
         : state ? [above] : [right, left, middle],
     });
   }
@@ -200,7 +201,7 @@ function labelTrace(model, view, colours, slots, scale, size, lit) {
     type: "scatter", mode: "text", hoverinfo: "skip", showlegend: false,
     x: chosen.map((put) => scale.x0 + put.x / scale.sx),
     y: chosen.map((put) => scale.y0 + put.y / scale.sy),
-    text: chosen.map((put) => forPlotly(wanted[put.label].text)),
+    text: chosen.map((put) => forPlotly(put.text)),
     textposition: "middle right", textfont: { size: 12, color: colours.text },
     cliponaxis: true,
   };

@@ -24,6 +24,8 @@ function textWidth(text) {
 /**
  * @typedef {Object} Label
  * @property {string} text
+ * @property {string} [short] What to say where the text has no room.
+ * @property {boolean} [must] Whether it is shown even where it touches something.
  * @property {number} weight
  * @property {number[][]} places Where it may go, the best first: left end and middle, in px.
  *
@@ -34,7 +36,7 @@ function textWidth(text) {
  * The labels that fit, the weightiest first: none touches another, or a taken place.
  * @param {Label[]} wanted @param {number} width @param {number} height Of the window, in px.
  * @param {Area[]} taken @param {number} most
- * @returns {{label: number, x: number, y: number}[]} In the order of `wanted`.
+ * @returns {{label: number, text: string, x: number, y: number}[]} In the order of `wanted`.
  */
 function placeLabels(wanted, width, height, taken, most) {
   const grid = new Grid();
@@ -43,17 +45,27 @@ function placeLabels(wanted, width, height, taken, most) {
   const chosen = [];
   for (const label of order) {
     if (chosen.length >= most) break;
-    const wide = textWidth(wanted[label].text);
-    for (const [x, y] of wanted[label].places) {
-      const area = { left: x, right: x + wide, top: y - LINE / 2, bottom: y + LINE / 2 };
-      if (area.left < 0 || area.right > width || area.top < 0 || area.bottom > height) continue;
-      if (grid.touches(area)) continue;
-      grid.put(area);
-      chosen.push({ label, x, y });
-      break;
-    }
+    const put = roomFor(wanted[label], grid, width, height);
+    if (!put) continue;
+    grid.put(put.area);
+    chosen.push({ label, text: put.text, x: put.x, y: put.y });
   }
   return chosen.sort((a, b) => a.label - b.label);
+}
+
+/** The first place where a label has room. @param {Label} label @param {Grid} grid
+ * @param {number} width @param {number} height */
+function roomFor(label, grid, width, height) {
+  for (const text of [label.text, label.short]) {
+    if (!text) continue;
+    const wide = textWidth(text);
+    for (const [x, y] of text === label.text ? label.places : label.places.slice(0, 1)) {
+      const area = { left: x, right: x + wide, top: y - LINE / 2, bottom: y + LINE / 2 };
+      const inside = area.left >= 0 && area.right <= width && area.top >= 0 && area.bottom <= height;
+      if (inside && (label.must || !grid.touches(area))) return { text, x, y, area };
+    }
+  }
+  return null;
 }
 
 /** Areas by the cells that they lie in, so that each is compared with its neighbours only. */

@@ -52,7 +52,7 @@
     const width = Math.max(figure.clientWidth - margin.l - 8, 50), height = Math.max(figure.clientHeight - margin.t - 4, 50);
     const leastX = route ? 0.4 : 0.55, leastY = route ? 0.5 : 0.45;
     const wide = Math.min(all.x1 - all.x0, width / leastX), tall = Math.min(all.y1 - all.y0, height / leastY);
-    seen = { x0: all.x1 - wide, x1: all.x1, y0: all.y0, y1: all.y0 + Math.max(tall, height / 2) };
+    seen = { x0: all.x1 - wide, x1: all.x1, y0: all.y0, y1: all.y0 + Math.max(tall, height / 2.2) };
     keepInSight();
   }
 

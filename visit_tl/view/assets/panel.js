@@ -96,7 +96,7 @@ function numbersOf(model, i) {
     ["norm", number(n.norm[i])],
     ["entropy", number(n.entropy[i]) + " nats of at most " + number(Math.log(model.graph.vocabulary))],
   ];
-  if (n.token[i] >= 0) facts.push(["made by", tokenAt(model, n.key[i])]);
+  if (n.token[i] >= 0) facts.push(["made by", madeBy(model, i)]);
   if (n.coefficient[i] !== null) facts.push(["coefficient", number(n.coefficient[i])]);
   if (n.attribution[i] !== undefined) {
     facts.push(["direct logit attribution", signed(n.attribution[i])]);
