@@ -100,3 +100,17 @@ def test_positions_are_those_of_the_prompt():
         table.columns([5])
     with pytest.raises(InputError, match="no positions to show"):
         table.columns([])
+
+
+def test_a_graph_gives_the_table_of_its_own_prompt_and_target():
+    model = made("native")
+    graph = vt.flow_graph(model, PROMPT, target=" b")
+    assert graph.lens_table(k=3) == lens_table(model, PROMPT, target=" b", k=3)
+    assert vt.flow_graph(model, PROMPT).lens_table() == lens_table(model, PROMPT)
+
+
+def test_a_graph_of_a_patched_run_gives_no_table_of_another():
+    patch = [("blocks.0.hook_resid_pre", lambda state, hook: state * 0.5)]
+    graph = vt.flow_graph(made("native"), PROMPT, fwd_hooks=patch)
+    with pytest.raises(vt.GraphError, match=r"patched run.*kind='lens'"):
+        graph.lens_table()

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visit_tl import causal, circuits
+    from visit_tl import causal, circuits, view
     from visit_tl.checks import check
     from visit_tl.errors import (
         DecompositionError,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from visit_tl.lens import Readout, read
     from visit_tl.model.load import load_model
     from visit_tl.model.view import ModelView
+    from visit_tl.states import LensTable, lens_table
     from visit_tl.trace import Trace
     from visit_tl.xray import attention, flow_graph, flow_graphs, generate
 
@@ -45,6 +46,8 @@ _HOMES = {
     "Node": "visit_tl.graph.records",
     "Edge": "visit_tl.graph.records",
     "NodeId": "visit_tl.graph.ids",
+    "LensTable": "visit_tl.states",
+    "lens_table": "visit_tl.states",
     "ModelView": "visit_tl.model.view",
     "Trace": "visit_tl.trace",
     "Readout": "visit_tl.lens",
@@ -58,7 +61,7 @@ _HOMES = {
 }
 
 # Packages that are reached by name: vt.circuits.load(...), vt.causal.effects(...).
-_ROOMS = ("causal", "circuits")
+_ROOMS = ("causal", "circuits", "view")
 
 __all__ = [
     "DecompositionError",
@@ -67,6 +70,7 @@ __all__ = [
     "FlowGraph",
     "GraphError",
     "InputError",
+    "LensTable",
     "ModelError",
     "ModelView",
     "Node",
@@ -81,8 +85,10 @@ __all__ = [
     "flow_graph",
     "flow_graphs",
     "generate",
+    "lens_table",
     "load_model",
     "read",
+    "view",
 ]
 
 

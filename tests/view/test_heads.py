@@ -72,7 +72,7 @@ def test_what_was_not_measured_is_not_drawn(graph):
         graph.figure(kind="heads", by="effect")
     with pytest.raises(InputError, match=r"drawn by rank, prob, norm, .*; got 'size'"):
         graph.figure(kind="heads", by="size")
-    with pytest.raises(InputError, match="the kinds flow and heads; got 'route'"):
+    with pytest.raises(InputError, match="kinds flow, heads, lens, neurons; got 'route'"):
         graph.figure(kind="route")
     first = graph.of_kind("head")[0]
     marked = replace(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visit_tl.errors import GraphError, InputError
+from visit_tl.errors import GraphError
 from visit_tl.graph.container import Container
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Edge, Node
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from visit_tl.causal.graph_edges import GraphEdgeEffects
     from visit_tl.causal.measured import Effects
     from visit_tl.graph.diff import GraphDiff
+    from visit_tl.states import LensTable
     from visit_tl.view.attention import AttentionView
 
 
@@ -204,6 +205,28 @@ class FlowGraph(Container):
             )
         return attention(self._model(model), list(self.token_ids), heads)
 
+    def lens_table(self, *, model: Any = None, **options: Any) -> LensTable:
+        """The residual stream of the prompt, after every block at every position, read as words.
+
+        Args:
+            model: The model; needed for a graph that was loaded.
+            options: `layers` and `k`, as for `visit_tl.states.lens_table`.
+
+        Raises:
+            GraphError: the model is not at hand, or the graph is of a patched run.
+        """
+        from visit_tl.states import lens_table
+
+        if self.patched:
+            raise GraphError(
+                "this graph is of a patched run, and running the model again would read the states "
+                "of an unpatched one; g.figure(kind='lens') draws those that the graph holds"
+            )
+        given = self.target_id if self.target_given else None
+        ids = list(self.token_ids)
+        table = lens_table(self._model(model), ids, target=given, **options)
+        return replace(table, prompt=self.prompt)
+
     # --- to look at and to keep: the views and the files live in rooms of their own ------------
 
     def figure(
@@ -221,21 +244,17 @@ class FlowGraph(Container):
             layers: As for `visit_tl.view.sankey.sankey`.
             theme: `light` or `dark`.
             position: As for `visit_tl.view.sankey.sankey`.
-            kind: `flow`, or `heads` for a map of layers x heads.
-            options: For `heads`: `by` and `reference`; see `visit_tl.view.heads.heads`.
+            kind: `flow`; `heads`, a map of layers x heads; `lens`, the states that the graph holds
+                as a table of layers x positions (`lens_table` has them all); `neurons`, the
+                strongest neurons of a block as bars.
+            options: As for the view of the kind; see `visit_tl.view.figures.figure`.
 
         Raises:
             InputError: an unknown kind, or as the view raises.
         """
-        if kind == "heads":
-            from visit_tl.view.heads import heads
+        from visit_tl.view.figures import figure
 
-            return heads(self, theme=theme, **options)
-        if kind != "flow":
-            raise InputError(f"figures are of the kinds flow and heads; got {kind!r}")
-        from visit_tl.view.sankey import sankey
-
-        return sankey(self, layers=layers, theme=theme, position=position, **options)
+        return figure(self, kind, layers=layers, theme=theme, position=position, **options)
 
     def text(self, layers: Iterable[int] | None = None) -> str:
         """The graph as text; see `visit_tl.view.text.text`."""
