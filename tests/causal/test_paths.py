@@ -237,6 +237,17 @@ def test_senders_and_receivers_narrow_the_edges(native):
     ]
 
 
+def test_values_come_in_the_order_in_which_edges_were_given(native):
+    asked = ["m1->logits", "input->L0H1<k>", "L1H0->logits", "L0H0->m0", "input->L0H1<k>"]
+    found = edge_effects(native, CLEAN, METRIC, corrupted=CORRUPTED, edges=asked, verbose=False)
+    assert found.edges == tuple(Edge.parse(edge) for edge in asked[:4])
+    alone = [
+        edge_effects(native, CLEAN, METRIC, corrupted=CORRUPTED, edges=[edge], verbose=False)
+        for edge in asked[:4]
+    ]
+    assert found.values == pytest.approx([one.values[0] for one in alone], abs=1e-5)
+
+
 def test_the_same_prompt_has_no_effect(model):
     effects = edge_effects(model, CLEAN, METRIC, corrupted=CLEAN, verbose=False)
     assert set(effects.values) == {0.0}

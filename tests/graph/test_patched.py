@@ -69,3 +69,22 @@ def test_hooks_that_are_not_there_are_named_with_the_nearest(native):
     cache = native.run_with_cache(PROMPT)[1]
     with pytest.raises(InputError, match="a cache is of a run that is over"):
         vt.flow_graph(native, PROMPT, cache=cache, fwd_hooks=[("hook_embed", double)])
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda graph: graph.attribution(),
+        lambda graph: graph.effects(lambda logits: logits.sum(), how="zero"),
+        lambda graph: graph.edge_effects(lambda logits: logits.sum(), how="zero"),
+        lambda graph: graph.attention(["L0H0"]),
+        lambda graph: graph.lens_table(),
+    ],
+    ids=["attribution", "effects", "edge_effects", "attention", "lens_table"],
+)
+def test_what_would_need_another_run_is_refused_of_a_patched_one(native, ask):
+    graph = vt.flow_graph(native, PROMPT, fwd_hooks=[("blocks.0.attn.hook_z", silence_head)])
+    with pytest.raises(vt.GraphError, match="patched run, and running the model again would be"):
+        ask(graph)
+    with pytest.raises(InputError, match="patched run, and running the model again would attrib"):
+        vt.causal.attribute(native, graph)

@@ -170,6 +170,11 @@ def attribute(
     view = ModelView(model)
     if isinstance(prompt, FlowGraph):
         graph, ids = prompt, prompt.token_ids
+        if graph.patched:
+            raise InputError(
+                "the graph is of a patched run, and running the model again would attribute an "
+                "unpatched one; build the graph without fwd_hooks, or attribute the prompt"
+            )
         if graph.n_layers != view.n_layers or graph.d_vocab != view.d_vocab:
             raise InputError(
                 f"the graph is of {graph.model} ({graph.n_layers} layers, {graph.d_vocab} tokens), "

@@ -63,7 +63,7 @@ def choose(
     senders: Iterable[Any] | None = None,
     receivers: Iterable[Any] | None = None,
 ) -> tuple[Edge, ...]:
-    """The edges that are asked for, in the order of their readers.
+    """The edges that are asked for: in the order given, or by reader where none were.
 
     Raises:
         InputError: the model has no such edge, or none is left.
@@ -94,6 +94,8 @@ def choose(
         chosen = [e for e in chosen if (e.target, e.input) in ends or (e.target, None) in ends]
     if not chosen:
         raise InputError("no edge is left to measure: senders and receivers share none")
+    if edges is not None and not isinstance(edges, FlowGraph):
+        return tuple(chosen)
     return tuple(sorted(chosen, key=lambda e: (e.target.order, e.source.order, e.input or "")))
 
 

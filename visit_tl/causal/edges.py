@@ -21,7 +21,7 @@ class EdgeEffects:
     Attributes:
         model: Name of the model.
         token_ids: The clean prompt.
-        edges: What was measured, in the order of their readers.
+        edges: What was measured, in the order in which it was asked for.
         values: For each, the metric with the edge cut, less the metric of the clean run.
         metric: Name of the metric.
         how: What the reader saw instead: `resample`, `mean` or `zero`.

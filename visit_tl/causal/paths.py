@@ -71,7 +71,8 @@ def edge_effects(
         verbose: Show a progress bar.
 
     Returns:
-        The effects, in the order of the edges. Interrupted by Ctrl-C, those that are done.
+        The effects, in the order in which the edges were given, or else by reader. Interrupted by
+        Ctrl-C, those that are done.
 
     Raises:
         ModelError: the model cannot be taken apart exactly, or does not do with a part's new value

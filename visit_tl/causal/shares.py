@@ -140,7 +140,7 @@ class Shares:
         """
         t = self.trace.layers[layer]
         w = components.stream_weights(self.view, layer, t)
-        check_layer(self.view, layer, t, w)
+        check_layer(self.view, layer, t, w, self.trace.replaced)
         direction, parallel = self.direction, t.resid_mid is None
         readers = einsum(w.W_O, direction, "head d_head d_model, d_model -> head d_head")
         values = components.grouped(t.values, self.view.kv_head(t.values.shape[1]))

@@ -134,6 +134,12 @@ class FlowGraph(Container):
         return graph_edge_effects(self._model(model), self, metric, **options)
 
     def _model(self, model: Any) -> Any:
+        if self.patched:
+            raise GraphError(
+                "this graph is of a patched run, and running the model again would be an unpatched "
+                "one; ask a graph without fwd_hooks, or read what this one holds: its states, and "
+                "the attention of its heads (g['L0H0'].attention)"
+            )
         found = self.source() if model is None and self.source is not None else model
         if found is None:
             raise GraphError(
@@ -198,11 +204,6 @@ class FlowGraph(Container):
         """
         from visit_tl.xray import attention
 
-        if self.patched:
-            raise GraphError(
-                "this graph is of a patched run, and running the model again would show the "
-                "attention of an unpatched one; its heads' rows are in g['L0H0'].attention"
-            )
         return attention(self._model(model), list(self.token_ids), heads)
 
     def lens_table(self, *, model: Any = None, **options: Any) -> LensTable:
@@ -217,11 +218,6 @@ class FlowGraph(Container):
         """
         from visit_tl.states import lens_table
 
-        if self.patched:
-            raise GraphError(
-                "this graph is of a patched run, and running the model again would read the states "
-                "of an unpatched one; g.figure(kind='lens') draws those that the graph holds"
-            )
         given = self.target_id if self.target_given else None
         ids = list(self.token_ids)
         table = lens_table(self._model(model), ids, target=given, **options)

@@ -10,7 +10,6 @@ import torch
 
 from visit_tl import components, lens
 from visit_tl.causal.attribution import attribute_trace
-from visit_tl.causal.shares import Shares
 from visit_tl.circuits.prompts.pair import END, PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.errors import InputError
@@ -112,10 +111,7 @@ def _one(
             for layer, t in at_end.layers.items()
         ]
     )
-    if hooks:  # `attribute_trace` asks of every head that it is the sum of its memory values
-        attribution = outputs @ Shares(view, at_end, answer, against).direction
-    else:
-        attribution = attribute_trace(view, at_end, answer, against).heads()
+    attribution = attribute_trace(view, at_end, answer, against).heads()
     readout = lens.read(view, outputs, [answer, against], k=1)
     shape = view.n_layers, view.n_heads
     ranks = readout.target_ranks
