@@ -247,6 +247,9 @@ def test_zoom_by_buttons_keys_and_wheel_and_move_by_dragging(opened, six):
     assert tab.page.evaluate(wide)[1] == pytest.approx(0.7 * first[1])
     tab.page.keyboard.press("-")
     assert tab.page.evaluate(wide)[1] == pytest.approx(first[1])
+    for _ in range(4):
+        tab.page.locator("#out").click()
+    assert tab.page.evaluate(wide)[1] == pytest.approx(1.05 * first[1])
     tab.page.keyboard.press("+")
     tab.page.keyboard.press("0")
     assert tab.page.evaluate(wide) == pytest.approx(first)
@@ -468,6 +471,29 @@ def test_it_is_quick_with_four_thousand_nodes(opened):
     # a machine that has other work to do.
     assert tab.page.evaluate(drawn) < 8000
     assert times[1] < 800
+
+
+def test_a_long_prompt_leaves_the_figure_on_the_screen(opened):
+    from dataclasses import replace
+
+    graph = realistic()
+    more = tuple(f" word{i}" for i in range(400))
+    long = replace(
+        graph,
+        tokens=(*more, *graph.tokens),
+        token_ids=tuple(range(400 + len(graph.tokens))),
+        position=graph.position + 400,
+        nodes=tuple(
+            replace(n, attention=(*(0.0,) * 400, *n.attention)) if n.attention else n for n in graph
+        ),
+    )
+    tab = opened(page(long), fragment="#node=L2H3")
+    box = tab.page.locator("#figure").bounding_box()
+    assert box["y"] + box["height"] <= 720 and box["height"] >= 380
+    assert tab.part("attention").locator(".row").count() == len(long.tokens)
+    rows = tab.page.locator("#figure .yaxislayer-above text").count()
+    assert 3 < rows < 20
+    tab.shot("page-long")
 
 
 @pytest.mark.parametrize("width", [480, 1280])

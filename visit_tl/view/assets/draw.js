@@ -18,6 +18,7 @@
 
 const MARGIN = { route: { l: 128, t: 30 }, flow: { l: 34, t: 46 } };
 const MOST_LABELS = 400;
+const MANY = 1200;
 
 /** @param {Model} model @param {View} view */
 function pictureOf(model, view) {
@@ -72,10 +73,10 @@ function picture(model, view, colours, seen, size, lit, hits) {
   return { traces, layout: layoutOf(model, view, colours, seen, size, margin, scale), drawn };
 }
 
-/** @param {Path} path @param {string} colour */
-function polygons(path, colour) {
+/** @param {Path} path @param {string} colour @param {boolean} many */
+function polygons(path, colour, many) {
   return {
-    type: "scatter", mode: "none", x: path.x, y: path.y, fill: "toself", fillcolor: colour,
+    type: "scatter", mode: "none", ...points(path, many), fill: "toself", fillcolor: colour,
     hoverinfo: "skip", showlegend: false,
   };
 }
@@ -83,7 +84,7 @@ function polygons(path, colour) {
 /** @param {Map<string, Path>} groups @param {string} colour @returns {Path} */
 function group(groups, colour) {
   let path = groups.get(colour);
-  if (!path) groups.set(colour, path = { x: [], y: [] });
+  if (!path) groups.set(colour, path = emptyPath());
   return path;
 }
 
@@ -112,8 +113,8 @@ function rankBin(model, i, colours) {
 function edgeTraces(model, view, colours, edges, scale, size, lit) {
   const depth = model.depths[view.depth], ends = edgeEnds(depth, edges, scale);
   const route = view.depth === "route";
-  const lines = [], widths = [], room = sight(size);
-  const faint = { x: [], y: [] }, way = { x: [], y: [] }, groups = new Map();
+  const lines = [], widths = [], room = sight(size), many = edges.length > MANY;
+  const faint = emptyPath(), way = emptyPath(), groups = new Map();
   const onWay = new Set(lit.way);
   for (const e of edges) {
     const { from, to, width } = /** @type {any} */ (ends.get(e));
@@ -124,10 +125,10 @@ function edgeTraces(model, view, colours, edges, scale, size, lit) {
     if (onWay.has(s) && onWay.has(t)) addLine(way, line, Math.min(width, route ? 3 : 2) + (route ? 3 : 0.5), scale, false);
     addLine(isLit(lit, s, t) ? group(groups, edgeColour(model, depth, e, colours)) : faint, line, width, scale, !route);
   }
-  const traces = [polygons(faint, colours.faintEdge)], bright = [];
-  for (const [colour, path] of groups) bright.push(polygons(path, colour));
+  const traces = [polygons(faint, colours.faintEdge, many)], bright = [];
+  for (const [colour, path] of groups) bright.push(polygons(path, colour, many));
   // In the route the way is a rim around its arcs; elsewhere a line along edges that are wider.
-  traces.push(...(route ? [polygons(way, colours.way), ...bright] : [...bright, polygons(way, colours.way)]));
+  traces.push(...(route ? [polygons(way, colours.way, many), ...bright] : [...bright, polygons(way, colours.way, many)]));
   return { traces, lines, widths };
 }
 
@@ -146,9 +147,9 @@ function isLit(lit, s, t) {
  * @param {{marks: Uint8Array|null, way: number[]}} lit @param {Set<number>} hits */
 function nodeTraces(model, view, colours, slots, scale, size, lit, hits) {
   const depth = model.depths[view.depth], groups = new Map(), onWay = new Set(lit.way);
-  const faint = { x: [], y: [] }, ring = { x: [], y: [] }, found = { x: [], y: [] };
-  const rim = { x: [], y: [] }, hollow = { x: [], y: [] };
-  const room = sight(size);
+  const faint = emptyPath(), ring = emptyPath(), found = emptyPath();
+  const rim = emptyPath(), hollow = emptyPath();
+  const room = sight(size), many = slots.length > MANY;
   for (const slot of slots) {
     const i = depth.node[slot], x = (nodeMiddle(depth, slot)[0] - scale.x0) * scale.sx;
     if (x < room.left || x > room.right) continue;
@@ -160,10 +161,10 @@ function nodeTraces(model, view, colours, slots, scale, size, lit, hits) {
     addNode(bright ? group(groups, colour) : faint, depth, slot, scale, 0);
     if (depth.role[slot] === 2) addNode(hollow, depth, slot, scale, -2);
   }
-  const traces = [polygons(faint, colours.faintNode), polygons(found, colours.found),
-    polygons(ring, colours.text), polygons(rim, colours.way)];
-  for (const [colour, path] of groups) traces.push(polygons(path, colour));
-  traces.push(polygons(hollow, colours.background));
+  const traces = [polygons(faint, colours.faintNode, many), polygons(found, colours.found, many),
+    polygons(ring, colours.text, many), polygons(rim, colours.way, many)];
+  for (const [colour, path] of groups) traces.push(polygons(path, colour, many));
+  traces.push(polygons(hollow, colours.background, many));
   return traces;
 }
 
@@ -187,12 +188,14 @@ function labelTrace(model, view, colours, slots, scale, size, lit, hits) {
     const weight = depth.strength[slot] + (i === view.selected ? 8 : 0) + (onWay.has(i) ? 4 : 0)
       + (inline ? 9 : 0) + (hits.has(i) ? 3 : 0) + (state ? changed(model, depth, slot) : 0)
       + (route && depth.role[slot] === 1 && promotedRank(model, i) < FIRST_RANKS ? 2 : 0);
-    const text = route && !state ? shortLabel(model, i) : clip(shortLabel(model, i), 26);
+    const head = kindOf(model, i) === "head", short = head ? (route ? nodeName(model, i).split("@")[0] : "H" + model.nodes.head[i]) : "";
+    // In the route a head has its whole name: its column is between two blocks.
+    const text = route && head ? short + " " + clip(promoted(model, i), 14) : clip(shortLabel(model, i), 26);
     const wide = textWidth(text), near = i === view.selected ? 7 : 4;
     const right = [x + w + near, y], left = [x - w - near - wide, y];
-    const above = [x - 4, y - 13], middle = [x - wide / 2, y - 13];
+    const under = [x + w - wide, y + h + 9], above = [x - 4, y - 13], middle = [x - wide / 2, y - 13];
     wanted.push({
-      text, weight, must: i === view.selected, short: kindOf(model, i) === "head" ? "H" + model.nodes.head[i] : "", places: !route ? [right] : inline ? [[x - wide / 2, y - 13], [x - wide + 8, y - 13]]
+      text, weight, must: i === view.selected, short, places: !route ? [right, ...(lane(depth, slot) ? [under] : [])] : inline ? [[x - wide / 2, y - 13], [x - wide + 8, y - 13]]
         : state ? [above] : [right, left, middle],
     });
   }
@@ -216,9 +219,10 @@ function changed(model, depth, slot) {
 }
 
 /** Ticks that do not touch: the first of every block before the others.
- * @param {{at: number, text: string, first: boolean, wide: number}[]} ticks @param {number} sx */
+ * @template {{at: number, first: boolean, wide: number}} Tick
+ * @param {Tick[]} ticks @param {number} sx */
 function fitting(ticks, sx) {
-  /** @type {typeof ticks} */
+  /** @type {Tick[]} */
   const shown = [];
   for (const first of [true, false]) {
     for (const tick of ticks) {
@@ -232,8 +236,8 @@ function fitting(ticks, sx) {
 /** @param {Model} model @param {View} view @param {any} colours @param {any} seen @param {any} size
  * @param {any} margin @param {Scale} scale */
 function layoutOf(model, view, colours, seen, size, margin, scale) {
-  const shown = pictureOf(model, view), route = view.depth === "route", depth = model.depths[view.depth];
-  const columns = shown.columns.filter((c) => c[0] >= seen.x0 - NODE_WIDTH && c[0] <= seen.x1);
+  const whole = pictureOf(model, view), route = view.depth === "route", depth = model.depths[view.depth];
+  const columns = whole.columns.filter((c) => c[0] >= seen.x0 - NODE_WIDTH && c[0] <= seen.x1);
   const middle = route ? 0 : NODE_WIDTH / 2;
   let last = -2;
   const named = columns.map(([left, words, layer]) => {
@@ -241,11 +245,14 @@ function layoutOf(model, view, colours, seen, size, margin, scale) {
     last = layer;
     return { at: left + middle, text: words, layer, first };
   });
-  const titled = named.map((t) => ({
-    ...t, text: route ? t.text : (t.first ? "<b>block " + t.layer + "</b>" : "") + "<br>" + t.text,
-    wide: textWidth(t.first && !route ? "block " + t.layer : t.text),
+  const block = (/** @type {any} */ t) => "block " + t.layer;
+  const all = named.map((t) => ({ ...t, wide: textWidth(t.first && !route ? block(t) : t.text) }));
+  const shown = fitting(all, scale.sx);
+  // Too far away for columns: the blocks alone.
+  const far = !route && all.some((t) => t.first && !shown.includes(t));
+  const ticks = shown.filter((t) => t.first || !far).map((t) => ({
+    at: t.at, text: route ? t.text : (t.first ? "<b>" + block(t) + "</b>" : "") + (far ? "" : "<br>" + t.text),
   }));
-  const ticks = fitting(titled, scale.sx);
   const font = { size: 12, color: colours.quiet };
   const rows = (route ? depth.rows || [] : []).filter((row) => row[1] >= seen.y0 && row[1] <= seen.y1);
   const step = Math.max(1, Math.ceil(14 / (30 * scale.sy)));
@@ -256,7 +263,7 @@ function layoutOf(model, view, colours, seen, size, margin, scale) {
       x0: t.at - 12, x1: after ? after.at - 12 : seen.x1, fillcolor: colours.band,
     };
   });
-  const axis = { showgrid: false, zeroline: false, ticks: "", tickfont: font, tickangle: 0 };
+  const axis = { showgrid: false, zeroline: false, ticks: "", tickfont: font, tickangle: 0, ticklabeloverflow: "allow" };
   return {
     template: {}, width: size.width, height: size.height, margin, dragmode: "pan", hovermode: false,
     paper_bgcolor: colours.background, plot_bgcolor: colours.background, showlegend: false,

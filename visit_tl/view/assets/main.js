@@ -167,10 +167,24 @@
   function zoom(by, px, py) {
     const fx = px === undefined ? 0.5 : (px - drawn.left) / drawn.width;
     const fy = py === undefined ? 0.5 : (py - drawn.top) / drawn.height;
-    const wide = seen.x1 - seen.x0, tall = seen.y1 - seen.y0;
-    seen = { x0: seen.x0 + wide * fx * (1 - by), x1: seen.x1 - wide * (1 - fx) * (1 - by),
-      y0: seen.y0 + tall * fy * (1 - by), y1: seen.y1 - tall * (1 - fy) * (1 - by) };
+    const wide = seen.x1 - seen.x0, tall = seen.y1 - seen.y0, all = extent(model, view);
+    // Never further out than all of it, each way by itself.
+    const bx = Math.min(by, Math.max(1.05 * (all.x1 - all.x0) / wide, 1));
+    const down = Math.min(by, Math.max(1.05 * (all.y1 - all.y0) / tall, 1));
+    seen = { x0: seen.x0 + wide * fx * (1 - bx), x1: seen.x1 - wide * (1 - fx) * (1 - bx),
+      y0: seen.y0 + tall * fy * (1 - down), y1: seen.y1 - tall * (1 - fy) * (1 - down) };
+    if (by > 1) {
+      const [x, y] = [back(seen.x0, seen.x1, all.x0, all.x1), back(seen.y0, seen.y1, all.y0, all.y1)];
+      seen = { x0: seen.x0 + x, x1: seen.x1 + x, y0: seen.y0 + y, y1: seen.y1 + y };
+    }
     draw();
+  }
+
+  /** How far to move what is seen, a to b, so that it lies within low to high, or around it.
+   * @param {number} a @param {number} b @param {number} low @param {number} high */
+  function back(a, b, low, high) {
+    if (b - a >= high - low) return (low + high - a - b) / 2;
+    return Math.max(low - a, 0) || Math.min(high - b, 0);
   }
 
   /** @param {MouseEvent} event @returns {[number, number]} */
@@ -315,6 +329,8 @@
     fill();
   }
 
+  const here = document.querySelector(".here"), strip = document.querySelector(".tokens");
+  if (here && strip) strip.scrollTop = /** @type {any} */ (here).offsetTop - strip.clientHeight;
   restore();
   bindFigure();
 })();

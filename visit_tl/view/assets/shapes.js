@@ -8,11 +8,35 @@
  * @property {number} sx Px on the screen for one px of the picture.
  * @property {number} sy
  *
- * @typedef {{x: (number|null)[], y: (number|null)[]}} Path Polygons with a gap after each.
+ * @typedef {{x: number[], y: number[], starts: number[]}} Path Polygons, each closed, one after the
+ *   other, all of them in the same sense of rotation; and where each starts.
  */
 
 const NODE_WIDTH = 10;
 const LANE_TOP = 6; // px, as in `layout.py`
+
+/** @returns {Path} */
+function emptyPath() { return { x: [], y: [], starts: [] }; }
+
+/**
+ * The points of a path for Plotly. With a gap after each polygon, Plotly makes an element of each; of
+ * very many, which takes long, one area is made instead: the way back from the last to the first
+ * leads over the same lines as the way there, so that what joins them has no area. (A renderer may
+ * leave a trace of such a line that only a picture of few polygons would show.)
+ * @param {Path} path @param {boolean} many
+ */
+function points(path, many) {
+  const x = [], y = [];
+  if (many) {
+    const back = [...path.starts].reverse();
+    return { x: [...path.x, ...back.map((k) => path.x[k])], y: [...path.y, ...back.map((k) => path.y[k])] };
+  }
+  for (let n = 0; n < path.starts.length; n++) {
+    x.push(...path.x.slice(path.starts[n], path.starts[n + 1]), null);
+    y.push(...path.y.slice(path.starts[n], path.starts[n + 1]), null);
+  }
+  return { x, y };
+}
 
 /** Half the width and half the height of a node on the screen, in px.
  * @param {Depth} depth @param {number} slot @param {Scale} scale */
@@ -35,6 +59,7 @@ function lane(depth, slot) { return depth.y[slot] <= LANE_TOP; }
  * @param {number} more Px to add on every side. */
 function addNode(path, depth, slot, scale, more) {
   const [x, y] = nodeMiddle(depth, slot), [w, h] = nodeSize(depth, slot, scale);
+  path.starts.push(path.x.length);
   const dx = (w + more) / scale.sx, dy = (h + more) / scale.sy;
   const role = depth.role.length ? depth.role[slot] : -1;
   if (role === 0 || role === 2) {
@@ -49,8 +74,6 @@ function addNode(path, depth, slot, scale, more) {
     path.x.push(x - dx, x + dx, x + dx, x - dx, x - dx);
     path.y.push(y - dy, y - dy, y + dy, y + dy, y - dy);
   }
-  path.x.push(null);
-  path.y.push(null);
 }
 
 /**
@@ -60,8 +83,9 @@ function addNode(path, depth, slot, scale, more) {
  */
 function curve(a, b) {
   const points = [], bend = (b[0] - a[0]) / 2, rise = Math.abs(b[1] - a[1]);
-  // A level line needs two points, a short one few.
-  const parts = rise < 1 ? 1 : Math.min(Math.max(Math.ceil((rise + Math.abs(bend)) / 9), 3), 12);
+  // A level line or a short one needs two points.
+  const size = rise + Math.abs(bend);
+  const parts = rise < 1 || size < 16 ? 1 : Math.min(Math.max(Math.ceil(size / 9), 3), 12);
   for (let k = 0; k <= parts; k++) {
     const t = k / parts, u = 1 - t;
     points.push([
@@ -77,6 +101,7 @@ function curve(a, b) {
  * upright, as in a Sankey diagram, where a steep line is narrower; never less than a hair. */
 function addLine(path, points, width, scale, upright) {
   const left = [], right = [];
+  path.starts.push(path.x.length);
   for (let k = 0; k < points.length; k++) {
     const a = points[Math.max(k - 1, 0)], b = points[Math.min(k + 1, points.length - 1)];
     const dx = b[0] - a[0], dy = b[1] - a[1], size = Math.hypot(dx, dy) || 1;
@@ -89,8 +114,6 @@ function addLine(path, points, width, scale, upright) {
     path.x.push(scale.x0 + x / scale.sx);
     path.y.push(scale.y0 + y / scale.sy);
   }
-  path.x.push(null);
-  path.y.push(null);
 }
 
 /**
