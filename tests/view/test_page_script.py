@@ -119,6 +119,25 @@ def test_ways_prefer_what_says_the_target(run):
         assert (math.exp(worth) if worth is not None else 0) == pytest.approx(expected, rel=0.02)
 
 
+def test_ways_start_at_the_memories_of_tokens_that_have_no_state(run):
+    ways = run(
+        """() => waysFromInput(model, worths(model), model.byName.get("L2.attn_out")).map(way => ({
+          ...way, nodes: way.nodes.map(i => nodeName(model, i)),
+          heads: way.heads.map(i => nodeName(model, i))}))"""
+    )
+    assert len({way["position"] for way in ways}) == len(ways) > 4
+    for way in ways:
+        start, end = NodeId.parse(way["nodes"][0]), way["nodes"][-1]
+        assert end == "L2.attn_out"
+        if way["position"] == GRAPH.position:
+            assert str(start) == "L0.resid_pre"
+        else:
+            assert (start.kind, start.key_position) == ("value", way["position"])
+            assert way["heads"][0] == f"L{start.layer}H{start.head}"
+    worths = [way["worth"] for way in ways if not way["same"]]
+    assert worths == sorted(worths, reverse=True)
+
+
 def test_a_cut_keeps_the_best_in_their_order(run):
     assert run("() => cut([5, 1, 4, 2, 3], x => -x, 3)") == [1, 2, 3]
     assert run("() => cut([5, 1, 4], x => x, 3)") == [5, 1, 4]

@@ -95,6 +95,21 @@ function inputs(model) {
   return found;
 }
 
+/** Where the ways from each position may start: with the state that enters the model there, or, where
+ * the graph holds none, with the memories that were made there.
+ * @param {Model} model @returns {Map<number, number[]>} */
+function starts(model) {
+  const entering = inputs(model), found = new Map();
+  for (const [position, node] of entering) found.set(position, [node]);
+  for (let i = 0; i < model.count; i++) {
+    const position = model.nodes.key[i];
+    if (kindOf(model, i) !== "value" || entering.has(position) || position === positionOf(model, i)) continue;
+    const list = found.get(position);
+    if (list) list.push(i); else found.set(position, [i]);
+  }
+  return found;
+}
+
 /**
  * The ways into a node from the tokens of the prompt: first those of tokens that spell what the
  * node promotes or the target, then by worth.
@@ -104,7 +119,8 @@ function inputs(model) {
 function waysFromInput(model, worth, end) {
   const ways = waysTo(model, worth, end), found = [];
   const wanted = [promoted(model, end), model.graph.target];
-  for (const [position, start] of inputs(model)) {
+  for (const [position, list] of starts(model)) {
+    const start = list.reduce((a, b) => (ways.best[b] > ways.best[a] ? b : a));
     if (ways.best[start] === -Infinity) continue;
     const nodes = follow(model, ways, start);
     found.push({
