@@ -166,8 +166,8 @@ DRAW = """async text => {
   const range = model.graph.layers, panel = document.getElementById("panel");
   const usual = {
     layers: {route: range, blocks: range, everything: range}, position: model.graph.position,
-    nodes: 400, edges: 800, without: [], rank: null, strength: 0, selected: -1, way: -1, query: "",
-    second: "", theme: "dark", depth: "route",
+    nodes: 400, edges: 800, without: [], rank: null, strength: 0, by: "strength",
+    selected: -1, way: -1, query: "", second: "", theme: "dark", depth: "route",
   };
   const tools = {worth, colours, select: () => {}, copy: () => {}, second: () => {}};
   const figure = document.getElementById("figure"), size = {width: 900, height: 500};

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -157,6 +159,20 @@ def test_measured_effects_and_attributions_are_told(opened):
     )
     tab = opened(page(replace(graph, nodes=nodes, edges=edges)), fragment="#node=L1H2")
     numbers = tab.part("numbers").inner_text().replace("\n", " ")
+    tab.page.keyboard.press("Escape")
+    tab.depth("Everything")
+    tab.page.locator("#to").fill("1")
+    tab.page.locator("#by").select_option("effect")
+    tab.page.locator("#strength").fill("50")
+    assert [t for t in tab.labels() if re.match(r"H\d", t)] in (
+        ["H2"],
+        ["H2 " + visible(graph["L1H2"].label)],
+    )
+    tab.page.locator("#reset").click()
+    assert tab.page.locator("#by").input_value() == "strength"
+    assert tab.counts()[0] == 0
+    tab.page.locator("#search").fill("L1H2")
+    tab.page.locator("#search").press("Enter")
     assert "direct logit attribution +1.25" in numbers
     assert "effect -0.5 (measured)" in numbers
     assert "effect +0.75" in tab.part("into").inner_text()
@@ -207,6 +223,10 @@ def test_search_finds_by_word_id_and_position(opened, six):
     assert field.input_value() == ""
     tab.page.locator(".token", has_text="to").last.click()
     assert tab.chosen == "L0.resid_pre"
+    tab.page.locator(".token", has_text="Mary").click()
+    made = [n for n in graph.of_kind("value") if n.id.key_position == 2]
+    assert found.inner_text() == f"{len(made)} nodes"
+    assert "a memory of ␣Mary@2" in hits.first.inner_text()
 
 
 def test_the_keyboard_walks_along_edges(opened, six):

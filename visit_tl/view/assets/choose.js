@@ -11,6 +11,7 @@
  * @property {string[]} without Kinds that are hidden.
  * @property {number|null} rank
  * @property {number} strength
+ * @property {string} by What `strength` is of: strength, effect or attribution.
  * @property {number} selected
  * @property {number} way Position that the way comes from; -1 for the first of all.
  * @property {string} query
@@ -28,7 +29,7 @@ const FIRST_RANKS = 10;
 function choose(model, view, kept) {
   const depth = model.depths[view.depth], [from, to] = view.layers[view.depth];
   const route = view.depth === "route", nodes = model.nodes, slots = [];
-  const hidden = new Set(view.without);
+  const hidden = new Set(view.without), size = sizes(model, view);
   let allNodes = 0;
   for (let slot = 0; slot < depth.node.length; slot++) {
     const i = depth.node[slot], layer = nodes.layer[i];
@@ -37,7 +38,7 @@ function choose(model, view, kept) {
     allNodes++;
     if (kept.has(i)) { slots.push(slot); continue; }
     const kind = kindOf(model, i), stream = STREAM.includes(kind);
-    if (hidden.has(kind) || depth.strength[slot] < view.strength) continue;
+    if (hidden.has(kind) || (!stream && size(slot) < view.strength)) continue;
     if (view.rank !== null && !stream && promotedRank(model, i) > view.rank) continue;
     slots.push(slot);
   }
@@ -46,10 +47,31 @@ function choose(model, view, kept) {
     if (kept.has(i)) return 4;
     // A head that says the target is what the reader came for.
     const says = kindOf(model, i) === "head" && promotedRank(model, i) < FIRST_RANKS;
-    return depth.strength[slot] + (says ? 1 : 0) + (STREAM.includes(kindOf(model, i)) ? 2 : 0);
+    return size(slot) + (says ? 1 : 0) + (STREAM.includes(kindOf(model, i)) ? 2 : 0);
   };
   const strongest = cut(slots, worth, view.nodes);
   return { slots: strongest, allNodes, ...chooseEdges(model, view, depth, strongest, from, to) };
+}
+
+/** What was measured of a node; undefined where it was not. @param {Model} model @param {number} i
+ * @param {string} name */
+function measured(model, i, name) {
+  return name === "effect" ? (model.nodes.effect[i] || [])[0] : model.nodes.attribution[i];
+}
+
+/** Which of effect and attribution the file carries. @param {Model} model */
+function measures(model) {
+  return ["effect", "attribution"].filter((name) => Object.keys(model.nodes[name]).length > 0);
+}
+
+/** The size of a node in [0, 1], in proportion to the largest of the file.
+ * @param {Model} model @param {View} view @returns {(slot: number) => number} */
+function sizes(model, view) {
+  const depth = model.depths[view.depth];
+  if (!measures(model).includes(view.by)) return (slot) => depth.strength[slot];
+  const value = (/** @type {number} */ i) => Math.abs(measured(model, i, view.by) || 0);
+  const largest = Object.keys(model.nodes[view.by]).reduce((most, i) => Math.max(most, value(Number(i))), 0);
+  return (slot) => (largest > 0 ? value(depth.node[slot]) / largest : 0);
 }
 
 /** @param {Model} model @param {View} view @param {Depth} depth @param {number[]} slots

@@ -24,13 +24,16 @@ function bindControls(model, view, change) {
     rank: byId("rank").value === "" ? null : atLeast(byId("rank").value, 0, 0),
   }));
   byId("strength").addEventListener("input", () => change({ strength: Number(byId("strength").value) / 100 }));
+  byId("by").replaceChildren(...["strength", ...measures(model)].map((name) => make("option", { value: name, text: name })));
+  byId("by").disabled = measures(model).length === 0;
+  byId("by").addEventListener("change", () => change({ by: byId("by").value }));
   byId("position").addEventListener("change", () => change({ position: Number(byId("position").value), selected: -1 }, "fit"));
   byId("theme").addEventListener("click", () => change({ theme: view().theme === "dark" ? "light" : "dark" }));
   byId("kinds").addEventListener("change", () => {
     const boxes = [...document.querySelectorAll("#kinds input")];
     change({ without: boxes.filter((box) => !(/** @type {any} */ (box).checked)).map((box) => /** @type {any} */ (box).value) });
   });
-  byId("reset").addEventListener("click", () => change({ rank: null, strength: 0, without: [], query: "" }));
+  byId("reset").addEventListener("click", () => change({ rank: null, strength: 0, by: "strength", without: [] }));
 }
 
 /** @param {string} text @param {number} low @param {number} otherwise */
@@ -54,6 +57,7 @@ function showControls(model, view, drawn) {
   byId("nodes").value = view.nodes;
   byId("edges").value = view.edges;
   byId("rank").value = view.rank === null ? "" : view.rank;
+  byId("by").value = view.by;
   byId("strength").value = Math.round(view.strength * 100);
   byId("strength-value").textContent = Math.round(view.strength * 100) + "%";
   const alone = model.depths[view.depth].pictures.length < 2;

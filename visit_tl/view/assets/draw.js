@@ -16,33 +16,8 @@
  * @property {number} allEdges
  */
 
-const MARGIN = { route: { l: 128, t: 30 }, flow: { l: 34, t: 46 } };
 const MOST_LABELS = 400;
 const MANY = 1200;
-
-/** @param {Model} model @param {View} view */
-function pictureOf(model, view) {
-  const pictures = model.depths[view.depth].pictures;
-  return pictures.find((picture) => picture.position === view.position) || pictures[0];
-}
-
-/** The part of a picture that its layers take. @param {Model} model @param {View} view */
-function extent(model, view) {
-  const picture = pictureOf(model, view), [from, to] = view.layers[view.depth];
-  if (view.depth === "route") {
-    const end = to >= model.graph.layers[1];
-    const columns = picture.columns.filter((c) => (c[2] >= from && c[2] <= to) || (end && (c[2] < 0 || c[2] > to)));
-    const first = columns.length ? columns[0][0] : 0;
-    const last = columns.length ? columns[columns.length - 1][0] : picture.width;
-    return { x0: first - 20, x1: last + (end ? 70 : 44), y0: -4, y1: picture.height + 4 };
-  }
-  const inside = picture.columns.filter((c) => c[2] >= from && c[2] <= to);
-  const after = picture.columns.find((c) => c[2] > to && inside.length && c[0] > inside[0][0]);
-  return {
-    x0: (inside.length ? inside[0][0] : 0) - 8, x1: after ? after[0] : picture.width,
-    y0: 0, y1: picture.height,
-  };
-}
 
 /** Everything that Plotly needs for one picture.
  * @param {Model} model @param {View} view @param {any} colours
@@ -216,102 +191,4 @@ function changed(model, depth, slot) {
   const i = depth.node[slot], before = depth.before.get(i);
   if (before === undefined) return 1;
   return promoted(model, before) === promoted(model, i) ? -0.5 : 0.5;
-}
-
-/** Ticks that do not touch: the first of every block before the others.
- * @template {{at: number, first: boolean, wide: number}} Tick
- * @param {Tick[]} ticks @param {number} sx */
-function fitting(ticks, sx) {
-  /** @type {Tick[]} */
-  const shown = [];
-  for (const first of [true, false]) {
-    for (const tick of ticks) {
-      const touches = shown.some((other) => Math.abs(other.at - tick.at) * sx < (other.wide + tick.wide) / 2 + 4);
-      if (tick.first === first && !touches) shown.push(tick);
-    }
-  }
-  return shown.sort((a, b) => a.at - b.at);
-}
-
-/** @param {Model} model @param {View} view @param {any} colours @param {any} seen @param {any} size
- * @param {any} margin @param {Scale} scale */
-function layoutOf(model, view, colours, seen, size, margin, scale) {
-  const whole = pictureOf(model, view), route = view.depth === "route", depth = model.depths[view.depth];
-  const columns = whole.columns.filter((c) => c[0] >= seen.x0 - NODE_WIDTH && c[0] <= seen.x1);
-  const middle = route ? 0 : NODE_WIDTH / 2;
-  let last = -2;
-  const named = columns.map(([left, words, layer]) => {
-    const first = layer !== last && layer >= 0;
-    last = layer;
-    return { at: left + middle, text: words, layer, first };
-  });
-  const block = (/** @type {any} */ t) => "block " + t.layer;
-  const all = named.map((t) => ({ ...t, wide: textWidth(t.first && !route ? block(t) : t.text) }));
-  const shown = fitting(all, scale.sx);
-  // Too far away for columns: the blocks alone.
-  const far = !route && all.some((t) => t.first && !shown.includes(t));
-  const ticks = shown.filter((t) => t.first || !far).map((t) => ({
-    at: t.at, text: route ? t.text : (t.first ? "<b>" + block(t) + "</b>" : "") + (far ? "" : "<br>" + t.text),
-  }));
-  const font = { size: 12, color: colours.quiet };
-  const rows = (route ? depth.rows || [] : []).filter((row) => row[1] >= seen.y0 && row[1] <= seen.y1);
-  const step = Math.max(1, Math.ceil(14 / (30 * scale.sy)));
-  const bands = route ? [] : named.filter((t) => t.first && t.layer % 2 === 0).map((t) => {
-    const after = named.find((other) => other.at > t.at && other.layer !== t.layer);
-    return {
-      type: "rect", xref: "x", yref: "paper", y0: 0, y1: 1, layer: "below", line: { width: 0 },
-      x0: t.at - 12, x1: after ? after.at - 12 : seen.x1, fillcolor: colours.band,
-    };
-  });
-  const axis = { showgrid: false, zeroline: false, ticks: "", tickfont: font, tickangle: 0, ticklabeloverflow: "allow" };
-  return {
-    template: {}, width: size.width, height: size.height, margin, dragmode: "pan", hovermode: false,
-    paper_bgcolor: colours.background, plot_bgcolor: colours.background, showlegend: false,
-    font: { family: colours.font, size: 12, color: colours.text }, shapes: bands,
-    xaxis: {
-      ...axis, range: [seen.x0, seen.x1], side: "top", tickmode: "array",
-      tickvals: ticks.map((t) => t.at), ticktext: ticks.map((t) => t.text),
-    },
-    yaxis: {
-      ...axis, range: [seen.y1, seen.y0], tickmode: "array", showticklabels: route,
-      tickvals: rows.filter((_, k) => k % step === 0).map((row) => row[1]),
-      ticktext: rows.filter((_, k) => k % step === 0).map((row) => {
-        const token = forPlotly(clip(model.graph.tokens[row[0]] || "?", 12));
-        return (row[0] === model.graph.position ? "<b>" + token + "</b>" : token) + " " + row[0];
-      }),
-    },
-  };
-}
-
-/** The node or the edge under a point of the figure, in px.
- * @param {Model} model @param {View} view @param {Drawn} drawn @param {number} x @param {number} y
- * @returns {{node: number, edge: number}} Each -1 if there is none. */
-function pick(model, view, drawn, x, y) {
-  const depth = model.depths[view.depth], { scale } = drawn, nothing = { node: -1, edge: -1 };
-  const px = x - drawn.left, py = y - drawn.top;
-  if (px < -4 || py < -4 || px > drawn.width + 4 || py > drawn.height + 4) return nothing;
-  let best = 1, node = -1;
-  for (const slot of drawn.slots) {
-    const [mx, my] = nodeMiddle(depth, slot), [w, h] = nodeSize(depth, slot, scale);
-    const dx = Math.abs((mx - scale.x0) * scale.sx - px) / (w + 4);
-    const dy = Math.abs((my - scale.y0) * scale.sy - py) / (h + 4);
-    // Of two at one place the later, which is drawn on top.
-    if (Math.max(dx, dy) <= best) {
-      best = Math.max(dx, dy);
-      node = depth.node[slot];
-    }
-  }
-  if (node >= 0) return { node, edge: -1 };
-  let edge = -1, nearest = 4;
-  drawn.edges.forEach((e, k) => {
-    const line = drawn.lines[k], a = line[0], b = line[line.length - 1], room = 6 + drawn.widths[k] / 2;
-    if (px < a[0] - room || px > b[0] + room) return;
-    if (py < Math.min(a[1], b[1]) - room || py > Math.max(a[1], b[1]) + room) return;
-    const far = distance(line, px, py) - drawn.widths[k] / 2;
-    if (far < nearest) {
-      nearest = far;
-      edge = e;
-    }
-  });
-  return { node: -1, edge };
 }

@@ -16,6 +16,7 @@ function writeFragment(model, view, usual) {
     ["without", view.without.join(","), ""],
     ["rank", view.rank === null ? "" : String(view.rank), ""],
     ["strength", String(view.strength), "0"],
+    ["by", view.by, usual.by],
     ["find", view.query, ""],
     ["second", view.second, ""],
     ["theme", view.theme, usual.theme],
@@ -58,6 +59,7 @@ function readFragment(model, fragment, usual) {
   const strength = Number(given.strength);
   if (strength >= 0 && strength <= 1) view.strength = strength;
   view.without = (given.without || "").split(",").filter((k) => model.words.kinds.includes(k));
+  if (measures(model).includes(given.by)) view.by = given.by;
   view.query = given.find || "";
   view.second = given.second || "";
   if (given.theme === "light" || given.theme === "dark") view.theme = given.theme;

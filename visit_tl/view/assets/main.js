@@ -11,7 +11,7 @@
   /** @type {View} */
   const usual = {
     depth: opening.depth, layers: opening.layers, position: model.graph.position, nodes: opening.nodes,
-    edges: opening.edges, without: [], rank: null, strength: 0, selected: -1, way: -1, query: "",
+    edges: opening.edges, without: [], rank: null, strength: 0, by: "strength", selected: -1, way: -1, query: "",
     second: "", theme: opening.theme,
   };
   let view = readFragment(model, location.hash, usual);
@@ -187,15 +187,9 @@
     return Math.max(low - a, 0) || Math.min(high - b, 0);
   }
 
-  /** @param {MouseEvent} event @returns {[number, number]} */
-  function inside(event) {
-    const box = figure.getBoundingClientRect();
-    return [event.clientX - box.left, event.clientY - box.top];
-  }
-
   /** @param {MouseEvent} event */
   function hover(event) {
-    const { node, edge } = pick(model, view, drawn, ...inside(event));
+    const { node, edge } = pick(model, view, drawn, ...inside(figure, event));
     figure.classList.toggle("over", node >= 0 || edge >= 0);
     if (node < 0 && edge < 0) { tip.hidden = true; return; }
     tip.replaceChildren(...(node >= 0 ? nodeTip(model, node) : edgeTip(model, view, edge)));
@@ -210,7 +204,7 @@
 
   /** @param {MouseEvent} event */
   function click(event) {
-    const { node, edge } = pick(model, view, drawn, ...inside(event));
+    const { node, edge } = pick(model, view, drawn, ...inside(figure, event));
     walk = null;
     tip.hidden = true;
     if (node >= 0) select(node);
@@ -258,61 +252,8 @@
     if (free && event.key.startsWith("Arrow")) { event.preventDefault(); step(event.key); }
   }
 
-  function bindFigure() {
-    /** @type {number[]|null} */
-    let down = null;
-    figure.addEventListener("pointerdown", (/** @type {MouseEvent} */ e) => { down = [e.clientX, e.clientY]; }, true);
-    window.addEventListener("pointerup", (e) => {
-      const still = down && Math.hypot(e.clientX - down[0], e.clientY - down[1]) < 4;
-      down = null;
-      if (still && e.button === 0) { byId("frame").focus({ preventScroll: true }); click(e); }
-    }, true);
-    figure.addEventListener("mousemove", hover);
-    figure.addEventListener("mouseleave", () => { tip.hidden = true; });
-    figure.addEventListener("wheel", (/** @type {WheelEvent} */ e) => {
-      // A plain wheel scrolls the page, which may be a notebook.
-      if (!e.ctrlKey && !e.metaKey) return;
-      e.preventDefault();
-      tip.hidden = true;
-      zoom(e.deltaY < 0 ? 0.8 : 1.25, ...inside(e));
-    }, { passive: false });
-    byId("in").addEventListener("click", () => zoom(0.7));
-    byId("out").addEventListener("click", () => zoom(1 / 0.7));
-    byId("fit").addEventListener("click", () => { fit(); draw(); });
-    byId("save").addEventListener("click", () => Plotly.downloadImage(figure, {
-      format: "svg", filename: "visit_tl", width: figure.clientWidth, height: figure.clientHeight }));
-    new ResizeObserver(() => { if (figure.clientWidth !== figure.layout.width
-      || figure.clientHeight !== figure.layout.height) { fit(); draw(); } }).observe(figure);
-  }
-
-  function bindSearch() {
-    field.addEventListener("input", () => { change({ query: field.value }); byId("hits").hidden = !field.value.trim(); });
-    field.addEventListener("focus", () => { byId("hits").hidden = !field.value.trim(); });
-    field.addEventListener("keydown", (/** @type {KeyboardEvent} */ e) => {
-      const button = byId("hits").querySelector("button");
-      if (e.key === "Enter" && button) { button.click(); byId("frame").focus(); }
-      if (e.key === "ArrowDown" && button) { button.focus(); e.preventDefault(); }
-    });
-    byId("hits").addEventListener("keydown", (/** @type {KeyboardEvent} */ e) => {
-      const by = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[e.key];
-      const next = by && /** @type {any} */ (document.activeElement)[by];
-      if (next) { next.focus(); e.preventDefault(); e.stopPropagation(); }
-    });
-    document.addEventListener("click", (e) => {
-      if (!byId("find").contains(/** @type {Node} */ (e.target))) byId("hits").hidden = true;
-    });
-    for (const chip of document.querySelectorAll("button.token")) {
-      chip.addEventListener("click", () => {
-        const node = inputs(model).get(Number(/** @type {any} */ (chip).dataset.position));
-        field.value = "@" + /** @type {any} */ (chip).dataset.position;
-        if (node !== undefined) select(node);
-        else { change({ query: field.value }); field.focus(); }
-      });
-    }
-  }
-
   bindControls(model, () => view, change);
-  bindSearch();
+  bindFinder(model, { change, select: (node) => { walk = null; select(node); } });
   document.addEventListener("keydown", key);
   window.addEventListener("hashchange", () => {
     if (location.hash === written) return;
@@ -332,5 +273,6 @@
   const here = document.querySelector(".here"), strip = document.querySelector(".tokens");
   if (here && strip) strip.scrollTop = /** @type {any} */ (here).offsetTop - strip.clientHeight;
   restore();
-  bindFigure();
+  bindMouse(figure, { click, hover, zoom, leave: () => { tip.hidden = true; } });
+  bindButtons(figure, { zoom, fit: () => { fit(); draw(); } });
 })();

@@ -1,5 +1,38 @@
 // @ts-check
-// What is beside a node: along its edges, in its column; and what a tip says of it.
+// What is under the mouse, beside a node, along its edges; and what a tip says of it.
+
+/** The node or the edge under a point of the figure, in px.
+ * @param {Model} model @param {View} view @param {Drawn} drawn @param {number} x @param {number} y
+ * @returns {{node: number, edge: number}} Each -1 if there is none. */
+function pick(model, view, drawn, x, y) {
+  const depth = model.depths[view.depth], { scale } = drawn, nothing = { node: -1, edge: -1 };
+  const px = x - drawn.left, py = y - drawn.top;
+  if (px < -4 || py < -4 || px > drawn.width + 4 || py > drawn.height + 4) return nothing;
+  let best = 1, node = -1;
+  for (const slot of drawn.slots) {
+    const [mx, my] = nodeMiddle(depth, slot), [w, h] = nodeSize(depth, slot, scale);
+    const dx = Math.abs((mx - scale.x0) * scale.sx - px) / (w + 4);
+    const dy = Math.abs((my - scale.y0) * scale.sy - py) / (h + 4);
+    // Of two at one place the later, which is drawn on top.
+    if (Math.max(dx, dy) <= best) {
+      best = Math.max(dx, dy);
+      node = depth.node[slot];
+    }
+  }
+  if (node >= 0) return { node, edge: -1 };
+  let edge = -1, nearest = 4;
+  drawn.edges.forEach((e, k) => {
+    const line = drawn.lines[k], a = line[0], b = line[line.length - 1], room = 6 + drawn.widths[k] / 2;
+    if (px < a[0] - room || px > b[0] + room) return;
+    if (py < Math.min(a[1], b[1]) - room || py > Math.max(a[1], b[1]) + room) return;
+    const far = distance(line, px, py) - drawn.widths[k] / 2;
+    if (far < nearest) {
+      nearest = far;
+      edge = e;
+    }
+  });
+  return { node: -1, edge };
+}
 
 /** The nodes at the other ends of the drawn edges of the chosen one, the strongest first.
  * @param {Model} model @param {View} view @param {Drawn} drawn @param {boolean} back */

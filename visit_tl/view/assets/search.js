@@ -67,6 +67,8 @@ function searchId(model, query) {
     if (place ? positionOf(model, node) === Number(place[1])
       && kindOf(model, node) === "resid_pre" : low === own) {
       found.push({ node, why: "id" });
+    } else if (place && kindOf(model, node) === "value" && model.nodes.key[node] === Number(place[1])) {
+      found.push({ node, why: "a memory of " + tokenAt(model, Number(place[1])) });
     } else if (!place && low.startsWith(own) && !/[a-z0-9]/.test(low[own.length] || "")) {
       found.push({ node, why: "part of " + query });
     } else if (!place && low.startsWith(own) && /[a-z.]$/.test(own)) {
