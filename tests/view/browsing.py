@@ -73,6 +73,14 @@ class Tab:
     def depth(self, name):
         self.page.locator("#bar label", has_text=name).first.click()
 
+    def until(self, expression):
+        """Wait for it. Playwright's own polling is what the page's policy forbids."""
+        for _ in range(100):
+            if self.page.evaluate(expression):
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"it never was: {expression}")
+
     def counts(self):
         """Hidden and all nodes, hidden and all edges, as the page says them."""
         words = self.page.locator("#counts").text_content().split()

@@ -277,13 +277,13 @@ def test_zoom_by_buttons_keys_and_wheel_and_move_by_dragging(opened, six):
     tab.page.keyboard.down("Control")
     tab.page.mouse.wheel(0, -100)
     tab.page.keyboard.up("Control")
-    tab.page.wait_for_function(f"({wide})()[1] < {first[1] * 0.9}")
+    tab.until(f"({wide})()[1] < {first[1] * 0.9}")
     tab.page.locator("#fit").click()
     tab.page.mouse.move(500, 420)
     tab.page.mouse.down()
     tab.page.mouse.move(440, 420, steps=4)
     tab.page.mouse.up()
-    tab.page.wait_for_function(f"({wide})()[0] > {first[0] + 5}")
+    tab.until(f"({wide})()[0] > {first[0] + 5}")
     assert tab.chosen is None
 
 
@@ -309,6 +309,7 @@ def test_the_address_restores_the_view(opened, six):
     tab.page.locator("#strength").fill("10")
     tab.page.locator("#theme").click()
     tab.page.locator("#search").fill("100% of </b>")
+    tab.until("location.hash.includes('find=100')")
     fragment = tab.page.evaluate("() => location.hash")
     again = opened(six[1], fragment=fragment)
     assert again.page.evaluate("() => location.hash") == fragment
@@ -460,7 +461,7 @@ def test_the_hook_is_copied(opened, six):
         " window.copied = text; return Promise.resolve(); }}}); }"
     )
     tab.page.locator("#copy").click()
-    tab.page.wait_for_function("window.copied !== null")
+    tab.until("window.copied !== null")
     assert tab.page.evaluate("window.copied") == '"blocks.0.hook_resid_pre", (0, 3)'
     assert tab.page.locator("#copy").text_content() == "copied"
 
@@ -487,8 +488,8 @@ def test_it_is_quick_with_four_thousand_nodes(opened):
       requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - start)));
     })"""
     times = sorted(tab.page.evaluate(click, "ArrowLeft") for _ in range(7))
-    # Alone on two cores: first paint after 0.7 s, a click answered in 60 ms. Allowed for here is
-    # a machine that has other work to do.
+    # Beside other work on two cores: drawn after 1.3 to 1.8 s, a click answered in 75 to 200 ms.
+    # Allowed for here is a machine that is busier still.
     assert tab.page.evaluate(drawn) < 8000
     assert times[1] < 800
 

@@ -16,7 +16,7 @@ SCRIPTS: Final = (
 )
 """In the order in which they need each other; the last one starts the page."""
 
-_RANKS: Final = 25
+_RANKS: Final = 17
 _GREYS: Final = 8
 _OF_PAGE: Final[dict[str, dict[str, str]]] = {
     "light": {

@@ -21,7 +21,7 @@
   let hits = new Set();
   /** @type {Drawn} */
   let drawn;
-  let seen = extent(model, view), written = "", ready = false;
+  let seen = extent(model, view), written = "", waiting = 0, ready = false;
   /** @type {{list: number[], at: number}|null} The nodes that up and down choose among. */
   let walk = null;
 
@@ -134,10 +134,14 @@
   }
 
   function write() {
-    written = "#" + writeFragment(model, view, usual);
-    // A frame without an address of its own (a notebook's cell) has no fragment to keep.
-    if (location.protocol === "about:" || location.hash === written) return;
-    history.replaceState(null, "", written);
+    // A slider that is dragged changes the view more often than a browser lets its address change.
+    clearTimeout(waiting);
+    waiting = window.setTimeout(() => {
+      written = "#" + writeFragment(model, view, usual);
+      // A frame without an address of its own (a notebook's cell) has no fragment to keep.
+      if (location.protocol === "about:" || location.hash === written) return;
+      history.replaceState(null, "", written);
+    }, 200);
   }
 
   /** @param {string} text @param {HTMLElement} button */
