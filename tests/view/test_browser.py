@@ -12,6 +12,7 @@ from tests.view.synthetic import HOSTILE, hostile, realistic
 from visit_tl.graph.ids import KINDS
 from visit_tl.view.attention import attention
 from visit_tl.view.labels import visible
+from visit_tl.view.layout import layout
 from visit_tl.view.notebook import notebook_html
 from visit_tl.view.page import page
 from visit_tl.view.sankey import sankey
@@ -541,6 +542,48 @@ def test_the_notebook_frame_is_drawn_inside_another_page(browser, tmp_path, widt
     SHOTS.mkdir(exist_ok=True)
     tab.screenshot(path=SHOTS / f"notebook-{width}.png")
     assert said == []
+    tab.close()
+
+
+def test_plotly_draws_the_figure_as_the_layout_says(browser, tmp_path):
+    graph = realistic()
+    place = layout(graph)
+    figure = sankey(graph)
+    path = tmp_path / "figure.html"
+    figure.write_html(path, include_plotlyjs="inline")
+    tab = browser.new_page(viewport={"width": 1280, "height": 720})
+    tab.goto(path.as_uri())
+    tab.wait_for_selector(".sankey-node")
+    # Plotly fades links and nodes in over half a second.
+    tab.wait_for_timeout(700)
+    drawn = tab.evaluate(
+        """() => {
+          const at = document.querySelector(".main-svg").getBoundingClientRect();
+          return [...document.querySelectorAll(".sankey-node")].map(e => {
+            const box = e.querySelector("rect").getBoundingClientRect();
+            return [e.__data__.node.customdata[0].split(" · ")[0],
+                    box.left - at.left, box.top - at.top, box.height];
+          });
+        }"""
+    )
+    found = {name: box for name, *box in drawn if name}
+    assert len(found) == len(graph)
+    top = figure.layout.margin.t
+    for name, box in place.boxes.items():
+        left, upper, height = found[str(name)]
+        assert left == pytest.approx(box.left, abs=0.1)
+        assert upper - top == pytest.approx(box.top, abs=0.1)
+        assert height == pytest.approx(box.height, abs=0.1)
+    labels = tab.evaluate(
+        """() => [...document.querySelectorAll(".node-label")].filter(e => e.textContent.trim())
+          .map(e => e.getBoundingClientRect()).map(b => [b.left, b.right, b.top, b.bottom])"""
+    )
+    for i, (left, right, upper, lower) in enumerate(labels):
+        for other in labels[:i]:
+            across = min(right, other[1]) - max(left, other[0])
+            down = min(lower, other[3]) - max(upper, other[2])
+            # A line box is taller than its letters: 3 px of it may be shared.
+            assert across < 0.5 or down < 3
     tab.close()
 
 

@@ -9,7 +9,7 @@ from tests.view.synthetic import HOSTILE, hostile, realistic
 from visit_tl.errors import InputError
 from visit_tl.view.labels import for_plotly, visible
 from visit_tl.view.sankey import sankey
-from visit_tl.view.window import choose, notice, windows
+from visit_tl.view.window import choose, notice
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +96,6 @@ def test_of_many_layers_the_last_are_shown_and_the_rest_is_named():
     layers = {d[0].split(".")[0] for d in figure.data[0].node.customdata if "resid_mid" in d[0]}
     assert layers == {"L4", "L5"}
     assert len(sankey(graph, layers=range(6)).data[0].node.x) == len(graph) + 2
-    assert windows(graph) == [(0, 1), (2, 3), (4, 5)]
-    assert windows(realistic(tuple(range(5)), 5)) == [(0,), (1, 2), (3, 4)]
 
 
 @pytest.mark.parametrize(

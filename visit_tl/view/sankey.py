@@ -66,7 +66,7 @@ def sankey(
     graph = graph.at(graph.position if position is None else position)
     shown = choose(graph, layers)
     place, colours = layout(shown), palette(theme)
-    drawn = spec(shown, place, theme)
+    drawn = _flow(shown, place, theme)
     figure = go.Figure(drawn)
     height = place.height + legend.HEADINGS + _TITLE + legend.LEGEND
     notes, shapes = legend.legend(graph.d_vocab, theme)
@@ -91,17 +91,8 @@ def sankey(
     return figure
 
 
-def spec(shown: FlowGraph, place: Layout, theme: str) -> dict[str, Any]:
-    """The flow with its headings, without a title and a legend: what the page frames itself.
-
-    Plain JSON types: making a go.Figure of each of a page's 15 views only to write it out again
-    took as long as all the rest.
-
-    Args:
-        shown: The blocks to draw, all of them.
-        place: Its layout.
-        theme: `light` or `dark`.
-    """
+def _flow(shown: FlowGraph, place: Layout, theme: str) -> dict[str, Any]:
+    """The flow with its headings, without a title and a legend."""
     colours = palette(theme)
     notes, shapes = legend.headings(place, theme)
     if not place.boxes:

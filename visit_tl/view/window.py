@@ -63,12 +63,5 @@ def name(layers: tuple[int, ...]) -> str:
     return f"layer {layers[0]}" if len(layers) == 1 else f"layers {_range(layers)}"
 
 
-def windows(graph: FlowGraph, size: int = LAST) -> list[tuple[int, ...]]:
-    """The blocks cut into runs of equal size, ascending; the first run takes what is left over."""
-    layers = graph.layers
-    cuts = range(len(layers), 0, -size)
-    return [layers[max(0, end - size) : end] for end in cuts][::-1]
-
-
 def _range(layers: tuple[int, ...]) -> str:
     return f"{layers[0]}..{layers[-1]}" if layers else "nothing"
