@@ -57,10 +57,3 @@ def test_heads_and_shapes_that_do_not_fit_are_refused(native):
         vt.attention(native, PROMPT, ["L0.z"])
     with pytest.raises(InputError, match=r"\[1, 3, 3\] do not fit 1 heads and 2 tokens"):
         attention(np.zeros((1, 3, 3)), ["a", "b"], ["L0H0"])
-
-
-def test_a_patched_graph_does_not_show_the_attention_of_another_run(native):
-    hooks = [("blocks.0.attn.hook_z", lambda tensor, hook: tensor * 0)]
-    graph = vt.flow_graph(native, PROMPT, fwd_hooks=hooks)
-    with pytest.raises(GraphError, match="would show the attention of an unpatched one"):
-        graph.attention(["L0H0"])
