@@ -9,7 +9,7 @@ import torch
 
 import visit_tl as vt
 from tests.view.synthetic import HOSTILE
-from visit_tl import FileError, GraphError, InputError
+from visit_tl import FileError, InputError
 from visit_tl.view.attention import attention
 
 PROMPT = "a b c d"
