@@ -49,8 +49,9 @@ test: $(VENV)/test  ## every test
 # The core tests with the releases of TransformerLens that are not the newest, each in an environment
 # of its own under build/. What is about pages, browsers and the embedded model is not about releases.
 RELEASES := 2.18 3.9
-CORE := tests/graph tests/test_by_hand.py tests/test_cli.py tests/test_components.py tests/test_lens.py \
-	tests/test_refusals.py tests/test_releases.py tests/test_tokens.py tests/test_trace.py
+CORE := tests/causal tests/circuits tests/graph tests/studies tests/test_by_hand.py tests/test_cli.py \
+	tests/test_components.py tests/test_lens.py tests/test_refusals.py tests/test_releases.py \
+	tests/test_states.py tests/test_tokens.py tests/test_trace.py
 # The beartype that 2.18 insists on cannot check this package; the other releases do that.
 OPTIONS_2.18 := -o addopts='-ra --strict-markers --strict-config'
 
@@ -64,7 +65,7 @@ build/tl-%/ready: pyproject.toml tests/releases/tl-%.txt
 
 .PHONY: $(RELEASES:%=release-%)
 $(RELEASES:%=release-%): release-%: build/tl-%/ready
-	$(SHARED) build/tl-$*/bin/python -m pytest -q -p no:cacheprovider $(OPTIONS_$*) $(CORE)
+	$(SHARED) build/tl-$*/bin/python -m pytest -q -p no:cacheprovider $(OPTIONS_$*) -m "not model" $(CORE)
 
 releases: $(RELEASES:%=release-%)  ## the core tests with older releases of TransformerLens
 
