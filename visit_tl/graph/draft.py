@@ -84,8 +84,13 @@ def read_draft(view: ModelView, draft: Draft, target: int, k: int) -> tuple[Node
 
 def _token_rows(view: ModelView, ids: Tensor, probs: Tensor) -> list[tuple[TokenProb, ...]]:
     text = view.tokens.text
+    # One integer for each token, not one for each place it is named in: a fifth of a graph's memory.
+    same: dict[int, int] = {}
     return [
-        tuple(TokenProb(text(i), i, min(p, 1.0)) for i, p in zip(row, values, strict=True))
+        tuple(
+            TokenProb(text(i), same.setdefault(i, i), min(p, 1.0))
+            for i, p in zip(row, values, strict=True)
+        )
         for row, values in zip(ids.tolist(), probs.tolist(), strict=True)
     ]
 
