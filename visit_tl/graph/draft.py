@@ -84,7 +84,7 @@ def read_draft(view: ModelView, draft: Draft, target: int, k: int) -> tuple[Node
 
 def _token_rows(view: ModelView, ids: Tensor, probs: Tensor) -> list[tuple[TokenProb, ...]]:
     text = view.tokens.text
-    # One integer for each token, not one for each place it is named in: a fifth of a graph's memory.
+    # One integer a token, not one for each place that names it: a fifth of a graph's memory.
     same: dict[int, int] = {}
     return [
         tuple(
