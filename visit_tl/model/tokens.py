@@ -44,7 +44,7 @@ class Tokens:
         self._tokenizer = getattr(model, "tokenizer", None)
         self._d_vocab = d_vocab
         self._n_ctx = n_ctx
-        self._name = name
+        self.name = name
         self._texts: dict[int, str] = {}
 
     @property
@@ -74,7 +74,7 @@ class Tokens:
             text = "".join(self.text(i) for i in ids)
         if len(ids) > self._n_ctx:
             raise InputError(
-                f"the prompt has {len(ids)} tokens, but {self._name} has a context of "
+                f"the prompt has {len(ids)} tokens, but {self.name} has a context of "
                 f"{self._n_ctx}; shorten it by {len(ids) - self._n_ctx}"
             )
         return Prompt(text, tuple(ids), has_bos)
@@ -95,7 +95,7 @@ class Tokens:
         if len(ids) == 1:
             return ids[0]
         split = " + ".join(repr(self.text(i)) for i in ids)
-        message = f"the target {target!r} is {len(ids)} tokens of {self._name}: {split}"
+        message = f"the target {target!r} is {len(ids)} tokens of {self.name}: {split}"
         spaced = " " + target.lstrip(" ")
         if target != spaced and len(self._plain_ids(spaced)) == 1:
             raise InputError(f"{message}; did you mean {spaced!r}, with its space?")
@@ -117,7 +117,7 @@ class Tokens:
         tokens = self._model.to_tokens(prompt, truncate=False, **options)
         ids = [int(i) for i in tokens[0]]
         if not ids:
-            raise InputError(f"the prompt {prompt!r} has no tokens for {self._name}")
+            raise InputError(f"the prompt {prompt!r} has no tokens for {self.name}")
         return self._check_ids(ids)
 
     def _plain_ids(self, text: str) -> list[int]:
@@ -138,13 +138,13 @@ class Tokens:
             raise InputError(f"token ids are integers, but {tensor.dtype} was given")
         out = [int(i) for i in tensor if not 0 <= int(i) < self._d_vocab]
         if out:
-            raise InputError(f"token id {out[0]} is outside 0..{self._d_vocab - 1} of {self._name}")
+            raise InputError(f"token id {out[0]} is outside 0..{self._d_vocab - 1} of {self.name}")
         return [int(i) for i in tensor]
 
     def _need_tokenizer(self) -> None:
         if self._tokenizer is None:
             raise InputError(
-                f"{self._name} has no tokenizer; pass the prompt as token ids and the target as one"
+                f"{self.name} has no tokenizer; pass the prompt as token ids and the target as one"
             )
 
     def _read(self, token_id: int) -> str:

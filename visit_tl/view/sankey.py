@@ -16,11 +16,12 @@ import plotly.graph_objects as go
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.records import Node
 from visit_tl.view import legend
-from visit_tl.view.labels import clip_start, for_plotly
+from visit_tl.view.caption import caption
+from visit_tl.view.labels import for_plotly
 from visit_tl.view.layout import NODE_WIDTH, Layout, layout
 from visit_tl.view.style import FONT, FONT_SIZE, edge_colour, node_colour, palette
-from visit_tl.view.window import choose, notice
-from visit_tl.view.words import edge_fact, heading, node_facts, node_title, short_label
+from visit_tl.view.window import choose
+from visit_tl.view.words import edge_fact, node_facts, node_title, short_label
 
 _NODE_HOVER: Final = "<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>"
 _LINK_HOVER: Final = (
@@ -62,7 +63,7 @@ def sankey(
         InputError: a layer is not in the graph, the layers have a gap, or there is no such theme.
         GraphError: no block is shown at that position.
     """
-    followed = heading(graph).get("followed")
+    whole = graph
     graph = graph.at(graph.position if position is None else position)
     shown = choose(graph, layers)
     place, colours = layout(shown), palette(theme)
@@ -77,7 +78,7 @@ def sankey(
         annotations=[*drawn["layout"]["annotations"], *notes],
         shapes=[*drawn["layout"]["shapes"], *shapes],
         title={
-            "text": _title(graph, shown, place, followed),
+            "text": _title(caption(whole, graph, shown, len(place.orphans))),
             "x": 0,
             "xref": "paper",
             "xanchor": "left",
@@ -181,25 +182,10 @@ def _line(line: str) -> str:
     return "<br>".join(for_plotly(part) for part in (*lines, rest))
 
 
-def _title(graph: FlowGraph, shown: FlowGraph, place: Layout, followed: str | None) -> str:
-    words = heading(shown)
-    prompt = clip_start(words["prompt"], 100)
-    second = [f"position {words['position']}", f"target {words['target']}"]
-    if "prediction" in words:
-        second.append(f"prediction {words['prediction']}")
-    third = [notice(graph, shown, "figure"), words["hidden"]]
-    if "patched" in words:
-        third.append(f"patched run: {words['patched']}")
-    if followed is not None:
-        third.append(f"followed back: {followed}; figure(position=...) shows one")
-    if place.orphans:
-        third.append(f"{len(place.orphans)} nodes without an edge are not drawn")
+def _title(lines: tuple[str, str, str]) -> str:
+    first, second, third = map(for_plotly, lines)
     small = f'<span style="font-size:{FONT_SIZE + 1}px">'
-    return (
-        f"<b>{for_plotly(words['model'])}</b> · “{for_plotly(prompt)}”"
-        f"<br>{small}{for_plotly(' · '.join(second))}</span>"
-        f"<br>{small}{for_plotly(' · '.join(third))}</span>"
-    )
+    return f"<b>{first}</b><br>{small}{second}</span><br>{small}{third}</span>"
 
 
 def _halo(ground: str) -> dict[str, str]:

@@ -17,7 +17,8 @@ from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.networks import MARK
 from visit_tl.view import legend
-from visit_tl.view.labels import clip, clip_start, for_xml
+from visit_tl.view.caption import caption
+from visit_tl.view.labels import clip, for_xml
 from visit_tl.view.layout import NODE_WIDTH, Layout, layout
 from visit_tl.view.style import (
     FONT,
@@ -30,8 +31,8 @@ from visit_tl.view.style import (
     rank_place,
     sign_colour,
 )
-from visit_tl.view.window import choose, notice
-from visit_tl.view.words import edge_fact, heading, node_facts, node_title, short_label
+from visit_tl.view.window import choose
+from visit_tl.view.words import edge_fact, node_facts, node_title, short_label
 
 _TITLE: Final = 92
 """Height in px of the lines over the picture."""
@@ -108,32 +109,6 @@ def svg(
         "",
     ]
     return "\n".join(parts)
-
-
-def caption(
-    whole: FlowGraph, graph: FlowGraph, shown: FlowGraph, orphans: int
-) -> tuple[str, str, str]:
-    """What a picture is of, in three lines of plain text.
-
-    Args:
-        whole: The graph.
-        graph: The same at one position.
-        shown: The blocks of it that are drawn.
-        orphans: How many nodes are not.
-    """
-    words = heading(shown)
-    second = [f"position {words['position']}", f"target {words['target']}"]
-    if "prediction" in words:
-        second.append(f"prediction {words['prediction']}")
-    third = [notice(graph, shown, "figure"), words["hidden"]]
-    if "patched" in words:
-        third.append(f"patched run: {words['patched']}")
-    if "followed" in (all_of := heading(whole)):
-        third.append(f"followed back: {all_of['followed']}")
-    if orphans:
-        third.append(f"{orphans} nodes without an edge are not drawn")
-    first = f"{words['model']} · “{clip_start(words['prompt'], 100)}”"
-    return first, " · ".join(second), " · ".join(third)
 
 
 def _lines(lines: Iterable[str], width: int) -> list[str]:

@@ -72,7 +72,7 @@ def open_tokens(model: Any) -> Tokens:
 
 def name_of(tokens: Tokens) -> str:
     """The name of the model or tokenizer, for messages and records."""
-    return tokens._name
+    return tokens.name
 
 
 def token_after_space(tokens: Tokens, word: str) -> int | None:
