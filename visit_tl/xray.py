@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from visit_tl.graph.build import build, prediction
 from visit_tl.graph.columns import MAX_NODES, Follow
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import NodeId
+from visit_tl.model.batch import unpadded
 from visit_tl.model.cached import Cache
 from visit_tl.model.hooks import FwdHooks
 from visit_tl.model.tokens import Prompt
@@ -139,7 +139,7 @@ def flow_graphs(
     """
     from tqdm.auto import tqdm
 
-    rows = _rows(prompts, attention_mask)
+    rows = unpadded(prompts, attention_mask)
     targets = [target] * len(rows) if target is None or isinstance(target, str | int) else target
     if len(targets) != len(rows):
         raise InputError(f"there are {len(rows)} prompts but {len(targets)} targets; give one each")
@@ -315,41 +315,6 @@ class _Job:
         return self.build(trace, Follow(self.expand, self.max_nodes, chosen, traces))
 
     def build(self, trace: Trace, follow: Follow | None = None) -> FlowGraph:
-        view = self.view
-        built = build(view, trace, target=self.target, budget=self.budget, k=self.k, follow=follow)
-        return replace(built, source=weakref.ref(view.model))
-
-
-def _rows(
-    prompts: Sequence[str | Sequence[int]] | Tensor, attention_mask: Tensor | None
-) -> list[str | Sequence[int]]:
-    """The prompts one by one, without padding.
-
-    Raises:
-        InputError: a single text, a tensor that is no batch, or a mask that does not fit or has
-            holes.
-    """
-    if isinstance(prompts, str):
-        raise InputError("prompts is one text; pass a list of texts, or call flow_graph")
-    if not isinstance(prompts, Tensor):
-        if attention_mask is not None:
-            raise InputError("an attention_mask goes with a batch of token ids, not with a list")
-        return list(prompts)
-    if prompts.ndim != 2:
-        raise InputError(f"a batch of token ids is [batch, pos], got {list(prompts.shape)}")
-    if attention_mask is None:
-        return [row.tolist() for row in prompts]
-    if attention_mask.shape != prompts.shape:
-        raise InputError(
-            f"the attention_mask is {list(attention_mask.shape)}, the batch {list(prompts.shape)}"
+        return build(
+            self.view, trace, target=self.target, budget=self.budget, k=self.k, follow=follow
         )
-    rows: list[str | Sequence[int]] = []
-    for i, (ids, mask) in enumerate(zip(prompts, attention_mask.bool(), strict=True)):
-        at = mask.nonzero().flatten()
-        if len(at) == 0 or int(at[-1] - at[0]) + 1 != len(at):
-            raise InputError(
-                f"row {i} of the attention_mask has {len(at)} tokens that are not one run; padding "
-                f"goes to the left or to the right"
-            )
-        rows.append(ids[mask].tolist())
-    return rows

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
+
+import pytest
 
 SHOTS = Path(__file__).parents[1] / "screenshots"
 SIZES = {"1280x720": (1280, 720), "1920x1080": (1920, 1080)}
@@ -26,6 +30,15 @@ _PLACE = """name => {
     box.top + margin.t + tall * (y - yaxis.range[1]) / (yaxis.range[0] - yaxis.range[1]),
   ];
 }"""
+
+
+def chromium():
+    """The program to test with; the test is skipped, with the reason, where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(names)} is installed; CHROMIUM=/path/to/it names one")
+    return found
 
 
 class Tab:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
 
-from tests.view.browsing import QUIET, Tab
+from tests.view.browsing import QUIET, Tab, chromium
 
 
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(names)} is installed; CHROMIUM=/path/to/it names one")
+    program = chromium()
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=found, args=list(QUIET))
+        opened = driver.chromium.launch(executable_path=program, args=list(QUIET))
         yield opened
         opened.close()
 

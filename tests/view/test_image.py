@@ -1,27 +1,21 @@
 """PNG and PDF by kaleido, where it and a Chrome are; else what is missing is said."""
 
-import os
-import shutil
 import sys
 import types
 
 import pytest
 
+from tests.view.browsing import chromium
 from tests.view.synthetic import hostile
 from visit_tl import FileError
 from visit_tl.view.image import image
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.mark.browser
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_a_figure_is_drawn(tmp_path, monkeypatch):
     pytest.importorskip("kaleido", reason="kaleido is not installed")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(NAMES)} is installed; CHROMIUM=/path/to/it names one")
-    monkeypatch.setenv("BROWSER_PATH", found)
+    monkeypatch.setenv("BROWSER_PATH", chromium())
     graph = hostile()
     png = graph.save(tmp_path / "g.png").read_bytes()
     assert png.startswith(b"\x89PNG\r\n\x1a\n")

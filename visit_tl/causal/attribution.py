@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from visit_tl.causal.belongs import require_same
 from visit_tl.causal.shares import LayerShares, Shares, total_of
 from visit_tl.errors import InputError
 from visit_tl.graph.flow import FlowGraph
@@ -128,14 +129,12 @@ class Attribution:
             InputError: the graph is of another model, prompt or position.
         """
         ours = self.model, self.token_ids, self.position
-        theirs = graph.model, graph.token_ids, graph.position
-        if ours != theirs:
-            names = ("model", "tokens", "position")
-            which = next(n for n, a, b in zip(names, ours, theirs, strict=True) if a != b)
-            raise InputError(
-                f"the attribution and the graph differ in {which}; attribute the graph itself, "
-                f"with attribute(model, graph)"
-            )
+        require_same(
+            graph,
+            *ours,
+            what="attribution",
+            remedy="attribute the graph itself, with attribute(model, graph)",
+        )
         nodes = tuple(replace(node, attribution=self._of(node.id)) for node in graph.nodes)
         return replace(graph, nodes=nodes)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from visit_tl.causal.belongs import require_same
 from visit_tl.causal.bundles import bundle
 from visit_tl.causal.choice import other_writes, shape_of
 from visit_tl.causal.circuit import CircuitRun
@@ -102,11 +103,7 @@ class GraphEdgeEffects:
             InputError: the graph is of another model, prompt or position.
         """
         ours = self.model, self.token_ids, self.position
-        theirs = graph.model, graph.token_ids, graph.position
-        if ours != theirs:
-            names = ("model", "tokens", "position")
-            which = next(n for n, a, b in zip(names, ours, theirs, strict=True) if a != b)
-            raise InputError(f"the effects and the graph differ in {which}; measure this graph")
+        require_same(graph, *ours, what="effects", remedy="measure this graph")
 
         def marked(edge: Edge) -> Edge:
             value = self._by_ends.get((edge.source, edge.target))

@@ -6,6 +6,8 @@ all survivors of all blocks, and the readouts are laid into the nodes.
 
 from __future__ import annotations
 
+import weakref
+
 from torch import Tensor
 
 from visit_tl import lens
@@ -84,6 +86,7 @@ def build(
         residual_error=errors,
         columns=columns,
         patched=trace.patched,
+        source=weakref.ref(view.model),
         nodes=nodes,
         edges=tuple(sorted(draft.edges, key=lambda e: (order[e.target], order[e.source]))),
     )

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from visit_tl.circuits.scores import check_shape, matrix
 from visit_tl.view.labels import clip, for_plotly, visible
-from visit_tl.view.style import FONT, FONT_SIZE, Palette, palette
+from visit_tl.view.style import FONT_SIZE, Palette, ground, palette
 
 if TYPE_CHECKING:
     from visit_tl.circuits.references import Reference
@@ -85,20 +85,10 @@ def head_map(
     width = max(room, _NARROWEST)
     below = _BOTTOM + legend + max(0, _SCALE - cell * n_layers)
     figure.update_layout(
-        # An empty template keeps the caller's default template out of the figure.
-        template={},
+        **ground(colours),
         width=width,
         height=cell * n_layers + _TOP + below,
         margin={"l": _LEFT, "r": width - cell * n_heads - _LEFT, "t": _TOP, "b": below},
-        paper_bgcolor=colours.background,
-        plot_bgcolor=colours.background,
-        font={"family": FONT, "size": FONT_SIZE, "color": colours.text},
-        hoverlabel={
-            "bgcolor": colours.surface,
-            "bordercolor": colours.quiet,
-            "font": {"family": FONT, "size": FONT_SIZE, "color": colours.text},
-            "align": "left",
-        },
         hovermode="closest",
         title=_title(title),
         xaxis=_axis("head", n_heads, cell) | {"side": "top"},

@@ -12,7 +12,7 @@ from visit_tl.errors import InputError
 from visit_tl.graph.records import Node
 from visit_tl.states import LensTable
 from visit_tl.view.labels import clip_start, for_plotly, table, visible
-from visit_tl.view.style import FONT, FONT_SIZE, Palette, palette, rank_colour, rank_place
+from visit_tl.view.style import FONT_SIZE, Palette, ground, palette, rank_colour, rank_place
 from visit_tl.view.words import node_title, number, promoted_label, readable, token_list
 
 NUMBERS: Final = ("rank", "prob", "top_prob", "entropy")
@@ -85,8 +85,7 @@ def figure(
         ]
     )
     drawn.update_layout(
-        # An empty template keeps the caller's default template out of the figure.
-        template={},
+        **ground(colours),
         width=width,
         height=height + _TOP + _BOTTOM,
         margin={
@@ -94,15 +93,6 @@ def figure(
             "r": width - wide - _LEFT,
             "t": _TOP,
             "b": _BOTTOM + height - tall,
-        },
-        paper_bgcolor=colours.background,
-        plot_bgcolor=colours.background,
-        font={"family": FONT, "size": FONT_SIZE, "color": colours.text},
-        hoverlabel={
-            "bgcolor": colours.surface,
-            "bordercolor": colours.quiet,
-            "font": {"family": FONT, "size": FONT_SIZE, "color": colours.text},
-            "align": "left",
         },
         hovermode="closest",
         showlegend=False,

@@ -13,7 +13,7 @@ from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import Kind, NodeId
 from visit_tl.graph.records import Node
 from visit_tl.view.labels import clip, columns, for_plotly, table, visible
-from visit_tl.view.style import FONT, FONT_SIZE, node_colour, palette, promoted_rank
+from visit_tl.view.style import FONT_SIZE, ground, node_colour, palette, promoted_rank
 from visit_tl.view.words import heading, node_facts, node_title
 
 KINDS: Final[dict[str, tuple[Kind, str]]] = {
@@ -84,20 +84,10 @@ def neurons(
         )
     )
     figure.update_layout(
-        # An empty template keeps the caller's default template out of the figure.
-        template={},
+        **ground(colours),
         width=left + _PLOT + _RIGHT,
         height=_BAR * len(shown) + _TOP + _BOTTOM,
         margin={"l": left, "r": _RIGHT, "t": _TOP, "b": _BOTTOM},
-        paper_bgcolor=colours.background,
-        plot_bgcolor=colours.background,
-        font={"family": FONT, "size": FONT_SIZE, "color": colours.text},
-        hoverlabel={
-            "bgcolor": colours.surface,
-            "bordercolor": colours.quiet,
-            "font": {"family": FONT, "size": FONT_SIZE, "color": colours.text},
-            "align": "left",
-        },
         title=_title(graph, layer, part, left_out, left + _PLOT),
         xaxis={
             "title": {"text": words, "standoff": 8},

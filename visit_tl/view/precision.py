@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from visit_tl.circuits.metrics import at_k
 from visit_tl.view.head_map import visible_words
 from visit_tl.view.labels import for_plotly
-from visit_tl.view.style import FONT, FONT_SIZE, Palette, palette, rank_colour
+from visit_tl.view.style import FONT_SIZE, Palette, ground, palette, rank_colour
 
 if TYPE_CHECKING:
     from visit_tl.circuits.comparison import Comparison
@@ -49,20 +49,13 @@ def precision_recall(found: Comparison, *, theme: str = "light") -> go.Figure:
     )
     figure.add_annotation(_note(f"k = {k}", math.log10(k), 0.94, colours) | {"xshift": 4})
     title = f"{found.reference.name} · average precision {found.average_precision:.3f}"
+    layout = ground(colours)
+    del layout["hoverlabel"]["align"]  # Plotly aligns a hover of several lines itself
     figure.update_layout(
-        # An empty template keeps the caller's default template out of the figure.
-        template={},
+        **layout,
         width=620,
         height=400,
         margin={"l": 64, "r": 24, "t": 64, "b": 56},
-        paper_bgcolor=colours.background,
-        plot_bgcolor=colours.background,
-        font={"family": FONT, "size": FONT_SIZE, "color": colours.text},
-        hoverlabel={
-            "bgcolor": colours.surface,
-            "bordercolor": colours.quiet,
-            "font": {"family": FONT, "size": FONT_SIZE, "color": colours.text},
-        },
         hovermode="x unified",
         title={"text": for_plotly(visible_words(title)), "font": {"size": 15}, "x": 0.02},
         xaxis=_axis(f"k, the number of {found.level} taken", colours)

@@ -19,7 +19,7 @@ from visit_tl.view import legend
 from visit_tl.view.caption import caption
 from visit_tl.view.labels import for_plotly
 from visit_tl.view.layout import NODE_WIDTH, Layout, layout
-from visit_tl.view.style import FONT, FONT_SIZE, edge_colour, node_colour, palette
+from visit_tl.view.style import FONT_SIZE, edge_colour, ground, node_colour, palette
 from visit_tl.view.window import choose
 from visit_tl.view.words import edge_fact, node_facts, node_title, short_label
 
@@ -101,20 +101,10 @@ def _flow(shown: FlowGraph, place: Layout, theme: str) -> dict[str, Any]:
     drawn: dict[str, Any] = {
         "data": [_trace(shown, place, theme)] if place.boxes else [],
         "layout": {
-            # An empty template keeps the caller's default template out of the figure.
-            "template": {},
+            **ground(colours),
             "width": place.width,
             "height": place.height + legend.HEADINGS,
             "margin": {"l": 0, "r": 0, "t": legend.HEADINGS, "b": 0},
-            "paper_bgcolor": colours.background,
-            "plot_bgcolor": colours.background,
-            "font": {"family": FONT, "size": FONT_SIZE, "color": colours.text},
-            "hoverlabel": {
-                "bgcolor": colours.surface,
-                "bordercolor": colours.quiet,
-                "font": {"family": FONT, "size": FONT_SIZE, "color": colours.text},
-                "align": "left",
-            },
             "annotations": notes,
             "shapes": shapes,
         },

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from visit_tl.errors import InputError
 from visit_tl.graph.records import Edge, Node
@@ -102,6 +102,24 @@ def palette(theme: str) -> Palette:
     if theme not in PALETTES:
         raise InputError(f"{theme!r} is no theme; the themes are {', '.join(PALETTES)}")
     return PALETTES[theme]
+
+
+def ground(colours: Palette) -> dict[str, Any]:
+    """What every Plotly figure of a theme has in its layout: grounds, fonts and hovers."""
+    font = {"family": FONT, "size": FONT_SIZE, "color": colours.text}
+    return {
+        # An empty template keeps the caller's default template out of the figure.
+        "template": {},
+        "paper_bgcolor": colours.background,
+        "plot_bgcolor": colours.background,
+        "font": font,
+        "hoverlabel": {
+            "bgcolor": colours.surface,
+            "bordercolor": colours.quiet,
+            "font": font,
+            "align": "left",
+        },
+    }
 
 
 def promoted_rank(node: Node, d_vocab: int) -> int:
