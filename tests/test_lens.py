@@ -48,6 +48,11 @@ def assert_equal(readout, wanted):
             torch.testing.assert_close(got.double(), value, atol=1e-5, rtol=1e-5, msg=name)
 
 
+def wide():
+    """A model whose vocabulary takes several tiles."""
+    return tiny.native(d_vocab=9001)
+
+
 def test_reading_equals_the_full_softmax(model):
     view = ModelView(model)
     vectors = torch.randn(23, view.d_model, generator=torch.Generator().manual_seed(1)) * 3
@@ -91,6 +96,55 @@ def test_equal_logits_are_ordered_by_lower_id_and_rank_alike():
     assert readout.top_ids.tolist() == [[1, 2, 0, 3]]
     assert readout.bottom_ids.tolist() == [[0, 3, 1, 2]]
     assert readout.target_ranks.tolist() == [[0, 0, 2, 2]]
+
+
+def test_each_vector_may_have_targets_of_its_own(model):
+    view = ModelView(model)
+    vectors = torch.randn(4, view.d_model, generator=torch.Generator().manual_seed(4)) * 2
+    asked = torch.tensor([[3, 50, 7], [9, -1, 3], [-1, -1, -1], [-1, 2, -1]])
+    readout = lens.read(view, vectors, asked, k=2)
+    assert torch.equal(readout.target_ids, asked)
+    for row, column in (asked >= 0).nonzero().tolist():
+        alone = lens.read(view, vectors, [int(asked[row, column])], k=2)
+        for name in ("target_logits", "target_probs", "target_ranks"):
+            assert getattr(readout, name)[row, column] == getattr(alone, name)[row, 0], name
+    none = asked < 0
+    assert (readout.target_ranks[none] == -1).all()
+    assert readout.target_logits[none].isnan().all()
+    assert readout.target_probs[none].isnan().all()
+
+
+def test_a_vector_reads_the_same_to_the_bit_in_any_company():
+    view = ModelView(wide())
+    vectors = torch.randn(300, view.d_model, generator=torch.Generator().manual_seed(5))
+    whole = lens.read(view, vectors, [17], k=5)
+    for chosen in ([0], [299], [3, 250], list(range(40)), list(range(299, 0, -2))):
+        part = lens.read(view, vectors[chosen], [17], k=5)
+        for name in ("top_ids", "top_probs", "bottom_ids", "entropy", "target_logits"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[chosen]), (name, chosen)
+
+
+def test_tokens_with_one_and_the_same_column_have_one_rank_wherever_their_tiles_are():
+    view = ModelView(wide())
+    twins = [5, 1200, 4095, 4096, 5000, 8999]
+    view.W_U[:, twins] = view.W_U[:, twins[:1]].clone()
+    vectors = torch.randn(50, view.d_model, generator=torch.Generator().manual_seed(6))
+    ranks = lens.read(view, vectors, twins, k=2).target_ranks
+    assert (ranks == ranks[:, :1]).all()
+    logits = lens.logits(view, view.final_norm(vectors))
+    assert torch.equal(ranks[:, 0], (logits > logits[:, 5:6]).sum(-1))
+
+
+def test_the_product_of_onednn_is_that_of_torch(monkeypatch):
+    view = ModelView(wide())
+    vectors = torch.randn(40, view.d_model, generator=torch.Generator().manual_seed(7))
+    quick = lens.read(view, vectors, [17], k=5)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    plain = lens.read(view, vectors, [17], k=5)
+    assert torch.equal(quick.top_ids, plain.top_ids)
+    assert torch.equal(quick.target_ranks, plain.target_ranks)
+    torch.testing.assert_close(quick.entropy, plain.entropy, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(quick.target_logits, plain.target_logits, atol=1e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("tile", [2, 3, 5, 64])
@@ -147,6 +201,8 @@ def test_a_zero_vector_reads_as_the_bias_of_the_norm(model):
         (torch.zeros(2, 15), [], 5, r"reads \[component, 16\]"),
         (torch.zeros(2, 16), [60], 5, r"target 60 is outside 0\.\.59"),
         (torch.zeros(2, 16), [-1], 5, r"target -1 is outside 0\.\.59"),
+        (torch.zeros(2, 16), torch.tensor([[1], [60]]), 5, r"target 60 is outside 0\.\.59"),
+        (torch.zeros(2, 16), torch.tensor([[1], [-2]]), 5, r"target -2 is outside 0\.\.59"),
         (torch.zeros(2, 16), [], 0, r"k must be in 1\.\.60"),
         (torch.zeros(2, 16), [], 61, r"k must be in 1\.\.60"),
     ],
