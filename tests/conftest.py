@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What one test reads, another must not find on disk.
+os.environ["VISIT_TL_ATLAS"] = "memory"
 
 import pytest
 

@@ -139,3 +139,23 @@ def test_the_embedded_models_are_listed(run):
 
 def test_the_version_is_that_of_the_package(run):
     assert run("version").output.strip() == vt.__version__
+
+
+def test_the_atlas_is_built_listed_and_cleared(run, tmp_path, monkeypatch):
+    from visit_tl.atlas import atlas
+
+    monkeypatch.setenv("VISIT_TL_CACHE", str(tmp_path))
+    monkeypatch.setenv("VISIT_TL_ATLAS", "disk")
+    monkeypatch.setattr(atlas, "_WORTH", 0)
+    built = run("atlas", "build", "native", "--target", "b", "--target", "c", "--quiet")
+    assert built.exit_code == 0, built.output
+    assert re.search(r"[0-9]+ rows of native are known for 2 targets", built.output)
+    listed = run("atlas", "info")
+    assert "native: 2 targets, 0.0 MB" in listed.output and str(tmp_path) in listed.output
+    assert "removed 0.0 MB" in run("atlas", "clear").output
+    assert run("atlas", "info").output.startswith("0.0 MB of at most 512 MB")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--target", "no such token")])
+def test_an_atlas_without_a_target_is_not_built(run, arguments):
+    assert run("atlas", "build", *arguments, "--quiet").exit_code in (1, 2)

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visit_tl import causal, circuits, view
+    from visit_tl import atlas, causal, circuits, view
     from visit_tl.checks import check
     from visit_tl.errors import (
         DecompositionError,
@@ -61,7 +61,7 @@ _HOMES = {
 }
 
 # Packages that are reached by name: vt.circuits.load(...), vt.causal.effects(...).
-_ROOMS = ("causal", "circuits", "view")
+_ROOMS = ("atlas", "causal", "circuits", "view")
 
 __all__ = [
     "DecompositionError",
@@ -78,6 +78,7 @@ __all__ = [
     "Readout",
     "Trace",
     "VisitError",
+    "atlas",
     "attention",
     "causal",
     "check",

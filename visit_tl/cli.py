@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from visit_tl import cli_atlas
 from visit_tl.errors import InputError, VisitError
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_atlas.app, name="atlas")
 
 
 @app.callback()
@@ -117,7 +119,7 @@ def graph(
             if not quiet:
                 _say("\n".join([built.text(), *(f"wrote {path}" for path in written)]))
     except VisitError as error:
-        _fail(error, debug)
+        refused(error, debug)
 
 
 @app.command()
@@ -135,7 +137,7 @@ def check(
 
         report = check_model(load_model(model, verbose=not quiet))
     except VisitError as error:
-        _fail(error, debug)
+        refused(error, debug)
     _say(str(report))
     if not report.exact:
         raise typer.Exit(1)
@@ -164,7 +166,7 @@ def bench(
         opened = load_model(model, verbose=not quiet)
         report = measure(opened, vectors=vectors, repeats=repeats, verbose=not quiet)
     except VisitError as error:
-        _fail(error, debug)
+        refused(error, debug)
     _say(report.markdown() if markdown else str(report))
 
 
@@ -236,7 +238,8 @@ def _say(text: str) -> None:
     typer.echo(text)
 
 
-def _fail(error: Any, debug: bool) -> NoReturn:
+def refused(error: Any, debug: bool) -> NoReturn:
+    """Say in one line what was refused, and leave with exit code 1."""
     if debug:
         raise error
     typer.echo(f"visit-tl: {' '.join(str(error).split())}", err=True)

@@ -159,7 +159,8 @@ def lens_table(
     """
     import torch
 
-    from visit_tl.graph.draft import Draft, read_draft
+    from visit_tl.graph.draft import Draft
+    from visit_tl.graph.reader import Reader
     from visit_tl.model.hooks import keeper
     from visit_tl.model.view import ModelView
 
@@ -180,7 +181,7 @@ def lens_table(
     for row, name in hooks.items():
         where: list[dict[str, object]] = [{"hook": Hook(name, (0, i))} for i in range(n)]
         draft.add([row.at(i) for i in range(n)], kept[name], where)
-    read = {node.id: node for node in read_draft(view, draft, follow, k)}
+    read = {node.id: node for node in Reader(view, k).nodes([draft], [follow])[0]}
     return LensTable(
         model=view.name,
         prompt=tokens.text,

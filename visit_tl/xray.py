@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
+from visit_tl.atlas.atlas import open_atlas
 from visit_tl.errors import InputError
 from visit_tl.graph import prune
-from visit_tl.graph.build import build, prediction
+from visit_tl.graph.build import Plan, build, plan, prediction
 from visit_tl.graph.columns import MAX_NODES, Follow
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import NodeId
+from visit_tl.graph.reader import Reader
 from visit_tl.model.batch import unpadded
 from visit_tl.model.cached import Cache
 from visit_tl.model.hooks import FwdHooks
@@ -23,6 +25,9 @@ from visit_tl.trace import Trace, patterns
 
 if TYPE_CHECKING:
     from visit_tl.view.attention import AttentionView
+
+_TOGETHER: Final = 96 * 2**20
+"""Bytes of vectors of several prompts that are read together."""
 
 
 def flow_graph(
@@ -85,9 +90,9 @@ def flow_graph(
     """
     view = ModelView(model)
     tokens = view.tokens.encode(prompt, prepend_bos)
-    job = _Job(view, target, layers, prune.budget(preset, heads, values, neurons), k)
+    job = _Job(view, target, layers, prune.budget(preset, heads, values, neurons))
     job.follow(expand, positions, max_nodes)
-    return job.graph(tokens, position, cache, batch, fwd_hooks)
+    return _built(view, k, [job.plan(tokens, position, cache, batch, fwd_hooks)])[0]
 
 
 def flow_graphs(
@@ -146,12 +151,12 @@ def flow_graphs(
     view = ModelView(model)
     budget = prune.budget(preset, heads, values, neurons)
     encoded = [view.tokens.encode(row, prepend_bos) for row in rows]
-    jobs = [_Job(view, one, layers, budget, k) for one in targets]
+    jobs = [_Job(view, one, layers, budget) for one in targets]
     for job in jobs:
         job.follow(expand, positions, max_nodes)
     pairs = zip(jobs, encoded, strict=True)
     bar = tqdm(pairs, total=len(rows), desc="graphs", disable=not verbose)
-    return [job.graph(tokens, position) for job, tokens in bar]
+    return _built(view, k, (job.plan(tokens, position) for job, tokens in bar))
 
 
 def generate(
@@ -196,18 +201,19 @@ def generate(
     if n < 1:
         raise InputError(f"n must be an integer of at least 1, got {n}")
     view = ModelView(model)
-    job = _Job(view, target, layers, prune.budget(preset, heads, values, neurons), k)
-    tokens = view.tokens.encode(prompt, prepend_bos)
-    graphs: list[FlowGraph] = []
-    for _ in tqdm(range(n), desc="tokens", disable=not verbose):
-        trace = Trace.run(view, tokens, layers=job.layers)
-        graphs.append(job.build(trace))
-        chosen = prediction(view, trace)
-        if chosen == view.tokens.eos or len(tokens.ids) == view.n_ctx:
-            break
-        text = tokens.text + view.tokens.text(chosen)
-        tokens = replace(tokens, text=text, ids=(*tokens.ids, chosen))
-    return graphs
+    job = _Job(view, target, layers, prune.budget(preset, heads, values, neurons))
+
+    def plans(tokens: Prompt) -> Iterator[Plan]:
+        for _ in tqdm(range(n), desc="tokens", disable=not verbose):
+            trace = Trace.run(view, tokens, layers=job.layers)
+            yield job.chosen(trace)
+            after = prediction(view, trace)
+            if after == view.tokens.eos or len(tokens.ids) == view.n_ctx:
+                return
+            text = tokens.text + view.tokens.text(after)
+            tokens = replace(tokens, text=text, ids=(*tokens.ids, after))
+
+    return _built(view, k, plans(view.tokens.encode(prompt, prepend_bos)))
 
 
 def attention(
@@ -264,9 +270,8 @@ class _Job:
         target: str | int | None,
         layers: Iterable[int] | int | None,
         budget: prune.Budget,
-        k: int,
     ) -> None:
-        self.view, self.budget, self.k = view, budget, k
+        self.view, self.budget = view, budget
         self.layers = view.check_layers(layers)
         self.target = None if target is None else view.tokens.single(target)
 
@@ -283,14 +288,14 @@ class _Job:
             if type(number) is not int or number < 0:
                 raise InputError(f"{name} must be an integer of at least 0, got {number!r}")
 
-    def graph(
+    def plan(
         self,
         tokens: Prompt,
         position: int,
         cache: Cache | None = None,
         batch: int | None = None,
         fwd_hooks: FwdHooks = (),
-    ) -> FlowGraph:
+    ) -> Plan:
         if cache is not None and fwd_hooks:
             raise InputError("fwd_hooks patch a run, and a cache is of a run that is over; run it")
         if cache is None and batch is not None:
@@ -304,7 +309,7 @@ class _Job:
         position = self.view.check_position(position, len(tokens.ids))
         trace = traces([position], self.layers)[position]
         if not self.expand:
-            return self.build(trace)
+            return self.chosen(trace)
         n = len(tokens.ids)
         chosen = self.positions
         chosen = None if chosen is None else {self.view.check_position(j, n) for j in chosen}
@@ -312,9 +317,25 @@ class _Job:
             raise InputError(
                 f"position {ahead[0]} comes after the graph's own, {position}, which cannot see it"
             )
-        return self.build(trace, Follow(self.expand, self.max_nodes, chosen, traces))
+        return self.chosen(trace, Follow(self.expand, self.max_nodes, chosen, traces))
 
-    def build(self, trace: Trace, follow: Follow | None = None) -> FlowGraph:
-        return build(
-            self.view, trace, target=self.target, budget=self.budget, k=self.k, follow=follow
-        )
+    def chosen(self, trace: Trace, follow: Follow | None = None) -> Plan:
+        return plan(self.view, trace, target=self.target, budget=self.budget, follow=follow)
+
+
+def _built(view: ModelView, k: int, plans: Iterable[Plan]) -> list[FlowGraph]:
+    """The graphs of plans, read together as far as their vectors fit into memory."""
+    atlas = open_atlas(view, min(k, view.d_vocab))
+    reader = Reader(view, k, atlas)
+    graphs: list[FlowGraph] = []
+    waiting: list[Plan] = []
+    for one in plans:
+        waiting.append(one)
+        if sum(plan.draft.nbytes for plan in waiting) > _TOGETHER:
+            graphs += build(reader, waiting)
+            waiting = []
+    if waiting:
+        graphs += build(reader, waiting)
+    if atlas is not None:
+        atlas.save()
+    return graphs

@@ -1,12 +1,15 @@
 """Trace + weights + lens -> FlowGraph (paper, Appendix A).
 
-Scores first: each block chooses its survivors without a vocabulary. Then one call of the lens reads
-all survivors of all blocks, and the readouts are laid into the nodes.
+Scores first: each block chooses its survivors without a vocabulary, which makes a plan. Then one
+call of the reader reads all survivors of all blocks of all plans, which makes the graphs.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -16,25 +19,40 @@ from visit_tl.graph.block import Block
 from visit_tl.graph.columns import BUDGET as COLUMN
 from visit_tl.graph.columns import Follow, add_columns
 from visit_tl.graph.conserve import check_logits
-from visit_tl.graph.draft import Draft, read_draft
+from visit_tl.graph.draft import Draft
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.follow import Read
 from visit_tl.graph.ids import NodeId
-from visit_tl.graph.records import Hook
+from visit_tl.graph.reader import Reader
+from visit_tl.graph.records import Hook, Node
 from visit_tl.model.view import ModelView
 from visit_tl.trace import Trace
 
 
-def build(
+@dataclass(frozen=True)
+class Plan:
+    """A graph before it is read: what survived, and all else that the graph will hold.
+
+    Attributes:
+        draft: Nodes that wait for their readout, and edges.
+        target_id: The token that ranks are of.
+        facts: The other attributes of the graph.
+    """
+
+    draft: Draft
+    target_id: int
+    facts: Mapping[str, Any]
+
+
+def plan(
     view: ModelView,
     trace: Trace,
     *,
     target: int | None = None,
     budget: prune.Budget | None = None,
-    k: int = 5,
     follow: Follow | None = None,
-) -> FlowGraph:
-    """Build the graph of a trace.
+) -> Plan:
+    """Choose what survives of a trace.
 
     Args:
         view: The model.
@@ -42,7 +60,6 @@ def build(
         target: Token id whose rank and probability the nodes carry; None is the model's own
             prediction.
         budget: What to keep; None is `prune.Budget()`.
-        k: How many top and bottom tokens each node keeps.
         follow: How far to follow memories back; None is not at all.
 
     Raises:
@@ -65,31 +82,39 @@ def build(
         _end(draft, view, trace, last)
     columns = () if follow is None else add_columns(draft, view, trace, reads, follow)
     chosen = prediction(view, trace) if target is None else target
-    nodes = read_draft(view, draft, chosen, k)
-    order = {node.id: i for i, node in enumerate(nodes)}
     text = view.tokens.text
-    return FlowGraph(
-        model=view.name,
-        prompt=trace.prompt.text,
-        tokens=tuple(text(i) for i in trace.prompt.ids),
-        token_ids=trace.prompt.ids,
-        prepend_bos=trace.prompt.prepend_bos,
-        position=trace.position,
-        target=text(chosen),
-        target_id=chosen,
-        target_given=target is not None,
-        layers=tuple(trace.layers),
-        n_layers=view.n_layers,
-        d_vocab=view.d_vocab,
-        pruning=budget.as_dict() | ({} if follow is None else _following(follow)),
-        hidden=hidden,
-        residual_error=errors,
-        columns=columns,
-        patched=trace.patched,
-        source=weakref.ref(view.model),
-        nodes=nodes,
-        edges=tuple(sorted(draft.edges, key=lambda e: (order[e.target], order[e.source]))),
-    )
+    facts = {
+        "model": view.name,
+        "prompt": trace.prompt.text,
+        "tokens": tuple(text(i) for i in trace.prompt.ids),
+        "token_ids": trace.prompt.ids,
+        "prepend_bos": trace.prompt.prepend_bos,
+        "position": trace.position,
+        "target": text(chosen),
+        "target_given": target is not None,
+        "layers": tuple(trace.layers),
+        "n_layers": view.n_layers,
+        "d_vocab": view.d_vocab,
+        "pruning": budget.as_dict() | ({} if follow is None else _following(follow)),
+        "hidden": hidden,
+        "residual_error": errors,
+        "columns": columns,
+        "patched": trace.patched,
+        "source": weakref.ref(view.model),
+    }
+    return Plan(draft, chosen, facts)
+
+
+def build(reader: Reader, plans: Sequence[Plan]) -> list[FlowGraph]:
+    """Read what survived of several traces together, and make a graph of each."""
+    nodes = reader.nodes([one.draft for one in plans], [one.target_id for one in plans])
+    return [_graph(one, own) for one, own in zip(plans, nodes, strict=True)]
+
+
+def _graph(one: Plan, nodes: tuple[Node, ...]) -> FlowGraph:
+    order = {node.id: i for i, node in enumerate(nodes)}
+    edges = sorted(one.draft.edges, key=lambda e: (order[e.target], order[e.source]))
+    return FlowGraph(target_id=one.target_id, nodes=nodes, edges=tuple(edges), **one.facts)
 
 
 def _end(draft: Draft, view: ModelView, trace: Trace, last: int) -> None:

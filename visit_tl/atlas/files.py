@@ -1,0 +1,232 @@
+"""The atlas on disk: one safetensors file for each model and target, in the user's cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visit_tl.atlas.fingerprint import FORMAT
+from visit_tl.atlas.sheet import NAMES, Sheet
+from visit_tl.errors import FileError
+from visit_tl.model.cache_dir import CacheWarning, cache_root, locked
+
+LIMIT: Final = 512 * 2**20
+"""Bytes of all files together; beyond, those that were not used for longest are removed."""
+_SUFFIX: Final = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The sheets of one model.
+
+    Attributes:
+        path: Where they are; named by the fingerprint.
+        model: Name of the model, for people.
+        rows: How many static rows the model has.
+        d_vocab: Size of its vocabulary.
+        k: How many top and bottom tokens a row has.
+    """
+
+    path: Path
+    model: str
+    rows: int
+    d_vocab: int
+    k: int
+
+    def load(self, target: int) -> Sheet:
+        """What is known for a target; nothing if there is no file, or it is not as it was left."""
+        path = self._path(target)
+        try:
+            data = path.read_bytes()
+            os.utime(path)
+        except OSError:
+            return Sheet.empty(self.k)
+        try:
+            return self._parse(data, target)
+        except Exception as error:
+            warnings.warn(
+                f"{path} is no sheet of the atlas as it was left ({_line(error)}); it is read anew",
+                CacheWarning,
+                stacklevel=2,
+            )
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return Sheet.empty(self.k)
+
+    def save(self, target: int, sheet: Sheet) -> None:
+        """Add what is known of a target to what the file holds by now; whole or not at all.
+
+        Raises:
+            FileError: the cache cannot be written to.
+        """
+        from safetensors.numpy import save
+
+        with locked(self.path):
+            sheet = self.load(target).add(sheet)
+            arrays = {"places": sheet.places, "digests": sheet.digests, **sheet.columns}
+            about = {
+                "format": f"visit_tl atlas {FORMAT}",
+                "model": self.model,
+                "target": str(target),
+                "sha256": _sum(arrays),
+            }
+            path = self._path(target)
+            beside = path.with_suffix(".part")
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                beside.write_bytes(save(arrays, about))
+                os.replace(beside, path)
+            except OSError as error:
+                raise FileError(f"cannot write the atlas at {path}: {error}") from error
+
+    def _path(self, target: int) -> Path:
+        return self.path / f"{target}{_SUFFIX}"
+
+    def _parse(self, data: bytes, target: int) -> Sheet:
+        from safetensors.numpy import load
+
+        about = _header(data)
+        if about.get("format") != f"visit_tl atlas {FORMAT}" or about.get("target") != str(target):
+            raise ValueError("it describes something else")
+        arrays = load(data)
+        if about.get("sha256") != _sum(arrays):
+            raise ValueError("its numbers do not have the sum that it names")
+        sheet = Sheet(arrays.pop("places"), arrays.pop("digests"), arrays)
+        self._check(sheet)
+        return sheet
+
+    def _check(self, sheet: Sheet) -> None:
+        empty, m = Sheet.empty(self.k), len(sheet.places)
+        pairs = [(empty.places, sheet.places), (empty.digests, sheet.digests)]
+        if set(sheet.columns) != set(NAMES):
+            raise ValueError("its columns have other names")
+        pairs += [(empty.columns[name], sheet.columns[name]) for name in NAMES]
+        for wanted, found in pairs:
+            if found.dtype != wanted.dtype or found.shape != (m, *wanted.shape[1:]):
+                raise ValueError("a column has another shape or type")
+        if m and ((np.diff(sheet.places) <= 0).any() or not _within(sheet.places, self.rows)):
+            raise ValueError("its rows are not rows of the model")
+        for name in NAMES:
+            column = sheet.columns[name]
+            good = (
+                _within(column, self.d_vocab)
+                if column.dtype == np.int32
+                else bool(np.isfinite(column).all())
+            )
+            if not good:
+                raise ValueError(f"{name} holds what no reading gives")
+
+
+@dataclass(frozen=True)
+class About:
+    """What the atlas holds of one model.
+
+    Attributes:
+        path: Its folder.
+        model: Name of the model.
+        targets: For how many targets rows are known.
+        nbytes: Bytes of its files.
+    """
+
+    path: Path
+    model: str
+    targets: int
+    nbytes: int
+
+
+def atlas_root() -> Path:
+    """The folder of all sheets, in the user's cache. It may not exist yet."""
+    return cache_root() / "atlas"
+
+
+def info() -> list[About]:
+    """What the atlas holds, model by model, by name."""
+    found = []
+    for path in _folders():
+        files = list(_files(path))
+        names = {_model(file) for file, _ in files}
+        found.append(
+            About(path, ", ".join(sorted(names)), len(files), sum(size for _, size in files))
+        )
+    return sorted(found, key=lambda about: (about.model, about.path.name))
+
+
+def clear() -> int:
+    """Remove every sheet, and say how many bytes that were."""
+    total = sum(about.nbytes for about in info())
+    shutil.rmtree(atlas_root(), ignore_errors=True)
+    return total
+
+
+def trim(limit: int = LIMIT) -> None:
+    """Remove the sheets that were not used for longest, until all together fit into a limit."""
+    files = [(path.stat().st_mtime, path, size) for f in _folders() for path, size in _files(f)]
+    total = sum(size for _, _, size in files)
+    for _, path, size in sorted(files):
+        if total <= limit:
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
+        total -= size
+
+
+def _folders() -> list[Path]:
+    root = atlas_root()
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _files(path: Path) -> Iterator[tuple[Path, int]]:
+    for file in sorted(path.glob(f"*{_SUFFIX}")):
+        with contextlib.suppress(OSError):
+            yield file, file.stat().st_size
+
+
+def _model(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return str(_header(stream.read(4096)).get("model", "unknown"))
+    except (OSError, ValueError):
+        return "unknown"
+
+
+def _header(data: bytes) -> dict[str, str]:
+    """The notes at the head of a safetensors file.
+
+    Raises:
+        ValueError: there are none.
+    """
+    size = int.from_bytes(data[:8], "little")
+    if not 2 <= size <= len(data) - 8:
+        raise ValueError("it is cut off, or no safetensors file")
+    header = json.loads(data[8 : 8 + size])
+    about = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(about, dict):
+        raise ValueError("it does not say what it is")
+    return about
+
+
+def _sum(arrays: dict[str, NDArray[np.generic]]) -> str:
+    hashed = hashlib.sha256()
+    for name in sorted(arrays):
+        hashed.update(name.encode())
+        hashed.update(np.ascontiguousarray(arrays[name]).data)
+    return hashed.hexdigest()
+
+
+def _within(numbers: NDArray[np.generic], end: int) -> bool:
+    return not numbers.size or bool((numbers.min() >= 0) & (numbers.max() < end))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
