@@ -4,6 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from tests import tiny
 from visit_tl import ModelView
 from visit_tl.model.tokens import _BYTES, _bytes_of, _show_bytes
 
@@ -32,6 +33,15 @@ def test_ids_are_taken_as_they_are_and_shown_as_text(native):
 
 def test_a_stray_byte_is_shown_as_a_byte(native):
     assert ModelView(native).tokens.text(17) == "<0xE2>"
+
+
+def test_tokens_are_read_once_for_a_tokenizer_until_it_is_given_more():
+    model = tiny.native()
+    count = len(model.tokenizer)
+    assert ModelView(model).tokens.text(count) == f"<{count}>"
+    assert ModelView(model).tokens.text(3) is ModelView(model).tokens.text(3)
+    model.tokenizer.add_tokens(["new"])
+    assert ModelView(model).tokens.text(count) == "new"
 
 
 @given(st.binary(min_size=1, max_size=12))

@@ -4,10 +4,10 @@ One streaming pass over tiles of the vocabulary and blocks of rows. No more than
 of one block is alive at any time, so the [component, d_vocab] matrix never exists whole.
 
 The floor is the product with W_U (`product.py`); what is done to its logits must cost little beside
-it. Measured on one core in ns a logit, float32, tile of 1024 x 2048: product 13, oneDNN's
-6; softmax 1.0, row products 0.26, comparing into floats and summing 0.2, a maximum or minimum 0.06.
-But torch.topk of a tile would be 1.3, comparing into booleans and summing 0.5, exp and sum 1.2. See
-`extremes.py` for how top and bottom are found for 0.3.
+it. Measured on one core in ns a logit, float32: product 6 (13 by torch.mm), softmax 1.0, row
+products 0.26, comparing into floats and summing 0.2, a maximum or minimum 0.06. But torch.topk of a
+tile would take 1.3, comparing into booleans and summing 0.5, exp and sum 1.2. See `extremes.py` for
+how top and bottom are found for 0.3.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from visit_tl.extremes import Extremes
 from visit_tl.model.view import ModelView
 from visit_tl.product import Factor
 
-_ROWS = 1024
-_TILE = 4096
+# Of 128 to 2048 rows and 1024 to 8192 tokens the quickest, by 5 % to 50 %: a tile of 4 MB is given
+# back by the allocator as it was, larger ones page by page.
+_ROWS = 512
+_TILE = 2048
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,13 @@ def read(
             _Block(view, view.final_norm(rows) if apply_norm else rows.float(), wanted, k)
             for rows, wanted in zip(vectors.split(_ROWS), asked.split(_ROWS), strict=True)
         ]
+        # One for all tiles: fresh memory costs a page fault for every 1024 numbers.
+        spare = vectors.new_empty(min(n, _ROWS) * min(view.d_vocab, _TILE), dtype=blocks[0].dtype)
         for start in range(0, view.d_vocab, _TILE):
             end = min(start + _TILE, view.d_vocab)
             columns = Factor(view.W_U[:, start:end].T.to(blocks[0].dtype))
             for block in blocks:
-                block.see(columns, start)
+                block.see(columns, start, spare)
         parts = [block.readout() for block in blocks]
     return Readout(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -162,12 +166,12 @@ class _Block:
         self.log_sums: list[Tensor] = []
         self.means: list[Tensor] = []
 
-    def see(self, columns: Factor, start: int) -> None:
-        """Take in the logits of the tokens from `start` on."""
+    def see(self, columns: Factor, start: int, spare: Tensor) -> None:
+        """Take in the logits of the tokens from `start` on; what is in `spare` is lost."""
         end = start + columns.count
         tile = _transformed(self.view, self.rows.times(columns), slice(start, end))
         self.extremes.see(tile, start)
-        spare = torch.empty_like(tile)
+        spare = spare[: tile.numel()].view(tile.shape)
         for i, n in enumerate(self.depths):
             greater = torch.gt(tile[:n], self.wanted[:n, i : i + 1], out=spare[:n])
             target = self.targets[:n, i]

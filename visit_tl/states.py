@@ -181,7 +181,8 @@ def lens_table(
     for row, name in hooks.items():
         where: list[dict[str, object]] = [{"hook": Hook(name, (0, i))} for i in range(n)]
         draft.add([row.at(i) for i in range(n)], kept[name], where)
-    read = {node.id: node for node in Reader(view, k).nodes([draft], [follow])[0]}
+    reader = Reader(view, k)
+    read = {node.id: node for node in reader.nodes([reader.read(draft, follow)])[0]}
     return LensTable(
         model=view.name,
         prompt=tokens.text,

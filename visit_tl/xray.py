@@ -11,7 +11,7 @@ from torch import Tensor
 from visit_tl.atlas.atlas import open_atlas
 from visit_tl.errors import InputError
 from visit_tl.graph import prune
-from visit_tl.graph.build import Plan, build, plan, prediction
+from visit_tl.graph.build import HalfGraph, Plan, finish, plan, prediction, read
 from visit_tl.graph.columns import MAX_NODES, Follow
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import NodeId
@@ -26,8 +26,8 @@ from visit_tl.trace import Trace, patterns
 if TYPE_CHECKING:
     from visit_tl.view.attention import AttentionView
 
-_TOGETHER: Final = 96 * 2**20
-"""Bytes of vectors of several prompts that are read together."""
+_TOGETHER: Final = 64 * 2**20
+"""Bytes of rows of weights that wait to be read together, each once for all prompts."""
 
 
 def flow_graph(
@@ -324,18 +324,21 @@ class _Job:
 
 
 def _built(view: ModelView, k: int, plans: Iterable[Plan]) -> list[FlowGraph]:
-    """The graphs of plans, read together as far as their vectors fit into memory."""
+    """The graphs of plans; their rows of weights are read together, as many as fit into memory."""
     atlas = open_atlas(view, min(k, view.d_vocab))
     reader = Reader(view, k, atlas)
     graphs: list[FlowGraph] = []
-    waiting: list[Plan] = []
+    waiting: list[HalfGraph] = []
+
+    def whole() -> None:
+        graphs.extend(finish(reader, waiting))
+        waiting.clear()
+        if atlas is not None:
+            atlas.save()
+
     for one in plans:
-        waiting.append(one)
-        if sum(plan.draft.nbytes for plan in waiting) > _TOGETHER:
-            graphs += build(reader, waiting)
-            waiting = []
-    if waiting:
-        graphs += build(reader, waiting)
-    if atlas is not None:
-        atlas.save()
+        waiting.append(read(reader, one))
+        if reader.nbytes > _TOGETHER:
+            whole()
+    whole()
     return graphs

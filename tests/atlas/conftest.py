@@ -11,14 +11,15 @@ def kept(tmp_path, monkeypatch):
     monkeypatch.setenv("VISIT_TL_CACHE", str(tmp_path))
     monkeypatch.setenv("VISIT_TL_ATLAS", "disk")
     monkeypatch.setattr(rooms, "_WORTH", 0)
-    monkeypatch.setattr(rooms, "_opened", type(rooms._opened)())
-    return tmp_path / "atlas"
+    rooms.forget()
+    yield tmp_path / "atlas"
+    rooms.forget()
 
 
 @pytest.fixture
-def forget(monkeypatch):
+def forget():
     """Lose what is in memory, as a new process would."""
-    return lambda: rooms._opened.clear()
+    return rooms.forget
 
 
 @pytest.fixture

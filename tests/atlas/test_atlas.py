@@ -55,7 +55,7 @@ def test_prompts_that_are_read_together_read_no_row_twice(native, kept, reads):
     prompts, targets = ["a b c a", "c b a b", "a b c a"], ["b", "c", "d"]
     together = vt.flow_graphs(native, prompts, target=targets, verbose=False)
     rows = {node.id for graph in together for node in static(graph)}
-    assert reads == [sum(len(g) - len(static(g)) for g in together), len(rows)]
+    assert reads == [*(len(g) - len(static(g)) for g in together), len(rows)]
     assert together == [
         vt.flow_graph(native, prompt, target=target)
         for prompt, target in zip(prompts, targets, strict=True)
@@ -166,9 +166,9 @@ def test_memory_is_bounded_and_what_is_forgotten_is_read_again(native, kept, mon
     atlas = Atlas(places, 3, None)
     rows = view.weights(0).W_out[:4]
     at = np.array([places.place(NodeId("neuron", 0, neuron=n)) for n in range(4)])
-    aims = np.array([1, 2, 3, 1])
-    first = atlas.read(view, at, rows, aims)
+    asked = rows, at, np.arange(4), np.array([1, 2, 3, 1])
+    first = atlas.read(view, *asked)
     assert len(atlas._sheets) == 1
-    second = atlas.read(view, at, rows, aims)
+    second = atlas.read(view, *asked)
     for name, column in first.items():
         np.testing.assert_array_equal(column, second[name])

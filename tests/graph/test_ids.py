@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from visit_tl import GraphError, NodeId
+from visit_tl import GraphError, NodeId, flow_graph
 from visit_tl.graph.ids import KINDS
 
 INDEX = st.integers(0, 999_999)
@@ -93,3 +93,11 @@ def test_what_is_no_id_is_refused(text):
 def test_an_id_has_exactly_the_indices_of_its_kind(arguments, message):
     with pytest.raises(GraphError, match=message):
         NodeId(*arguments)
+
+
+def test_a_graph_has_one_object_for_each_name(model):
+    graph = flow_graph(model, [1, 12, 3], expand=1)
+    ids = {node.id: node.id for node in graph}
+    ends = [end for edge in graph.edges for end in (edge.source, edge.target)]
+    states = {"resid_pre", "resid_post", "attn_in", "final_norm", "logits"}
+    assert all(end is ids[end] for end in ends if end.kind not in states)

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -54,31 +55,33 @@ class Atlas:
     def read(
         self,
         view: ModelView,
-        places: NDArray[np.int64],
-        rows: Tensor,
-        targets: NDArray[np.int64],
+        rows: Float[Tensor, "row d_model"],
+        places: Int[np.ndarray, " row"],
+        which: Int[np.ndarray, " asked"],
+        targets: Int[np.ndarray, " asked"],
     ) -> dict[str, NDArray[np.generic]]:
-        """What static rows read as, each for a target of its own.
+        """What static rows read as, each for one target or several.
 
         Args:
             view: The model, as it was when the atlas was opened.
-            places: Where they stand; a row may come several times.
-            rows: Their vectors, `[row, d_model]`.
-            targets: The target of each.
+            rows: Their vectors, each row once.
+            places: Where they stand.
+            which: The row of each question.
+            targets: Its target.
 
         Returns:
-            The columns `sheet.NAMES`, a row each.
+            The columns `sheet.NAMES`, one entry a question.
         """
         found = digests(rows.cpu().numpy())
         result = {
-            name: np.empty((len(places), *column.shape[1:]), column.dtype)
+            name: np.empty((len(which), *column.shape[1:]), column.dtype)
             for name, column in Sheet.empty(self.k).columns.items()
         }
         with self._lock:
-            self._learn(view, places, rows, found, targets)
+            self._learn(view, rows, places, found, which, targets)
             for target, mine in _by(targets):
                 sheet = self._sheet(target)
-                at = sheet.find(places[mine], found[mine])
+                at = sheet.find(places[which[mine]], found[which[mine]])
                 for name in NAMES:
                     result[name][mine] = sheet.columns[name][at]
             self._forget()
@@ -105,32 +108,35 @@ class Atlas:
     def _learn(
         self,
         view: ModelView,
-        places: NDArray[np.int64],
         rows: Tensor,
+        places: NDArray[np.int64],
         found: Digests,
+        which: NDArray[np.int64],
         targets: NDArray[np.int64],
     ) -> None:
         """Read every row that is not known for its target: once, whatever targets it lacks."""
-        unknown = np.zeros(len(places), bool)
+        unknown = np.zeros(len(which), bool)
         for target, mine in _by(targets):
-            unknown[mine] = self._sheet(target).find(places[mine], found[mine]) < 0
+            asked = which[mine]
+            unknown[mine] = self._sheet(target).find(places[asked], found[asked]) < 0
         if not unknown.any():
             return
-        pairs = np.unique(np.stack((places[unknown], targets[unknown])), axis=1)
+        pairs = np.unique(np.stack((which[unknown], targets[unknown])), axis=1)
         distinct, start, count = np.unique(pairs[0], return_index=True, return_counts=True)
         # Rows with many targets first, so that the lens compares with no more than it must.
         order = np.argsort(-count, kind="stable")
         row = np.repeat(np.argsort(order), count)
         slot = np.arange(pairs.shape[1]) - np.repeat(start, count)
-        asked = np.full((len(distinct), count.max()), -1)
-        asked[row, slot] = pairs[1]
-        first = np.unique(places, return_index=True)
-        first = first[1][np.searchsorted(first[0], distinct[order])]
-        readout = lens.read(view, rows[torch.from_numpy(first)], torch.from_numpy(asked), k=self.k)
+        aims = np.full((len(distinct), count.max()), -1)
+        aims[row, slot] = pairs[1]
+        vectors = rows[torch.from_numpy(distinct[order])]
+        readout = lens.read(view, vectors, torch.from_numpy(aims), k=self.k)
         for target, mine in _by(pairs[1]):
-            there = row[mine]
-            columns = columns_of(readout, there, slot[mine])
-            newer = Sheet(pairs[0][mine], found[first[there]], columns)
+            # Pairs are in the order of the rows, which need not be that of their places.
+            mine = mine[np.argsort(places[pairs[0][mine]])]
+            asked = pairs[0][mine]
+            columns = columns_of(readout, row[mine], slot[mine])
+            newer = Sheet(places[asked], found[asked], columns)
             self._sheets[target] = self._sheet(target).add(newer)
             held = self._new.get(target)
             self._new[target] = newer if held is None else held.add(newer)
@@ -146,6 +152,12 @@ class Atlas:
         held = sum(sheet.nbytes for sheet in self._sheets.values())
         while held > _IN_MEMORY and len(self._sheets) > 1:
             held -= self._sheets.popitem(last=False)[1].nbytes
+
+
+def forget() -> None:
+    """Lose what is in memory, as the end of the process would; what is on disk stays."""
+    with _opening:
+        _opened.clear()
 
 
 def open_atlas(view: ModelView, k: int) -> Atlas | None:

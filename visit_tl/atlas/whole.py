@@ -56,7 +56,8 @@ def build(
     for layer in tqdm(range(view.n_layers), desc="atlas", disable=not verbose):
         rows = torch.cat(_rows(view, layer, places.sizes))
         at = np.arange(layer * of_block, (layer + 1) * of_block)
-        atlas.read(view, np.tile(at, len(aims)), rows.repeat(len(aims), 1), aims.repeat(of_block))
+        which = np.tile(np.arange(of_block), len(aims))
+        atlas.read(view, rows, at, which, aims.repeat(of_block))
         atlas.save()
     return len(places), len(aims)
 

@@ -13,8 +13,8 @@ from visit_tl.graph import prune
 from visit_tl.graph.conserve import check_layer
 from visit_tl.graph.draft import Draft
 from visit_tl.graph.follow import Read
-from visit_tl.graph.ids import Kind, NodeId
-from visit_tl.graph.records import Hidden, Hook
+from visit_tl.graph.ids import Kind, NodeId, shared_id
+from visit_tl.graph.records import Hidden, Hook, shared_hook
 from visit_tl.model.view import LayerWeights, ModelView
 from visit_tl.trace import LayerTrace, Trace
 
@@ -89,12 +89,19 @@ class Block:
         if vector is not None:
             self.draft.one(self.id(kind), vector, self._hook(kind))
 
-    def id(self, kind: Kind, **indices: int) -> NodeId:
+    def id(
+        self,
+        kind: Kind,
+        *,
+        head: int | None = None,
+        key_position: int | None = None,
+        neuron: int | None = None,
+    ) -> NodeId:
         """The id of one of the block's nodes."""
-        return NodeId(kind, self.layer, position=self.at, **indices)
+        return shared_id(kind, self.layer, head, key_position, neuron, self.at)
 
     def _hook(self, slot: str, *index: int) -> Hook:
-        return Hook(self.t.hooks[slot], (0, self.trace.position, *index))
+        return shared_hook(self.t.hooks[slot], (0, self.trace.position, *index))
 
     def _link(self, source: Kind, target: Kind, kind: str, vector: Tensor) -> None:
         ends = self.id(source), self.id(target)
@@ -171,7 +178,7 @@ class Block:
                 vectors,
                 [
                     {
-                        "hook": Hook(t.hooks[slot], (0, j, group)),
+                        "hook": shared_hook(t.hooks[slot], (0, j, group)),
                         "token": tokens.text(self.trace.prompt.ids[j]),
                         "coefficient": a,
                     }

@@ -1,7 +1,8 @@
 """Trace + weights + lens -> FlowGraph (paper, Appendix A).
 
 Scores first: each block chooses its survivors without a vocabulary, which makes a plan. Then one
-call of the reader reads all survivors of all blocks of all plans, which makes the graphs.
+call of the lens reads all survivors of all blocks, which makes a half graph; what it lacks, rows of
+weights, is read for several half graphs together.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from visit_tl import lens
+from visit_tl.collector import uncollected
 from visit_tl.graph import prune
 from visit_tl.graph.block import Block
 from visit_tl.graph.columns import BUDGET as COLUMN
@@ -23,8 +25,8 @@ from visit_tl.graph.draft import Draft
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.follow import Read
 from visit_tl.graph.ids import NodeId
-from visit_tl.graph.reader import Reader
-from visit_tl.graph.records import Hook, Node
+from visit_tl.graph.reader import Half, Reader
+from visit_tl.graph.records import Edge, Hook, Node
 from visit_tl.model.view import ModelView
 from visit_tl.trace import Trace
 
@@ -44,6 +46,7 @@ class Plan:
     facts: Mapping[str, Any]
 
 
+@uncollected()
 def plan(
     view: ModelView,
     trace: Trace,
@@ -105,16 +108,38 @@ def plan(
     return Plan(draft, chosen, facts)
 
 
-def build(reader: Reader, plans: Sequence[Plan]) -> list[FlowGraph]:
-    """Read what survived of several traces together, and make a graph of each."""
-    nodes = reader.nodes([one.draft for one in plans], [one.target_id for one in plans])
-    return [_graph(one, own) for one, own in zip(plans, nodes, strict=True)]
+@dataclass(frozen=True)
+class HalfGraph:
+    """A graph whose rows of weights wait for those of other graphs.
+
+    Attributes:
+        half: Its nodes, as far as they are read.
+        edges: Its edges.
+        facts: The other attributes of the graph.
+    """
+
+    half: Half
+    edges: list[Edge]
+    facts: Mapping[str, Any]
 
 
-def _graph(one: Plan, nodes: tuple[Node, ...]) -> FlowGraph:
+@uncollected()
+def read(reader: Reader, one: Plan) -> HalfGraph:
+    """Read what a prompt made; its vectors are given up."""
+    return HalfGraph(reader.read(one.draft, one.target_id), one.draft.edges, one.facts)
+
+
+@uncollected()
+def finish(reader: Reader, halves: Sequence[HalfGraph]) -> list[FlowGraph]:
+    """Read the rows of weights of several half graphs together, and make them whole."""
+    nodes = reader.nodes([one.half for one in halves])
+    return [_graph(one, own) for one, own in zip(halves, nodes, strict=True)]
+
+
+def _graph(one: HalfGraph, nodes: tuple[Node, ...]) -> FlowGraph:
     order = {node.id: i for i, node in enumerate(nodes)}
-    edges = sorted(one.draft.edges, key=lambda e: (order[e.target], order[e.source]))
-    return FlowGraph(target_id=one.target_id, nodes=nodes, edges=tuple(edges), **one.facts)
+    edges = sorted(one.edges, key=lambda e: (order[e.target], order[e.source]))
+    return FlowGraph(target_id=one.half.target, nodes=nodes, edges=tuple(edges), **one.facts)
 
 
 def _end(draft: Draft, view: ModelView, trace: Trace, last: int) -> None:

@@ -74,13 +74,14 @@ class Container:
             twice = next(n.id for n in self.nodes if n.id in seen or seen.add(n.id))
             raise GraphError(f"the node {twice} is there twice")
         for edge in self.edges:
-            for end in (edge.source, edge.target):
-                if end not in order:
-                    raise GraphError(
-                        f"the edge {edge.source} -> {edge.target} ends at {end}, "
-                        f"which is no node of this graph"
-                    )
-            if order[edge.source] >= order[edge.target]:
+            start, end = order.get(edge.source), order.get(edge.target)
+            if start is None or end is None:
+                raise GraphError(
+                    f"the edge {edge.source} -> {edge.target} ends at "
+                    f"{edge.source if start is None else edge.target}, "
+                    f"which is no node of this graph"
+                )
+            if start >= end:
                 raise GraphError(
                     f"the edge {edge.source} -> {edge.target} runs against the forward pass"
                 )

@@ -33,11 +33,6 @@ class Draft:
         self.stacks.append(vectors)
         self.facts += facts
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the vectors."""
-        return sum(stack.nbytes for stack in self.stacks)
-
     def one(self, node: NodeId, vector: Tensor, hook: Hook | None) -> None:
         """A single node."""
         self.add([node], vector[None], [{"hook": hook}])

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal, get_args
 
 from visit_tl.errors import GraphError
@@ -69,6 +70,17 @@ _MEMORY_KINDS: Final = ("key", "value")
 _NEURON_KINDS: Final = ("attn_neuron", "neuron_key", "neuron")
 _STATES: Final = tuple(k for k in KINDS if k not in (*_FINAL, *_HEAD_KINDS, *_NEURON_KINDS))
 
+_NEEDS: Final = {
+    kind: (
+        ("layer", kind not in _FINAL),
+        ("head", kind in _HEAD_KINDS),
+        ("key_position", kind in _MEMORY_KINDS),
+        ("neuron", kind in _NEURON_KINDS),
+    )
+    for kind in KINDS
+}
+"""For each kind, its indices and whether it has them."""
+
 _HEAD = re.compile(r"L([0-9]{1,9})H([0-9]{1,9})(?:\.(q|[kv]([0-9]{1,9})))?")
 _NEURON = re.compile(r"L([0-9]{1,9})([NO])([0-9]{1,9})(\.k)?")
 _STATE = re.compile(r"L([0-9]{1,9})\.(" + "|".join(_STATES) + ")")
@@ -102,13 +114,7 @@ class NodeId:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise GraphError(f"{self.kind!r} is no kind of node; the kinds are {', '.join(KINDS)}")
-        needs = {
-            "layer": self.kind not in _FINAL,
-            "head": self.kind in _HEAD_KINDS,
-            "key_position": self.kind in _MEMORY_KINDS,
-            "neuron": self.kind in _NEURON_KINDS,
-        }
-        for name, needed in needs.items():
+        for name, needed in _NEEDS[self.kind]:
             value = getattr(self, name)
             if needed and (type(value) is not int or value < 0):
                 raise GraphError(
@@ -174,6 +180,21 @@ class NodeId:
                 f"L9N120, L9N120.k, L9.resid_mid, logits or, at another position, L9H6@4"
             )
         return found
+
+
+# A graph names a node for itself and for each of its edges, 16,000 times for 4,000 nodes; as many
+# objects would be 1 MB. Unbounded, a study would keep every neuron that it has seen.
+@lru_cache(maxsize=1 << 14, typed=True)
+def shared_id(
+    kind: Kind,
+    layer: int | None,
+    head: int | None,
+    key_position: int | None,
+    neuron: int | None,
+    position: int | None,
+) -> NodeId:
+    """The NodeId of these indices, the same object again while it is still in use."""
+    return NodeId(kind, layer, head, key_position, neuron, position)
 
 
 def _read_head(text: str) -> NodeId | None:

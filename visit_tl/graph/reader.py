@@ -1,9 +1,14 @@
-"""Drafts to nodes: one call reads what prompts made; rows of weights come from the atlas."""
+"""Drafts to nodes: what a prompt made is read in one call, rows of weights come from the atlas.
+
+Rows of weights wait until several drafts were seen, so that none is read twice. Nothing else waits.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -13,13 +18,34 @@ from torch import Tensor
 
 from visit_tl import components, lens
 from visit_tl.atlas.atlas import Atlas
-from visit_tl.atlas.sheet import NAMES, columns_of
+from visit_tl.atlas.sheet import columns_of
 from visit_tl.graph.draft import Draft
 from visit_tl.graph.ids import KINDS, NodeId
-from visit_tl.graph.records import Node, TokenProb
+from visit_tl.graph.records import Node, TokenProbs
 from visit_tl.model.view import ModelView
 
-Words = tuple[TokenProb, ...]
+Columns = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Half:
+    """A draft of which only the rows of weights still wait to be read; it holds no vectors.
+
+    Attributes:
+        draft: Its nodes and facts.
+        target: The token that ranks are of.
+        norms: Of every vector.
+        made: What the rows that the prompt made read as.
+        places: Where each row stands in the atlas; -1 for what the prompt made.
+        waiting: For each row of weights, in their order, where it is among those that wait.
+    """
+
+    draft: Draft
+    target: int
+    norms: list[float]
+    made: Columns
+    places: NDArray[np.int64]
+    waiting: NDArray[np.int64]
 
 
 class Reader:
@@ -33,107 +59,113 @@ class Reader:
 
     def __init__(self, view: ModelView, k: int, atlas: Atlas | None = None) -> None:
         self.view, self.k, self.atlas = view, min(k, view.d_vocab), atlas
-        # One integer a token and one pair of tuples a row of weights, not one for each place that
-        # names them: a third of the memory of many graphs.
-        self._ids: dict[int, int] = {}
-        self._rows: dict[int, tuple[Words, Words]] = {}
+        # Rows of weights that wait, each once however many drafts have it.
+        self._waiting: dict[int, int] = {}
+        self._stacks: list[Tensor] = []
+        # The words of a row of weights are one object in all graphs that have it.
+        self._rows: dict[int, tuple[TokenProbs, TokenProbs]] = {}
 
-    def nodes(self, drafts: Sequence[Draft], targets: Sequence[int]) -> list[tuple[Node, ...]]:
-        """The nodes of each draft, in the order of the forward pass.
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows that wait."""
+        return sum(stack.nbytes for stack in self._stacks)
 
-        Args:
-            drafts: What is read.
-            targets: The target of each.
-        """
-        stacks = [stack for draft in drafts for stack in draft.stacks]
-        places = np.concatenate([self._places(draft) for draft in drafts])
-        counts = [len(draft.ids) for draft in drafts]
-        aims = np.repeat(np.array(targets, np.int64), counts)
-        norms = torch.cat([components.row_norms(stack) for stack in stacks]).tolist()
-        columns = self._read(drafts, stacks, places, aims)
-        tops, bottoms = self._words(columns, places)
-        rest = [columns[name].tolist() for name in ("entropy", "target_ranks", "target_probs")]
-        ids = (node for draft in drafts for node in draft.ids)
-        facts = (fact for draft in drafts for fact in draft.facts)
-        nodes = [
-            Node(node, top, bottom, entropy, norm, rank, prob, **known)  # type: ignore[arg-type]
-            for node, top, bottom, entropy, norm, rank, prob, known in zip(
-                ids, tops, bottoms, rest[0], norms, rest[1], rest[2], facts, strict=True
-            )
-        ]
+    def read(self, draft: Draft, target: int) -> Half:
+        """Read what the prompt made, and let the rows of weights wait for those of other drafts."""
+        places = self._places(draft)
+        known = places[np.cumsum([0, *map(len, draft.stacks)])[:-1]] >= 0
+        stacks = list(zip(draft.stacks, known.tolist(), strict=True))
+        norms = torch.cat([components.row_norms(stack) for stack in draft.stacks]).tolist()
+        made = torch.cat([stack for stack, static in stacks if not static])
+        self._end(draft, made, np.cumsum(places < 0) - 1)
+        readout = lens.read(self.view, made, [target], k=self.k)
+        whole = np.arange(len(made))
+        columns = columns_of(readout, whole, np.zeros_like(whole))
+        waiting = self._wait([s for s, static in stacks if static], places[places >= 0].tolist())
+        draft.stacks.clear()
+        return Half(draft, target, norms, columns, places, waiting)
+
+    def nodes(self, halves: Sequence[Half]) -> list[tuple[Node, ...]]:
+        """The nodes of each draft, in the order of the forward pass; none waits any longer."""
+        counts = [len(half.waiting) for half in halves]
+        found: Columns = {}
+        if self.atlas is not None and any(counts):
+            which = np.concatenate([half.waiting for half in halves])
+            aims = np.repeat(np.array([half.target for half in halves], np.int64), counts)
+            rows, places = torch.cat(self._stacks), np.array(list(self._waiting), np.int64)
+            found = self.atlas.read(self.view, rows, places, which, aims)
+        self._waiting, self._stacks = {}, []
         ends = np.cumsum(counts).tolist()
         return [
-            tuple(
-                sorted(nodes[end - n : end], key=lambda node: _place(node.id, self.view.n_layers))
-            )
-            for n, end in zip(counts, ends, strict=True)
+            self._nodes(half, {name: column[end - n : end] for name, column in found.items()})
+            for half, n, end in zip(halves, counts, ends, strict=True)
         ]
 
     def _places(self, draft: Draft) -> NDArray[np.int64]:
-        """Where each row stands in the atlas; -1 for what the prompt made."""
         if self.atlas is None:
             return np.full(len(draft.ids), -1)
         of = self.atlas.places.place
         return np.array([-1 if (at := of(node)) is None else at for node in draft.ids])
 
-    def _read(
-        self,
-        drafts: Sequence[Draft],
-        stacks: Sequence[Tensor],
-        places: NDArray[np.int64],
-        aims: NDArray[np.int64],
-    ) -> dict[str, NDArray[Any]]:
-        """What each row reads as, with its own target."""
-        starts = np.cumsum([0, *(len(stack) for stack in stacks)])
-        known = places[starts[:-1]] >= 0
-        rows = torch.cat([stack for stack, at in zip(stacks, known, strict=True) if not at])
-        static = places >= 0
-        self._end(drafts, rows, np.cumsum(~static) - 1)
-        asked = torch.from_numpy(aims[~static])[:, None]
-        readout = lens.read(self.view, rows, asked, k=self.k)
-        made = columns_of(readout, np.arange(len(rows)), np.zeros(len(rows), np.int64))
-        if self.atlas is None or not static.any():
-            return made
-        rows = torch.cat([stack for stack, at in zip(stacks, known, strict=True) if at])
-        found = self.atlas.read(self.view, places[static], rows, aims[static])
-        columns = {}
-        for name in NAMES:
-            columns[name] = np.empty((len(places), *made[name].shape[1:]), made[name].dtype)
-            columns[name][~static], columns[name][static] = made[name], found[name]
-        return columns
-
-    def _end(self, drafts: Sequence[Draft], rows: Tensor, at: NDArray[np.int64]) -> None:
+    def _end(self, draft: Draft, made: Tensor, at: NDArray[np.int64]) -> None:
         """Read the ends as the last resid_post: their vectors are normalised already."""
-        last, start = NodeId("resid_post", self.view.n_layers - 1), 0
-        for draft in drafts:
-            final = [i for i, node in enumerate(draft.ids) if node.kind in _FINAL]
-            if final:
-                rows[at[start + np.array(final)]] = rows[at[start + draft.ids.index(last)]].clone()
-            start += len(draft.ids)
+        final = [i for i, node in enumerate(draft.ids) if node.kind in _FINAL]
+        if final:
+            last = draft.ids.index(NodeId("resid_post", self.view.n_layers - 1))
+            made[at[final]] = made[at[last]].clone()
+
+    def _wait(self, stacks: Sequence[Tensor], places: Sequence[int]) -> NDArray[np.int64]:
+        start = 0
+        for stack in stacks:
+            new = [
+                i
+                for i, place in enumerate(places[start : start + len(stack)])
+                if place not in self._waiting
+            ]
+            for i in new:
+                self._waiting[places[start + i]] = len(self._waiting)
+            self._stacks.append(stack[new])
+            start += len(stack)
+        return np.array([self._waiting[place] for place in places], np.int64)
+
+    def _nodes(self, half: Half, found: Columns) -> tuple[Node, ...]:
+        static = half.places >= 0
+        columns: dict[str, NDArray[Any]] = {}
+        for name, made in half.made.items():
+            columns[name] = np.empty((len(static), *made.shape[1:]), made.dtype)
+            columns[name][~static] = made
+            if static.any():
+                columns[name][static] = found[name]
+        tops, bottoms = self._words(columns, half.places)
+        numbers = (columns[name].tolist() for name in ("entropy", "target_ranks", "target_probs"))
+        nodes = (
+            Node(node, top, bottom, entropy, norm, rank, prob, **facts)  # type: ignore[arg-type]
+            for node, top, bottom, norm, facts, entropy, rank, prob in zip(
+                half.draft.ids, tops, bottoms, half.norms, half.draft.facts, *numbers, strict=True
+            )
+        )
+        return tuple(sorted(nodes, key=lambda node: _place(node.id, self.view.n_layers)))
 
     def _words(
-        self, columns: Mapping[str, NDArray[Any]], places: NDArray[np.int64]
-    ) -> tuple[list[Words], list[Words]]:
+        self, columns: Columns, places: NDArray[np.int64]
+    ) -> tuple[list[TokenProbs], list[TokenProbs]]:
         """Top and bottom tokens of each row."""
         tops, bottoms = [], []
-        ids, probs = columns["top_ids"].tolist(), columns["top_probs"].tolist()
-        low_ids, low_probs = columns["bottom_ids"].tolist(), columns["bottom_probs"].tolist()
+        ids, low_ids = columns["top_ids"].tolist(), columns["bottom_ids"].tolist()
+        probs, low_probs = (
+            np.minimum(columns[name], 1).tolist() for name in ("top_probs", "bottom_probs")
+        )
+        texts = self.view.tokens.texts(chain(*ids, *low_ids))
         for i, place in enumerate(places.tolist()):
             words = self._rows.get(place)
             if words is None:
-                words = self._tokens(ids[i], probs[i]), self._tokens(low_ids[i], low_probs[i])
+                top = TokenProbs(ids[i], probs[i], texts)
+                words = top, TokenProbs(low_ids[i], low_probs[i], texts)
                 if place >= 0:
                     self._rows[place] = words
             tops.append(words[0])
             bottoms.append(words[1])
         return tops, bottoms
-
-    def _tokens(self, ids: Sequence[int], probs: Sequence[float]) -> Words:
-        text, same = self.view.tokens.text, self._ids
-        return tuple(
-            TokenProb(text(i), same.setdefault(i, i), min(p, 1.0))
-            for i, p in zip(ids, probs, strict=True)
-        )
 
 
 _FINAL: Final = ("final_norm", "logits")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -12,6 +14,13 @@ from torch import Tensor
 from visit_tl.errors import InputError
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
+
+_TEXTS: WeakKeyDictionary[Any, tuple[int, dict[int, str]]] = WeakKeyDictionary()
+"""By tokenizer, how many tokens it had and the texts of those that were read.
+
+Reading the 10,000 tokens that a graph shows takes 50 ms and 0.7 MB; the next graph shows many of
+them again.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Tokens:
         self._d_vocab = d_vocab
         self._n_ctx = n_ctx
         self.name = name
-        self._texts: dict[int, str] = {}
+        self._texts = _texts_of(self._tokenizer)
 
     @property
     def eos(self) -> int | None:
@@ -107,6 +116,12 @@ class Tokens:
             self._texts[token_id] = self._read(token_id)
         return self._texts[token_id]
 
+    def texts(self, token_ids: Iterable[int]) -> Mapping[int, str]:
+        """The texts of these tokens, by id; the mapping has those that were read before as well."""
+        for token_id in token_ids:
+            self.text(token_id)
+        return MappingProxyType(self._texts)
+
     # --- details -------------------------------------------------------------------------------
 
     def _encode_text(self, prompt: str, prepend_bos: bool | None) -> list[int]:
@@ -161,6 +176,17 @@ class Tokens:
         if _BROKEN in text and isinstance(piece, str) and (raw := _bytes_of(piece)) is not None:
             return _show_bytes(raw)
         return text or str(piece)
+
+
+def _texts_of(tokenizer: Any) -> dict[int, str]:
+    """The texts that were read of a tokenizer, as long as it lives and is given no more tokens."""
+    if tokenizer is None:
+        return {}
+    count, texts = _TEXTS.get(tokenizer, (None, {}))
+    if count != len(tokenizer):
+        texts = {}
+        _TEXTS[tokenizer] = len(tokenizer), texts
+    return texts
 
 
 def _byte_alphabet() -> dict[str, int]:

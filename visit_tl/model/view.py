@@ -73,6 +73,8 @@ class ModelView:
         self.gated = bool(getattr(cfg, "gated_mlp", False))
         self.rotary = getattr(cfg, "positional_embedding_type", None) == "rotary"
         self._require_plain_blocks()
+        # Walked once: a bridge of 30 blocks has 2,000 modules, and each walk takes 5 ms.
+        self._modules = tuple(model.named_modules())
         self._require_still()
         self._require_finite()
         # As it is: a float32 copy of a large vocabulary would be the largest thing in memory.
@@ -136,7 +138,7 @@ class ModelView:
     @cached_property
     def _hooks(self) -> frozenset[str]:
         names = set(self.model.hook_dict)
-        for prefix, module in self.model.named_modules():
+        for prefix, module in self._modules:
             aliases = getattr(module, "hook_aliases", None)
             if isinstance(aliases, dict):
                 names.update(f"{prefix}.{alias}" if prefix else alias for alias in aliases)
@@ -230,7 +232,7 @@ class ModelView:
 
     def _require_still(self) -> None:
         """Dropout would draw random numbers, and the graph would be of a pass that never was."""
-        for name, module in self.model.named_modules():
+        for name, module in self._modules:
             dropping = isinstance(module, torch.nn.modules.dropout._DropoutNd)
             if dropping and module.training and module.p > 0:
                 raise ModelError(

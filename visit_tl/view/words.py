@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from visit_tl.graph.flow import FlowGraph
@@ -113,7 +114,7 @@ def node_title(node: Node) -> str:
     return f"{node.id} · {words}"
 
 
-def token_list(reads: tuple[TokenProb, ...]) -> str:
+def token_list(reads: Iterable[TokenProb]) -> str:
     """Tokens with their probabilities, in one line."""
     return "  ".join(f"{visible(r.token)} {r.prob:.2g}" for r in reads)
 
