@@ -94,19 +94,27 @@ def read(
     asked = _asked(view, targets, n)
     vectors = vectors.to(view.W_U.device)
     with torch.no_grad():
-        blocks = [
-            _Block(view, view.final_norm(rows) if apply_norm else rows.float(), wanted, k)
-            for rows, wanted in zip(vectors.split(_ROWS), asked.split(_ROWS), strict=True)
-        ]
-        # One for all tiles: fresh memory costs a page fault for every 1024 numbers.
-        spare = vectors.new_empty(min(n, _ROWS) * min(view.d_vocab, _TILE), dtype=blocks[0].dtype)
-        for start in range(0, view.d_vocab, _TILE):
-            end = min(start + _TILE, view.d_vocab)
-            columns = Factor(view.W_U[:, start:end].T.to(blocks[0].dtype))
-            for block in blocks:
-                block.see(columns, start, spare)
-        parts = [block.readout() for block in blocks]
+        parts = _read_blocks(view, vectors, asked, k, apply_norm)
     return Readout(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _read_blocks(
+    view: ModelView, vectors: Tensor, targets: Tensor, k: int, apply_norm: bool
+) -> list[tuple[Tensor, ...]]:
+    """Blocks of rows against the whole vocabulary, tile by tile."""
+    blocks = [
+        _Block(view, view.final_norm(rows) if apply_norm else rows.float(), wanted, k)
+        for rows, wanted in zip(vectors.split(_ROWS), targets.split(_ROWS), strict=True)
+    ]
+    dtype = blocks[0].dtype
+    # One for all tiles: fresh memory costs a page fault for every 1024 numbers.
+    spare = vectors.new_empty(min(len(vectors), _ROWS) * min(view.d_vocab, _TILE), dtype=dtype)
+    for start in range(0, view.d_vocab, _TILE):
+        end = min(start + _TILE, view.d_vocab)
+        columns = Factor(view.W_U[:, start:end].T.to(dtype))
+        for block in blocks:
+            block.see(columns, start, spare)
+    return [block.readout() for block in blocks]
 
 
 def _asked(

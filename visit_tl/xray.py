@@ -26,7 +26,7 @@ from visit_tl.trace import Trace, patterns
 if TYPE_CHECKING:
     from visit_tl.view.attention import AttentionView
 
-_TOGETHER: Final = 64 * 2**20
+_TOGETHER: Final = 24 * 2**20
 """Bytes of rows of weights that wait to be read together, each once for all prompts."""
 
 

@@ -9,12 +9,12 @@ import visit_tl as vt
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Node, TokenProb, TokenProbs
 
-TOP = (TokenProb(" b", 3, 0.1), TokenProb("<0xE2>", 2**40, 0.3 - 0.2))
-PACKED = TokenProbs([3, 2**40], [0.1, 0.3 - 0.2], {3: " b", 2**40: "<0xE2>", 5: "another"})
+TOP = (TokenProb(" b", 3, 0.375), TokenProb("<0xE2>", 2**31 - 1, 2**-20))
+PACKED = TokenProbs([3, 2**31 - 1], [0.375, 2**-20], {3: " b", 2**31 - 1: "<0xE2>", 5: "another"})
 
 
 def node(top):
-    return Node(NodeId("logits"), top, (), entropy=1.0, norm=2.0, rank=0, prob=0.1)
+    return Node(NodeId("logits"), top, (), entropy=1.0, norm=2.0, rank=0, prob=0.375)
 
 
 def test_packed_tokens_are_a_sequence_of_what_went_in():

@@ -33,6 +33,9 @@ _MODELS: Final = 2
 _IN_MEMORY: Final = 128 * 2**20
 """Bytes of the sheets that stay in memory, those used last."""
 
+_PIECE: Final = 4096
+"""Rows that are copied out of all to be read at once."""
+
 _opened: OrderedDict[tuple[Path, str], Atlas] = OrderedDict()
 _opening = threading.Lock()
 
@@ -129,8 +132,23 @@ class Atlas:
         slot = np.arange(pairs.shape[1]) - np.repeat(start, count)
         aims = np.full((len(distinct), count.max()), -1)
         aims[row, slot] = pairs[1]
-        vectors = rows[torch.from_numpy(distinct[order])]
-        readout = lens.read(view, vectors, torch.from_numpy(aims), k=self.k)
+        for begin in range(0, len(distinct), _PIECE):
+            piece = slice(begin, begin + _PIECE)
+            vectors = rows[torch.from_numpy(distinct[order[piece]])]
+            readout = lens.read(view, vectors, torch.from_numpy(aims[piece]), k=self.k)
+            read = (row >= begin) & (row < begin + _PIECE)
+            self._keep(readout, places, found, pairs[:, read], row[read] - begin, slot[read])
+
+    def _keep(
+        self,
+        readout: lens.Readout,
+        places: NDArray[np.int64],
+        found: Digests,
+        pairs: NDArray[np.int64],
+        row: NDArray[np.int64],
+        slot: NDArray[np.int64],
+    ) -> None:
+        """Put (row, target) pairs onto their sheets, from a row and a slot of a readout each."""
         for target, mine in _by(pairs[1]):
             # Pairs are in the order of the rows, which need not be that of their places.
             mine = mine[np.argsort(places[pairs[0][mine]])]

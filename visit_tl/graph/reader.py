@@ -86,15 +86,16 @@ class Reader:
         return Half(draft, target, norms, columns, places, waiting)
 
     def nodes(self, halves: Sequence[Half]) -> list[tuple[Node, ...]]:
-        """The nodes of each draft, in the order of the forward pass; none waits any longer."""
+        """The nodes of each draft, in the order of the forward pass; drafts give up their facts."""
         counts = [len(half.waiting) for half in halves]
         found: Columns = {}
         if self.atlas is not None and any(counts):
             which = np.concatenate([half.waiting for half in halves])
             aims = np.repeat(np.array([half.target for half in halves], np.int64), counts)
             rows, places = torch.cat(self._stacks), np.array(list(self._waiting), np.int64)
+            self._stacks.clear()
             found = self.atlas.read(self.view, rows, places, which, aims)
-        self._waiting, self._stacks = {}, []
+        self._waiting.clear()
         ends = np.cumsum(counts).tolist()
         return [
             self._nodes(half, {name: column[end - n : end] for name, column in found.items()})
@@ -144,7 +145,9 @@ class Reader:
                 half.draft.ids, tops, bottoms, half.norms, half.draft.facts, *numbers, strict=True
             )
         )
-        return tuple(sorted(nodes, key=lambda node: _place(node.id, self.view.n_layers)))
+        whole = tuple(sorted(nodes, key=lambda node: _place(node.id, self.view.n_layers)))
+        half.draft.facts.clear()  # of many drafts they are 1 MB each
+        return whole
 
     def _words(
         self, columns: Columns, places: NDArray[np.int64]
