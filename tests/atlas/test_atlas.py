@@ -107,6 +107,14 @@ def test_rows_that_a_post_norm_scales_are_not_static(name, kept, monkeypatch):
         assert vt.flow_graph(model, prompt, target=7) == off(monkeypatch, model, prompt, target=7)
 
 
+@pytest.mark.parametrize("neurons", [0, (0, 1), (3, 0)])
+def test_a_graph_of_few_neurons_or_none_is_the_same(model, kept, monkeypatch, neurons):
+    asked = {"target": "b", "layers": [0], "neurons": neurons}
+    graph = vt.flow_graph(model, "a b c a", **asked)
+    assert graph == off(monkeypatch, model, "a b c a", **asked)
+    assert bool(static(graph)) == (neurons != 0)
+
+
 def test_a_place_is_of_one_row_only(native):
     places = Places.of(ModelView(native))
     found = [

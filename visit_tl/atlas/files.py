@@ -49,9 +49,10 @@ class Folder:
         path = self._path(target)
         try:
             data = path.read_bytes()
-            os.utime(path)
         except OSError:
             return Sheet.empty(self.k)
+        with contextlib.suppress(OSError):
+            os.utime(path)
         try:
             return self._parse(data, target)
         except Exception as error:

@@ -33,8 +33,7 @@ class Places:
             all(view.norm(layer, name).kind == "none" for layer in range(n))
             for name in ("ln1_post", "ln2_post")
         )
-        d_mlp = 0 if view.attn_only else int(view.model.cfg.d_mlp)
-        return cls(n, (view.n_heads * view.d_head * attn, d_mlp, d_mlp * mlp))
+        return cls(n, (view.n_heads * view.d_head * attn, view.d_mlp, view.d_mlp * mlp))
 
     def __len__(self) -> int:
         return self.n_layers * sum(self.sizes)

@@ -28,10 +28,11 @@ class Draft:
     edges: list[Edge] = field(default_factory=list)
 
     def add(self, ids: list[NodeId], vectors: Tensor, facts: list[dict[str, object]]) -> None:
-        """Nodes of one kind, their vectors and what is known of each."""
-        self.ids += ids
-        self.stacks.append(vectors)
-        self.facts += facts
+        """Nodes of one kind, their vectors and what is known of each; none is no stack."""
+        if ids:
+            self.ids += ids
+            self.stacks.append(vectors)
+            self.facts += facts
 
     def one(self, node: NodeId, vector: Tensor, hook: Hook | None) -> None:
         """A single node."""

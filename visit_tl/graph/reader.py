@@ -73,8 +73,11 @@ class Reader:
     def read(self, draft: Draft, target: int) -> Half:
         """Read what the prompt made, and let the rows of weights wait for those of other drafts."""
         places = self._places(draft)
-        known = places[np.cumsum([0, *map(len, draft.stacks)])[:-1]] >= 0
-        stacks = list(zip(draft.stacks, known.tolist(), strict=True))
+        # A stack is of one kind: its rows all stand in the atlas, or none does.
+        known = [bool(own.min() >= 0) for own in _split(places, draft.stacks)]
+        for own, static in zip(_split(places, draft.stacks), known, strict=True):
+            own[:] = own if static else -1
+        stacks = list(zip(draft.stacks, known, strict=True))
         norms = torch.cat([components.row_norms(stack) for stack in draft.stacks]).tolist()
         made = torch.cat([stack for stack, static in stacks if not static])
         self._end(draft, made, np.cumsum(places < 0) - 1)
@@ -169,6 +172,11 @@ class Reader:
             tops.append(words[0])
             bottoms.append(words[1])
         return tops, bottoms
+
+
+def _split(places: NDArray[np.int64], stacks: Sequence[Tensor]) -> list[NDArray[np.int64]]:
+    """The places of each stack, as views."""
+    return np.split(places, np.cumsum([len(stack) for stack in stacks])[:-1])
 
 
 _FINAL: Final = ("final_norm", "logits")

@@ -71,6 +71,7 @@ class ModelView:
         self.parallel = bool(getattr(cfg, "parallel_attn_mlp", False))
         self.attn_only = bool(getattr(cfg, "attn_only", False))
         self.gated = bool(getattr(cfg, "gated_mlp", False))
+        self.d_mlp = 0 if self.attn_only else int(getattr(cfg, "d_mlp", None) or 0)
         self.rotary = getattr(cfg, "positional_embedding_type", None) == "rotary"
         self._require_plain_blocks()
         # Walked once: a bridge of 30 blocks has 2,000 modules, and each walk takes 5 ms.
