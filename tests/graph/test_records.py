@@ -24,6 +24,7 @@ def test_packed_tokens_are_a_sequence_of_what_went_in():
     with pytest.raises(IndexError):
         PACKED[2]
     assert not TokenProbs([], [], {})
+    assert PACKED + PACKED == PACKED + TOP == TOP + PACKED == TOP + TOP
 
 
 def test_packed_and_plain_tokens_make_the_same_node():
