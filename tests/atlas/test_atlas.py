@@ -76,7 +76,7 @@ def test_weights_that_were_edited_in_place_are_read_anew(kept, monkeypatch, part
     view = ModelView(model)
     edited = {
         "W_U": view.W_U,
-        "ln_final": model.ln_final.original_component.weight,
+        "ln_final": view.final_norm.weight,
         "W_out": view.weights(1).W_out,
         "W_in": view.weights(1).W_in,
         "W_O": view.weights(0).W_O,
