@@ -101,6 +101,8 @@ def test_other_numbers_of_tokens_are_kept_apart(native, kept, monkeypatch):
 def test_rows_that_a_post_norm_scales_are_not_static(name, kept, monkeypatch):
     architecture = ARCHITECTURES[name]
     model = architecture.bridge(architecture.hf_model())
+    if ModelView(model).norm(0, "ln1_post").kind == "none":
+        pytest.skip("this release puts the post-norm elsewhere, and the model is refused")
     sizes = Places.of(ModelView(model)).sizes
     assert (sizes[0], sizes[2]) == (0, 0) and sizes[1] > 0
     for prompt in ([1, 2, 3], [4, 5, 6]):
