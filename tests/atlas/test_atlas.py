@@ -62,6 +62,18 @@ def test_prompts_that_are_read_together_read_no_row_twice(native, kept, reads):
     ]
 
 
+def test_rows_that_are_read_in_pieces_read_the_same(native, kept, monkeypatch):
+    from visit_tl.atlas import atlas as rooms
+
+    asked = {"target": ["b", "c", "b"], "verbose": False}
+    prompts = ["a b c a", "c b a b", "c c a"]
+    whole = vt.flow_graphs(native, prompts, **asked)
+    vt.atlas.clear()
+    rooms.forget()
+    monkeypatch.setattr(rooms, "_PIECE", 7)
+    assert vt.flow_graphs(native, prompts, **asked) == whole
+
+
 def test_graphs_that_are_read_together_share_the_words_of_rows(native, kept):
     one, two = vt.flow_graphs(native, ["a b c a"] * 2, target=["b", "c"], verbose=False)
     for node in static(one):

@@ -33,7 +33,7 @@ _MODELS: Final = 2
 _IN_MEMORY: Final = 128 * 2**20
 """Bytes of the sheets that stay in memory, those used last."""
 
-_PIECE: Final = 4096
+_PIECE: Final = 2048
 """Rows that are copied out of all to be read at once."""
 
 _opened: OrderedDict[tuple[Path, str], Atlas] = OrderedDict()
