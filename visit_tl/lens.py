@@ -106,7 +106,7 @@ def _read_blocks(
         _Block(view, view.final_norm(rows) if apply_norm else rows.float(), wanted, k)
         for rows, wanted in zip(vectors.split(_ROWS), targets.split(_ROWS), strict=True)
     ]
-    dtype = blocks[0].dtype
+    dtype = blocks[0].x.dtype
     # One for all tiles: fresh memory costs a page fault for every 1024 numbers.
     spare = vectors.new_empty(min(len(vectors), _ROWS) * min(view.d_vocab, _TILE), dtype=dtype)
     for start in range(0, view.d_vocab, _TILE):
@@ -162,7 +162,7 @@ class _Block:
 
     def __init__(self, view: ModelView, x: Tensor, targets: Tensor, k: int) -> None:
         self.view, self.x, self.targets = view, x, targets
-        self.dtype, self.rows = x.dtype, Factor(x)
+        self.rows = Factor(x)
         self.norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         self.extremes = Extremes(x.shape[0], k)
         self.asked = targets >= 0
@@ -229,8 +229,8 @@ class _Block:
         by_tile = torch.stack(self.log_sums)
         log_z = by_tile.logsumexp(0)
         mean = ((by_tile - log_z).exp() * torch.stack(self.means)).sum(0)
-        entropy = (log_z - mean).clamp_min(0.0).to(self.dtype)
-        log_z = log_z.to(self.dtype)
+        entropy = (log_z - mean).clamp_min(0.0).to(self.x.dtype)
+        log_z = log_z.to(self.x.dtype)
         top, top_ids, low, low_ids = self.extremes.best()
         wanted = _transformed(self.view, self.bars).masked_fill(~self.asked, torch.nan)
         return (

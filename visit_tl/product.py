@@ -35,14 +35,12 @@ class Factor:
 
     def __init__(self, rows: Float[Tensor, "row d_model"]) -> None:
         self.count = rows.shape[0]
-        missing = max(0, LEAST - self.count)
-        padded = functional.pad(rows, (0, 0, 0, missing)) if missing else rows
         quick = rows.device.type == "cpu" and rows.dtype == torch.float32
-        self.rows, self.rounding = padded, 0.0
+        self.rows, self.rounding = _padded(rows), 0.0
         if quick and torch.backends.mkldnn.is_available():
-            plain = _contiguous(padded.detach())
-            self.rows = plain.to_mkldnn()
-            largest = torch.linalg.vector_norm(plain, dim=-1).amax()
+            dense = _contiguous(self.rows.detach())
+            self.rows = dense.to_mkldnn()
+            largest = torch.linalg.vector_norm(dense, dim=-1).amax()
             self.rounding = float(largest) * _ROUNDING
 
     def times(self, other: Factor) -> Float[Tensor, "row other"]:
@@ -56,9 +54,13 @@ def plain(
     rows: Float[Tensor, "row d_model"], columns: Float[Tensor, "d_model column"]
 ) -> Float[Tensor, "row column"]:
     """Torch's own product, to the bit what it is as part of a larger one."""
-    more = [max(0, LEAST - n) for n in (rows.shape[0], columns.shape[1])]
-    padded = functional.pad(rows, (0, 0, 0, more[0])), functional.pad(columns, (0, more[1]))
-    return torch.mm(*padded)[: rows.shape[0], : columns.shape[1]]
+    product = torch.mm(_padded(rows), _padded(columns.T).T)
+    return product[: rows.shape[0], : columns.shape[1]]
+
+
+def _padded(rows: Tensor) -> Tensor:
+    missing = LEAST - rows.shape[0]
+    return functional.pad(rows, (0, 0, 0, missing)) if missing > 0 else rows
 
 
 def _contiguous(rows: Tensor) -> Tensor:

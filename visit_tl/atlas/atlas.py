@@ -94,12 +94,12 @@ class Atlas:
         """Keep on disk what was learnt; a cache that cannot be written to is said once."""
         with self._lock:
             new, self._new = self._new, {}
+            if self.kept is None or not new:
+                return
             try:
                 for target, sheet in new.items():
-                    if self.kept is not None:
-                        self.kept.save(target, sheet)
-                if new and self.kept is not None:
-                    files.trim()
+                    self.kept.save(target, sheet)
+                files.trim()
             except FileError as error:
                 self.kept = None
                 warnings.warn(

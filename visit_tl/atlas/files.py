@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import warnings
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from visit_tl.atlas.fingerprint import FORMAT
 from visit_tl.atlas.sheet import NAMES, Sheet
 from visit_tl.errors import FileError
+from visit_tl.graph.files import write
 from visit_tl.model.cache_dir import CacheWarning, cache_root, locked
 
 LIMIT: Final = 512 * 2**20
@@ -47,14 +47,13 @@ class Folder:
     def load(self, target: int) -> Sheet:
         """What is known for a target; nothing if there is no file, or it is not as it was left."""
         path = self._path(target)
-        try:
-            data = path.read_bytes()
-        except OSError:
+        if not path.is_file():
             return Sheet.empty(self.k)
         with contextlib.suppress(OSError):
             os.utime(path)
         try:
-            return self._parse(data, target)
+            return self._parse(path, target)
+        # Whatever is wrong with a file, and each library has errors of its own, it harms no graph.
         except Exception as error:
             warnings.warn(
                 f"{path} is no sheet of the atlas as it was left ({_line(error)}); it is read anew",
@@ -82,25 +81,23 @@ class Folder:
                 "target": str(target),
                 "sha256": _sum(arrays),
             }
-            path = self._path(target)
-            beside = path.with_suffix(".part")
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                beside.write_bytes(save(arrays, about))
-                os.replace(beside, path)
             except OSError as error:
-                raise FileError(f"cannot write the atlas at {path}: {error}") from error
+                raise FileError(f"cannot write the atlas at {self.path}: {error}") from error
+            write(self._path(target), save(arrays, about))
 
     def _path(self, target: int) -> Path:
         return self.path / f"{target}{_SUFFIX}"
 
-    def _parse(self, data: bytes, target: int) -> Sheet:
-        from safetensors.numpy import load
+    def _parse(self, path: Path, target: int) -> Sheet:
+        from safetensors import safe_open
 
-        about = _header(data)
+        with safe_open(path, "np") as file:
+            about, names = file.metadata() or {}, file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
         if about.get("format") != f"visit_tl atlas {FORMAT}" or about.get("target") != str(target):
             raise ValueError("it describes something else")
-        arrays = load(data)
         if about.get("sha256") != _sum(arrays):
             raise ValueError("its numbers do not have the sum that it names")
         sheet = Sheet(arrays.pop("places"), arrays.pop("digests"), arrays)
@@ -157,9 +154,8 @@ def info() -> list[About]:
     for path in _folders():
         files = list(_files(path))
         names = {_model(file) for file, _ in files}
-        found.append(
-            About(path, ", ".join(sorted(names)), len(files), sum(size for _, size in files))
-        )
+        total = sum(stat.st_size for _, stat in files)
+        found.append(About(path, ", ".join(sorted(names)), len(files), total))
     return sorted(found, key=lambda about: (about.model, about.path.name))
 
 
@@ -172,14 +168,14 @@ def clear() -> int:
 
 def trim(limit: int = LIMIT) -> None:
     """Remove the sheets that were not used for longest, until all together fit into a limit."""
-    files = [(path.stat().st_mtime, path, size) for f in _folders() for path, size in _files(f)]
-    total = sum(size for _, _, size in files)
-    for _, path, size in sorted(files):
+    files = [file for folder in _folders() for file in _files(folder)]
+    total = sum(stat.st_size for _, stat in files)
+    for path, stat in sorted(files, key=lambda file: file[1].st_mtime):
         if total <= limit:
             return
         with contextlib.suppress(OSError):
             path.unlink()
-        total -= size
+        total -= stat.st_size
 
 
 def _folders() -> list[Path]:
@@ -187,34 +183,21 @@ def _folders() -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
-def _files(path: Path) -> Iterator[tuple[Path, int]]:
+def _files(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The sheets of a folder that are still there, each with its size and time."""
     for file in sorted(path.glob(f"*{_SUFFIX}")):
         with contextlib.suppress(OSError):
-            yield file, file.stat().st_size
+            yield file, file.stat()
 
 
 def _model(path: Path) -> str:
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with path.open("rb") as stream:
-            return str(_header(stream.read(4096)).get("model", "unknown"))
-    except (OSError, ValueError):
+        with safe_open(path, "np") as file:
+            return (file.metadata() or {}).get("model", "unknown")
+    except (OSError, SafetensorError):
         return "unknown"
-
-
-def _header(data: bytes) -> dict[str, str]:
-    """The notes at the head of a safetensors file.
-
-    Raises:
-        ValueError: there are none.
-    """
-    size = int.from_bytes(data[:8], "little")
-    if not 2 <= size <= len(data) - 8:
-        raise ValueError("it is cut off, or no safetensors file")
-    header = json.loads(data[8 : 8 + size])
-    about = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(about, dict):
-        raise ValueError("it does not say what it is")
-    return about
 
 
 def _sum(arrays: dict[str, NDArray[np.generic]]) -> str:

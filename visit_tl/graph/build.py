@@ -26,7 +26,7 @@ from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.follow import Read
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.reader import Half, Reader
-from visit_tl.graph.records import Edge, Hook, Node
+from visit_tl.graph.records import Hook, Node
 from visit_tl.model.view import ModelView
 from visit_tl.trace import Trace
 
@@ -113,20 +113,18 @@ class HalfGraph:
     """A graph whose rows of weights wait for those of other graphs.
 
     Attributes:
-        half: Its nodes, as far as they are read.
-        edges: Its edges.
+        half: Its nodes, as far as they are read, and its edges.
         facts: The other attributes of the graph.
     """
 
     half: Half
-    edges: list[Edge]
     facts: Mapping[str, Any]
 
 
 @uncollected()
 def read(reader: Reader, one: Plan) -> HalfGraph:
     """Read what a prompt made; its vectors are given up."""
-    return HalfGraph(reader.read(one.draft, one.target_id), one.draft.edges, one.facts)
+    return HalfGraph(reader.read(one.draft, one.target_id), one.facts)
 
 
 @uncollected()
@@ -138,7 +136,7 @@ def finish(reader: Reader, halves: Sequence[HalfGraph]) -> list[FlowGraph]:
 
 def _graph(one: HalfGraph, nodes: tuple[Node, ...]) -> FlowGraph:
     order = {node.id: i for i, node in enumerate(nodes)}
-    edges = sorted(one.edges, key=lambda e: (order[e.target], order[e.source]))
+    edges = sorted(one.half.draft.edges, key=lambda e: (order[e.target], order[e.source]))
     return FlowGraph(target_id=one.half.target, nodes=nodes, edges=tuple(edges), **one.facts)
 
 

@@ -74,10 +74,12 @@ class Reader:
         """Read what the prompt made, and let the rows of weights wait for those of other drafts."""
         places = self._places(draft)
         # A stack is of one kind: its rows all stand in the atlas, or none does.
-        known = [bool(own.min() >= 0) for own in _split(places, draft.stacks)]
-        for own, static in zip(_split(places, draft.stacks), known, strict=True):
-            own[:] = own if static else -1
-        stacks = list(zip(draft.stacks, known, strict=True))
+        ends = np.cumsum([len(stack) for stack in draft.stacks])
+        stacks: list[tuple[Tensor, bool]] = []
+        for stack, own in zip(draft.stacks, np.split(places, ends[:-1]), strict=True):
+            stacks.append((stack, bool(own.min() >= 0)))
+            if not stacks[-1][1]:
+                own[:] = -1  # a view: `places` themselves
         norms = torch.cat([components.row_norms(stack) for stack in draft.stacks]).tolist()
         made = torch.cat([stack for stack, static in stacks if not static])
         self._end(draft, made, np.cumsum(places < 0) - 1)
@@ -172,11 +174,6 @@ class Reader:
             tops.append(words[0])
             bottoms.append(words[1])
         return tops, bottoms
-
-
-def _split(places: NDArray[np.int64], stacks: Sequence[Tensor]) -> list[NDArray[np.int64]]:
-    """The places of each stack, as views."""
-    return np.split(places, np.cumsum([len(stack) for stack in stacks])[:-1])
 
 
 _FINAL: Final = ("final_norm", "logits")
