@@ -90,9 +90,9 @@ class BlockRows:
         model, again = self.run.view.model, self.run.kept
         with torch.no_grad(), contextlib.suppress(_AllRead):
             if alone:
-                hidden = again._hidden(self.layer)
+                hidden = again.hidden(self.layer)
                 with model.hooks(fwd_hooks=hooks):
-                    again._block(self.layer, hidden.expand(n, -1, -1), 0)
+                    again.run_block(self.layer, hidden.expand(n, -1, -1), 0)
             else:
                 model.run_with_hooks(again.tokens.expand(n, -1), fwd_hooks=hooks)
         if silent := [slot for slot in slots if slot not in kept]:

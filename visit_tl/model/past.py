@@ -7,13 +7,21 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-# What the argument is called: by TransformerLens's own blocks, and over the years by transformers.
-_NAMES: Final = ("past_kv_cache_entry", "past_key_values", "past_key_value", "layer_past")
+# Names under which blocks and attention take a cache without showing it: they read it out of
+# **kwargs, so no signature and no call tells. Any name that a signature or a call shows is tried
+# before these (`model.block_calls`); a name that is missing here costs speed, not correctness.
+UNSHOWN_NAMES: Final = (
+    "past_key_values",
+    "past_key_value",
+    "layer_past",
+    "past_kv_cache_entry",
+    "cache",
+)
 
 
-def is_past(name: str, value: Any) -> bool:
-    """Whether an argument of a block is where a cache of keys and values goes."""
-    return name in _NAMES or (hasattr(value, "update") and hasattr(value, "get_seq_length"))
+def is_cache(value: Any) -> bool:
+    """Whether a value can be asked what a block asks of a cache of keys and values."""
+    return hasattr(value, "update") and hasattr(value, "get_seq_length")
 
 
 class Past:

@@ -12,28 +12,20 @@ must come out as the model computed them (`visit_tl.causal.replay`).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError
+from visit_tl.model.block_calls import BlockCalls
 from visit_tl.model.hooks import keeper
-from visit_tl.model.past import Past, is_past
+from visit_tl.model.past import Past
 from visit_tl.model.patch import Placed, Write
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
-
-# Arguments of a block that have one row a position, and the axis of the rows, from the end.
-_ROW_AXIS: Final = {
-    "attention_mask": -2,
-    "position_ids": -1,
-    "cache_position": -1,
-    "shortformer_pos_embed": -2,
-}
 
 
 class KeptRun:
@@ -54,6 +46,7 @@ class KeptRun:
         logits: The model's logits.
         kept: What was kept, float32, by hook, without the batch axis.
         positions: The positions that the rows of `kept` are of.
+        calls: How the model called its blocks.
 
     Raises:
         ModelError: a hook did not fire.
@@ -70,22 +63,14 @@ class KeptRun:
         self.tokens = torch.tensor([prompt.ids], device=view.W_U.device)
         self.positions = tuple(positions)
         self.kept: dict[str, Tensor] = {}
-        self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self._pasts: list[tuple[Tensor, Tensor]] | None = None
         hooks = [
             (name, keeper(self.kept, name, rows, self.positions))
             for name, rows in (keep or {}).items()
         ]
-        handles = [
-            block.register_forward_pre_hook(self._catcher(layer), with_kwargs=True)
-            for layer, block in enumerate(view.model.blocks)
-        ]
-        try:
-            with torch.no_grad():
-                logits = view.model.run_with_hooks(self.tokens, fwd_hooks=hooks)
-        finally:
-            for handle in handles:
-                handle.remove()
+        self.calls = BlockCalls(view, self.tokens)
+        with self.calls.noted(), torch.no_grad():
+            logits = view.model.run_with_hooks(self.tokens, fwd_hooks=hooks)
         self.logits: Float[Tensor, "1 pos d_vocab"] = _full(logits)
         if silent := [name for name in keep or {} if name not in self.kept]:
             raise ModelError(
@@ -133,16 +118,18 @@ class KeptRun:
         """
         placed = Placed(first)
         placed.writes = [(i, write) for i, writes in enumerate(runs) for write in writes]
-        x = self._hidden(begins[0])[:0, first:]
+        x = self.hidden(begins[0])[:0, first:]
         if first and self._pasts is None:  # before the hooks of the changes are on
             with torch.no_grad():
-                self._pasts = [self._made(layer) for layer in range(self.view.n_layers)]
+                self._pasts = [
+                    self.calls.keys_and_values(layer) for layer in range(self.view.n_layers)
+                ]
         with torch.no_grad(), self.view.model.hooks(fwd_hooks=placed.hooks()):
             for layer in range(begins[0], self.view.n_layers):
-                fresh = self._hidden(layer)[:, first:].expand(begins.count(layer), -1, -1)
+                fresh = self.hidden(layer)[:, first:].expand(begins.count(layer), -1, -1)
                 x = torch.cat([x, fresh.to(x.device)])
                 placed.fired.clear()
-                x = self._block(layer, x, first)
+                x = self.run_block(layer, x, first)
             placed.require_all(self.view.name)
             return self.head(x)
 
@@ -163,13 +150,24 @@ class KeptRun:
         with torch.no_grad():
             try:
                 with self.view.model.hooks(fwd_hooks=hooks):
-                    self._block(layer, self._hidden(layer), 0)
+                    self.run_block(layer, self.hidden(layer), 0)
             except Exception:
                 # Not every block can be called by itself; the whole model can.
                 placed.fired.clear()
                 self.view.model.run_with_hooks(self.tokens, fwd_hooks=hooks)
         placed.require_all(self.view.name)
         return kept
+
+    def hidden(self, layer: int) -> Float[Tensor, "1 pos d_model"]:
+        """What entered a block in the unchanged run."""
+        return self.calls.hidden(layer)
+
+    def run_block(
+        self, layer: int, x: Float[Tensor, "run row d_model"], first: int
+    ) -> Float[Tensor, "run row d_model"]:
+        """One of the model's blocks, on rows from `first` on of several runs."""
+        past = Past(*self._pasts[layer], first) if first and self._pasts is not None else None
+        return self.calls(layer, x, first, past)
 
     def head(self, resid: Float[Tensor, "run row d_model"]) -> Float[Tensor, "run row d_vocab"]:
         """Final norm and unembedding, by the model's own modules."""
@@ -215,67 +213,6 @@ class KeptRun:
                 )
         return {name: gradient[0].detach().float() for name, gradient in by_name.items()}
 
-    # --- details -------------------------------------------------------------------------------
-
-    def _catcher(self, layer: int) -> Callable[..., None]:
-        def catch(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._calls[layer] = args, dict(kwargs)
-
-        return catch
-
-    def _hidden(self, layer: int) -> Tensor:
-        """What entered a block, `[1, pos, d_model]`."""
-        if layer not in self._calls:
-            raise ModelError(
-                f"blocks.{layer} of {self.view.name} was not called as a module, so it cannot be "
-                f"run again by itself"
-            )
-        args, kwargs = self._calls[layer]
-        for name in ("hidden_states", "resid_pre"):
-            if name in kwargs:
-                return kwargs[name]
-        return args[0]
-
-    def _block(self, layer: int, x: Tensor, first: int) -> Tensor:
-        """One of the model's blocks, on rows from `first` on of several runs."""
-        if first == 0 or self._pasts is None:
-            return self._call(layer, x, 0, None)
-        return self._call(layer, x, first, Past(*self._pasts[layer], first))
-
-    def _made(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The keys and values that a block makes of the unchanged run, as it caches them.
-
-        Raises:
-            ModelError: it takes no cache.
-        """
-        past = Past()
-        self._call(layer, self._hidden(layer), 0, past)
-        if past.seen is None:
-            raise ModelError(
-                f"blocks.{layer} of {self.view.name} does not use a cache of keys and values"
-            )
-        return past.seen
-
-    def _call(self, layer: int, x: Tensor, first: int, past: Past | None) -> Tensor:
-        block = self.view.model.blocks[layer]
-        args, kwargs = self._calls[layer]
-        inner = getattr(block, "original_component", None)
-        names = list(inspect.signature((block if inner is None else inner).forward).parameters)
-        hidden = {"hidden_states", "resid_pre"} & set(kwargs)
-        new_args = [
-            _fitted(name, value, x, first, past) for name, value in zip(names, args, strict=False)
-        ]
-        if len(new_args) < len(args):  # *args: only what enters is passed without a name
-            new_args = list(args)
-        if not hidden:
-            new_args[0] = x
-        new_kwargs = {
-            name: x if name in hidden else _fitted(name, value, x, first, past)
-            for name, value in kwargs.items()
-        }
-        out = block(*new_args, **new_kwargs)
-        return out[0] if isinstance(out, tuple) else out
-
 
 def _full(logits: Tensor) -> Tensor:
     """Detached, and no less than float32: a metric should not round."""
@@ -295,20 +232,3 @@ def _gradient_keeper(
         return tensor.clone()
 
     return keep
-
-
-def _fitted(name: str, value: Any, x: Tensor, first: int, past: Past | None) -> Any:
-    """An argument of a block, cut to the rows from `first` on and widened to the batch."""
-    if is_past(name, value):
-        return past if past is not None else Past() if value is not None else None
-    if name.startswith("position_embeddings") and isinstance(value, tuple):
-        return tuple(part[..., first:, :] for part in value)
-    if not isinstance(value, Tensor):
-        return value
-    axis = _ROW_AXIS.get(name)
-    by_row = axis is not None and (name != "attention_mask" or value.ndim == 4)
-    if axis is not None and by_row:
-        value = value.narrow(axis, first, value.shape[axis] - first)
-    if name == "alibi":  # Bloom: [batch * head, 1, key]; Falcon: [batch, head, 1, key]
-        return value.repeat(len(x), *(1 for _ in value.shape[1:]))
-    return value
