@@ -167,12 +167,10 @@ class TestModels:
         from visit_tl.model import rotary
 
         attn = model.blocks[0].attn
-        cos, sin = rotary.stored_angles(attn)
+        tables = rotary.stored_angles(attn)
         query, keys = torch.randn(4, 4), torch.randn(6, 4, 4)
         with pytest.raises(ModelError, match="do not give the attention that the model had"):
-            rotary.find_pairing(
-                cos[:6], sin[:6], query, keys, torch.rand(4, 6).softmax(-1), "blocks.0.attn"
-            )
+            rotary.find_pairing(tables, query, keys, torch.rand(4, 6).softmax(-1), "blocks.0.attn")
 
     def test_a_norm_that_computes_something_unknown(self):
         from visit_tl.model.norm import read_norm

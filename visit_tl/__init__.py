@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         GraphError,
         InputError,
         ModelError,
+        PerformanceWarning,
         VisitError,
     )
     from visit_tl.graph.flow import FlowGraph
@@ -58,6 +59,7 @@ _HOMES = {
     "DecompositionError": "visit_tl.errors",
     "GraphError": "visit_tl.errors",
     "FileError": "visit_tl.errors",
+    "PerformanceWarning": "visit_tl.errors",
 }
 
 # Packages that are reached by name: vt.circuits.load(...), vt.causal.effects(...).
@@ -75,6 +77,7 @@ __all__ = [
     "ModelView",
     "Node",
     "NodeId",
+    "PerformanceWarning",
     "Readout",
     "Trace",
     "VisitError",

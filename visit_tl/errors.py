@@ -4,6 +4,9 @@ Each message says what failed, what was expected, what came instead and what to 
 command line prints the message alone; `--debug` adds the traceback.
 """
 
+import sys
+import warnings
+
 
 class VisitError(Exception):
     """Anything that visit_tl refuses to do, with the reason and the remedy."""
@@ -27,3 +30,18 @@ class GraphError(VisitError):
 
 class FileError(VisitError):
     """A path that cannot be written, or that holds something that is not ours to overwrite."""
+
+
+class PerformanceWarning(UserWarning):
+    """Something is right but slower than it should be; says which way was taken, why, the cost."""
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside of this package that led here."""
+    package = __name__.partition(".")[0]
+    frame, level, outside = sys._getframe(1), 2, 2
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == package:
+            outside = level + 1
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=outside)

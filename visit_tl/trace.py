@@ -27,7 +27,13 @@ from visit_tl.model.hooks import (
     row_of,
 )
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.rotary import Rotation, find_pairing, find_rotation, stored_angles
+from visit_tl.model.rotary import (
+    HandedAngles,
+    Rotation,
+    find_pairing,
+    find_rotation,
+    stored_angles,
+)
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 
@@ -219,11 +225,15 @@ def _traces(
     kept: Mapping[str, Tensor],
     logits: Tensor | None,
 ) -> dict[int, Trace]:
+    handed = HandedAngles(view, torch.tensor([prompt.ids], device=view.W_U.device))
     return {
         position: Trace(
             prompt,
             position,
-            {layer: _layer(view, layer, position, i, names[layer], kept) for layer in names},
+            {
+                layer: _layer(view, layer, position, i, names[layer], kept, handed)
+                for layer in names
+            },
             None if logits is None else logits[i],
         )
         for i, position in enumerate(at)
@@ -256,6 +266,7 @@ def _layer(
     i: int,
     names: Mapping[str, str],
     kept: Mapping[str, Tensor],
+    handed: HandedAngles,
 ) -> LayerTrace:
     silent = [n for slot, n in names.items() if n not in kept and slot not in OPTIONAL]
     if silent:
@@ -273,7 +284,7 @@ def _layer(
         if "rotated_keys" not in read:
             normed = [_normed(view, layer, "k_norm", key)[0] for key in read["keys"]]
             read["keys"] = torch.stack(normed)
-    rotation = _rotate(view, layer, position, read) if view.rotary else None
+    rotation = _rotate(view, layer, position, read, handed) if view.rotary else None
     hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
     mlp_from = read.get("resid_mid", read["resid_pre"])
     for slot, norm, state in (("attn_in", "ln1", read["resid_pre"]), ("mlp_in", "ln2", mlp_from)):
@@ -311,34 +322,34 @@ def _normed(
     return norm(x.flatten()).view_as(x), replace(frozen, gain=frozen.gain.view_as(x))
 
 
-def _rotate(view: ModelView, layer: int, position: int, read: dict[str, Tensor]) -> Rotation:
+def _rotate(
+    view: ModelView, layer: int, position: int, read: dict[str, Tensor], handed: HandedAngles
+) -> Rotation:
     """Puts the rotated keys into `read` and returns the rotation of the graph's position.
 
     Raises:
         ModelError: there are no angles, or none that give what the model computed.
     """
     attn, where = view.model.blocks[layer].attn, f"blocks.{layer}.attn"
-    stored = stored_angles(attn) if "cos" not in read else (read["cos"], read["sin"])
-    if stored is None:
+    shown = [(read["cos"], read["sin"])] if "cos" in read else stored_angles(attn)
+    tables = shown or handed(layer)
+    if not tables:
         raise ModelError(
-            f"{view.name} has rotary positions but neither {where}.hook_cos nor a table of angles; "
-            f"memory keys cannot be read in the query's frame"
+            f"{view.name} has rotary positions but neither {where}.hook_cos nor a table of angles, "
+            f"and hands none to its blocks; memory keys cannot be read in the query's frame"
         )
-    cos, sin = (table.to(read["query"].device) for table in stored)
+    device = read["query"].device
+    tables = [(cos.to(device), sin.to(device)) for cos, sin in tables]
     if "rotated_keys" in read:
         read["keys"] = read["rotated_keys"]
-        rotated = read["rotated_query"]
-        return find_rotation(cos[position], sin[position], read["query"], rotated, where)
-    each = view.kv_head(read["keys"].shape[1]).to(cos.device)
+        cos, sin = tables[0]
+        return find_rotation(
+            cos[position], sin[position], read["query"], read["rotated_query"], where
+        )
+    each = view.kv_head(read["keys"].shape[1]).to(device)
     seen = slice(0, position + 1)
-    adjacent = find_pairing(
-        cos[seen],
-        sin[seen],
-        read["query"],
-        read["keys"][seen][:, each],
-        read["pattern"][:, seen],
-        where,
-    )
+    keys, pattern = read["keys"][seen][:, each], read["pattern"][:, seen]
+    (cos, sin), adjacent = find_pairing(tables, read["query"], keys, pattern, where)
     n = len(read["keys"])
     read["keys"] = Rotation(cos[:n, None], sin[:n, None], adjacent).forward(read["keys"])
     return Rotation(cos[position], sin[position], adjacent)

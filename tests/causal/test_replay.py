@@ -1,14 +1,20 @@
 """Running parts of a model again gives what running all of it gives, or falls back to that."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import visit_tl
 from tests import tiny
 from tests.conftest import MAKERS, made
-from visit_tl import InputError, ModelError, ModelView
+from visit_tl import InputError, ModelError, ModelView, PerformanceWarning
 from visit_tl.causal.replay import Replay
+from visit_tl.model.block_calls import BlockCalls
+from visit_tl.model.past import Past
 from visit_tl.model.patch import Write
 from visit_tl.model.replay import KeptRun
 
@@ -110,6 +116,94 @@ def test_every_way_gives_the_logits_of_the_whole_model(name):
         assert replay.way == ("blocks" if way == "rows" and name in WITHOUT_PAST else way)
 
 
+class OddlyNamedAttention(torch.nn.Module):
+    """Causal attention with one head whose arguments have names that no release uses."""
+
+    def __init__(self, forgets):
+        super().__init__()
+        self.mix = torch.nn.Linear(16, 48)
+        self.forgets = forgets
+
+    def forward(self, stuff, veil=None, tilt=None, bygone=None):
+        q, k, v = (part[:, None] for part in self.mix(stuff).chunk(3, dim=-1))
+        q, k = q + tilt[0][:, None], k + tilt[1][:, None]
+        if bygone is not None and not self.forgets:
+            k, v = bygone.update(k, v, 0)
+        scores = q @ k.transpose(-1, -2) / 4 + veil
+        return (scores.softmax(-1) @ v)[:, 0]
+
+
+class OddlyNamedBlock(torch.nn.Module):
+    """A block that hands a cache on to its attention, or does not."""
+
+    def __init__(self, hands_on, forgets):
+        super().__init__()
+        self.attn = OddlyNamedAttention(forgets)
+        self.hands_on = hands_on
+
+    def forward(self, stuff, veil, slope, tilt, bygone=None):
+        past = {"bygone": bygone} if self.hands_on else {}
+        # A slope a key, as ALiBi has it.
+        return (stuff + self.attn(stuff, veil=veil + slope[:, None], tilt=tilt, **past),)
+
+
+class OddlyNamedModel(torch.nn.Module):
+    """Two such blocks behind an embedding."""
+
+    def __init__(self, hands_on=True, forgets=False):
+        super().__init__()
+        self.embed = torch.nn.Embedding(11, 16)
+        self.blocks = torch.nn.ModuleList(OddlyNamedBlock(hands_on, forgets) for _ in range(2))
+        self.places = torch.nn.Embedding(12, 16)
+
+    def forward(self, tokens):
+        n = tokens.shape[1]
+        x = self.embed(tokens)
+        veil = torch.full((n, n), -torch.inf).triu(1)[None, None].expand(len(tokens), 1, n, n)
+        slope = torch.linspace(0, 3, n)[None, None].expand(len(tokens), 1, n)
+        tilt = self.places(torch.arange(n))[None], self.places(torch.arange(n) + 1)[None]
+        for block in self.blocks:
+            x = block(x, veil, slope=slope, tilt=tilt)[0]
+        return x
+
+
+def odd_view(model):
+    """As much of a view as `BlockCalls` asks for."""
+    view = object.__new__(ModelView)
+    vars(view).update(model=model, n_layers=2, n_ctx=11, d_model=16, name="odd")
+    return view
+
+
+@pytest.mark.parametrize("hands_on", [True, False])
+def test_a_block_whose_arguments_have_names_that_nobody_has_seen_runs_by_rows(hands_on):
+    torch.manual_seed(0)
+    model = OddlyNamedModel(hands_on=hands_on)
+    tokens = torch.tensor([[1, 5, 2, 8, 3, 9, 4]])
+    calls = BlockCalls(odd_view(model), tokens)
+    with torch.no_grad(), calls.noted():
+        whole = model(tokens)
+    with torch.no_grad():
+        pasts = [calls.keys_and_values(layer) for layer in (0, 1)]
+        for first in range(1, 7):
+            x = calls.hidden(0)[:, first:].expand(3, -1, -1)
+            for layer in (0, 1):
+                x = calls(layer, x, first, Past(*pasts[layer], first))
+            torch.testing.assert_close(x, whole[:, first:].expand(3, -1, -1), atol=1e-5, rtol=0)
+
+
+def test_a_block_that_takes_no_cache_says_what_was_tried():
+    torch.manual_seed(0)
+    model = OddlyNamedModel(forgets=True)
+    tokens = torch.tensor([[1, 5, 2, 8]])
+    calls = BlockCalls(odd_view(model), tokens)
+    with torch.no_grad(), calls.noted():
+        model(tokens)
+    with pytest.raises(
+        ModelError, match=r"blocks\.0 of odd .*arguments tried: bygone, attn bygone, attn past_key"
+    ):
+        calls.keys_and_values(0)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     st.lists(
@@ -159,7 +253,7 @@ def test_the_unchanged_run_comes_back_and_the_clean_logits_stay():
     [(3, "fails with one row"), (0, "would change another row than in the whole run")],
 )
 def test_a_callers_hook_that_counts_positions_is_noticed(position, what):
-    model = made("llama")
+    model = tiny.llama()
 
     def steer(tensor, hook):
         tensor = tensor.clone()
@@ -171,14 +265,20 @@ def test_a_callers_hook_that_counts_positions_is_noticed(position, what):
         run = kept(model)
         runs = [[Write("blocks.0.attn.hook_z", (N - 1, h), torch.zeros(4))] for h in range(4)]
         replay = Replay(run)
-        assert largest_error(model, replay, runs) < 2e-5
+        with pytest.warns(PerformanceWarning, match="slow way 'blocks': all 7 positions") as said:
+            assert largest_error(model, replay, runs) < 2e-5
         assert replay.way == "blocks", what
+        assert len(said) == 1
+        assert Path(visit_tl.__file__).parent not in Path(said[0].filename).parents
+        # It is said once a model; another warning would be an error here.
+        assert largest_error(model, Replay(run), runs) < 2e-5
+        assert replay.reason in str(said[0].message)
     finally:
         model.reset_hooks()
 
 
 def test_a_callers_hook_that_depends_on_the_batch_leaves_only_the_whole_model():
-    model = made("gpt2")
+    model = tiny.gpt2()
 
     def drift(tensor, hook):
         return tensor * (1.5 if tensor.shape[0] > 1 else 1.0)
@@ -187,8 +287,11 @@ def test_a_callers_hook_that_depends_on_the_batch_leaves_only_the_whole_model():
     try:
         replay = Replay(kept(model))
         run = [Write("blocks.0.attn.hook_z", (N - 1, 0), torch.zeros(4))]
-        assert largest_error(model, replay, [run]) == 0
+        with pytest.warns(PerformanceWarning) as said:
+            assert largest_error(model, replay, [run]) == 0
         assert replay.way == "model"
+        ways = [re.search(r"slow way '(.*?)'", str(one.message))[1] for one in said]
+        assert ways == ["blocks", "model"]
     finally:
         model.reset_hooks()
 
@@ -269,6 +372,6 @@ def test_a_hook_that_does_not_fire_is_named(monkeypatch):
 
 
 def test_a_change_of_the_wrong_shape_fails_loudly():
-    run = kept(made("llama"))
-    with pytest.raises(RuntimeError):
+    run = kept(tiny.llama())
+    with pytest.warns(PerformanceWarning), pytest.raises(RuntimeError):
         list(Replay(run).run([[Write("blocks.0.attn.hook_z", (N - 1, 0), torch.zeros(5))]]))

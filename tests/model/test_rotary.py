@@ -30,7 +30,8 @@ def test_the_pairing_is_found_also_where_each_head_sees_one_key(adjacent, size):
     keys = torch.randn(N, HEADS, D_HEAD, generator=generator) * size
     cos, sin = tables(adjacent)
     pattern = attention(cos, sin, adjacent, query, keys)
-    assert find_pairing(cos, sin, query, keys, pattern, "here") is adjacent
+    found, pairing = find_pairing([(cos, sin)], query, keys, pattern, "here")
+    assert pairing is adjacent and torch.equal(found[0], cos) and torch.equal(found[1], sin)
 
 
 def test_the_transpose_undoes_the_turn_and_keeps_inner_products():
@@ -48,9 +49,21 @@ def test_tables_in_no_known_layout_are_refused():
     cos, sin = torch.rand(N, D_HEAD), torch.rand(N, D_HEAD)
     query, keys = torch.randn(HEADS, D_HEAD), torch.randn(N, HEADS, D_HEAD)
     with pytest.raises(ModelError, match="the rotary tables of here do not give the attention"):
-        find_pairing(cos, sin, query, keys, torch.rand(HEADS, N).softmax(-1), "here")
+        find_pairing([(cos, sin)], query, keys, torch.rand(HEADS, N).softmax(-1), "here")
     with pytest.raises(ModelError, match="do not turn hook_q into hook_rot_q"):
         find_rotation(cos[1], sin[1], query, torch.randn(HEADS, D_HEAD), "here")
+
+
+@pytest.mark.parametrize("adjacent", [False, True])
+def test_of_several_tables_the_one_that_gives_the_attention_is_taken(adjacent):
+    """As where a model hands one angle a pair: the layout is told by the attention alone."""
+    generator = torch.Generator().manual_seed(2)
+    query = torch.randn(HEADS, D_HEAD, generator=generator)
+    keys = torch.randn(N, HEADS, D_HEAD, generator=generator)
+    pattern = attention(*tables(adjacent), adjacent, query, keys)
+    both = [tables(True), tables(False)]
+    assert find_pairing(both, query, keys, pattern, "here")[1] is adjacent
+    assert find_pairing(both[::-1], query, keys, pattern, "here")[1] is adjacent
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "olmo2", "stablelm-parallel"])

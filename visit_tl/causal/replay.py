@@ -7,18 +7,21 @@ Three ways, fastest first; each gives the same logits:
 - `model`: the whole model, one run at a time.
 
 Every batch carries two unchanged runs. If they do not come out as the model computed them, or the
-blocks cannot be called like that, the next way is taken for the batch and all that follow.
+blocks cannot be called like that, the next way is taken for the batch and all that follow, and a
+`PerformanceWarning` says so, once a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from visit_tl.errors import PerformanceWarning, VisitError, warn_caller
 from visit_tl.graph.conserve import tolerance
 from visit_tl.model.patch import Write
 from visit_tl.model.replay import KeptRun
@@ -48,11 +51,13 @@ class Replay:
     Attributes:
         kept: The unchanged run.
         way: The way that the last batch took.
+        reason: Why a slower way was taken than the one to begin with; None if none was.
     """
 
     def __init__(self, kept: KeptRun, way: Way = "rows") -> None:
         self.kept = kept
         self.way: Way = way
+        self.reason: str | None = None
 
     @property
     def logits(self) -> Float[Tensor, "1 pos d_vocab"]:
@@ -98,8 +103,11 @@ class Replay:
         while self.way != "model":
             start = first if self.way == "rows" else 0
             rows = self._rows([writes for _, writes in batch], start)
-            if rows is None:
-                self.way = WAYS[WAYS.index(self.way) + 1]
+            if isinstance(rows, str):
+                # From position 0 on, the two faster ways are one.
+                self.way = "blocks" if start else "model"
+                self.reason = rows
+                _say(self.kept, self.way, rows, first)
                 continue
             whole = self.logits.clone()
             for (i, _), row in zip(batch, rows, strict=True):
@@ -109,20 +117,57 @@ class Replay:
         for i, writes in batch:
             yield i, self.kept.whole(writes)
 
-    def _rows(self, runs: list[Sequence[Write]], first: int) -> Tensor | None:
-        """The logits of these runs from `first` on; None if the blocks do not give them."""
+    def _rows(self, runs: list[Sequence[Write]], first: int) -> Tensor | str:
+        """The logits of these runs from `first` on, or why the blocks do not give them."""
         begins = [self.kept.begin(writes) for writes in runs]
         guarded = [begins[0], *begins, begins[-1]]
         try:
             rows = self.kept.rows([(), *runs, ()], guarded, first)
-        except Exception:  # a block that cannot be called like that may fail in any way
-            return None
+        except Exception as error:  # a block that cannot be called like that may fail in any way
+            return (
+                str(error) if isinstance(error, VisitError) else f"{type(error).__name__}: {error}"
+            )
         own = self.logits[0, first:]
-        if self._differs(rows[0], own) or self._differs(rows[-1], own):
-            return None
-        return rows[1:-1]
-
-    def _differs(self, rows: Tensor, own: Tensor) -> bool:
+        off = max(self._off(rows[0], own), self._off(rows[-1], own))
         half = own.dtype in (torch.float16, torch.bfloat16)
         allowed = tolerance(self.kept.view) if half else _AGREE
-        return not float((rows - own).abs().max() / own.abs().max()) <= allowed
+        if not off <= allowed:
+            return (
+                f"an unchanged run came out {off:.1e} off its largest logit (allowed "
+                f"{allowed:.0e}); a hook that counts positions or prompts does that"
+            )
+        return rows[1:-1]
+
+    @staticmethod
+    def _off(rows: Tensor, own: Tensor) -> float:
+        difference = (rows - own).abs().max()
+        return float(difference / own.abs().max()) if difference else 0.0  # all may be 0
+
+
+_SAID: WeakKeyDictionary[Any, set[Way]] = WeakKeyDictionary()
+"""By model, the slow ways that its user was told of."""
+
+
+def _say(kept: KeptRun, way: Way, reason: str, first: int) -> None:
+    said = _SAID.setdefault(kept.view.model, set())
+    if way in said:
+        return
+    said.add(way)
+    n = kept.n_tokens
+    what, cost = {
+        "blocks": (
+            f"all {n} positions of the blocks after a change are run, not the {n - first} that it "
+            f"can reach",
+            f"{n / (n - first):.3g} times the work for a change at position {first}",
+        ),
+        "model": (
+            "the whole model is run once for each change",
+            "the work of a loop of run_with_hooks",
+        ),
+    }[way]
+    warn_caller(
+        f"patching {kept.view.name} takes the slow way {way!r}: {what}, which is {cost}. The "
+        f"results are the same. Why: {' '.join(reason.split())[:400]}. visit_tl.check(model) shows "
+        f"the way and the releases that were tested.",
+        PerformanceWarning,
+    )

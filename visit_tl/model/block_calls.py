@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -64,6 +65,10 @@ class _Plan:
     refusal: str | None = None
 
 
+_FOUND: WeakKeyDictionary[Any, dict[Any, _Plan]] = WeakKeyDictionary()
+"""By model, what was found out of its kinds of blocks; not what failed, which may be a hook's."""
+
+
 class BlockCalls:
     """How one forward pass called its blocks, and the means to call them again.
 
@@ -99,6 +104,10 @@ class BlockCalls:
         call = self._call(layer)
         path = self._hidden_path(call)
         return next(value for where, value in leaves(call) if where == path)
+
+    def arguments(self, layer: int) -> Iterator[Any]:
+        """Everything that was passed to a block, tuples and dicts opened."""
+        yield from (value for _, value in leaves(self._call(layer)))
 
     def __call__(
         self, layer: int, x: Float[Tensor, "run row d_model"], first: int, past: Past | None = None
@@ -149,8 +158,12 @@ class BlockCalls:
         call = self._call(layer)
         kind = (type(_wrapped(self.view.model.blocks[layer])), *structure(call).items())
         if kind not in self._plans:
-            self._plans[kind] = _Plan(self._readings(layer, call))
-        return self._plans[kind]
+            known = _FOUND.get(self.view.model, {}).get(kind)
+            self._plans[kind] = known or _Plan(self._readings(layer, call))
+        plan = self._plans[kind]
+        if plan.entry is not None:
+            _FOUND.setdefault(self.view.model, {})[kind] = plan
+        return plan
 
     def _readings(self, layer: int, call: Call) -> list[dict[Path, Axes]]:
         n, model = self.tokens.shape[1], self.view.model
@@ -168,7 +181,7 @@ class BlockCalls:
         """Tries each argument that may take a cache, and each reading of the others."""
         tried: list[str] = []
         for entry in self._entries(layer):
-            tried.append(str(entry.place))
+            tried.append(f"attn {entry.place}" if entry.inner else str(entry.place))
             for reading in plan.readings:
                 if self._works(layer, entry, reading):
                     plan.entry = entry

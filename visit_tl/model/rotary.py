@@ -6,7 +6,9 @@ key that the paper's `k W_Q^T` should read is `R_p^T` times the rotated key (doc
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,6 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.errors import ModelError
+from visit_tl.model.block_calls import BlockCalls
+from visit_tl.model.view import ModelView
+
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines, `[pos, rotary]`."""
 
 # Measured over SmolLM2-135M (30 layers) and seven random architectures in float32: the right
 # pairing reproduces the rotated query to the bit, the wrong one misses it by 0.21 and more. Half
@@ -81,36 +88,54 @@ def find_rotation(
 
 
 def find_pairing(
-    cos: Float[Tensor, "pos rotary"],
-    sin: Float[Tensor, "pos rotary"],
+    tables: Sequence[Angles],
     query: Float[Tensor, "head d_head"],
     keys: Float[Tensor, "pos head d_head"],
     pattern: Float[Tensor, "head pos"],
     where: str,
-) -> bool:
-    """Whether adjacent dimensions are a pair, where the model does not show its rotated query.
+) -> tuple[Angles, bool]:
+    """The angles, and whether adjacent dimensions are a pair, where no hook shows rotated queries.
 
-    The last key position is the query's. The tables say it by their own layout, [a, a, b, b] or
-    [a, b, a, b]; the attention that the model had, up to one scale and a constant a head, is the
-    check. Attention alone would not do: where each head sees one key, any pairing fits it.
+    The last key position is the query's. The tables say the pairing by their own layout,
+    [a, a, b, b] or [a, b, a, b]; the attention that the model had, up to one scale and a constant a
+    head, is the check. Attention alone would not do: where each head sees one key, any pairing fits
+    it.
+
+    Args:
+        tables: Cosines and sines, `[pos, rotary]`, as they may be meant; the best is taken.
+        query: Of the last position.
+        keys: Of the positions up to it, one a query head.
+        pattern: The attention that the model had.
+        where: Name of the attention, for messages.
 
     Raises:
         ModelError: the tables are laid out in neither way, or do not give the attention.
     """
-    half = cos.shape[-1] // 2
-    adjacent = torch.equal(cos[:, 0::2], cos[:, 1::2]) and torch.equal(sin[:, 0::2], sin[:, 1::2])
-    halves = torch.equal(cos[:, :half], cos[:, half:]) and torch.equal(sin[:, :half], sin[:, half:])
-    # Both hold where no angle matters: at position 0 alone, or with a single pair.
-    turned_query = Rotation(cos[-1], sin[-1], adjacent and not halves).forward(query)
-    turned_keys = Rotation(cos[:, None], sin[:, None], adjacent and not halves).forward(keys)
-    raw = torch.einsum("hd,jhd->hj", turned_query, turned_keys)
-    if not (adjacent or halves) or _misfit(raw, pattern) > _PATTERN:
+    n = len(keys)
+    found: list[tuple[float, Angles, bool]] = []
+    for cos, sin in tables:
+        half = cos.shape[-1] // 2
+        own, other = (slice(0, None, 2), slice(1, None, 2)), (slice(half), slice(half, None))
+        adjacent, halves = (
+            all(torch.equal(table[:n, a], table[:n, b]) for table in (cos, sin))
+            for a, b in (own, other)
+        )
+        if not (adjacent or halves):
+            continue
+        # Both hold where no angle matters: at position 0 alone, or with a single pair.
+        pairing = adjacent and not halves
+        turned_query = Rotation(cos[n - 1], sin[n - 1], pairing).forward(query)
+        turned_keys = Rotation(cos[:n, None], sin[:n, None], pairing).forward(keys)
+        raw = torch.einsum("hd,jhd->hj", turned_query, turned_keys)
+        found.append((_misfit(raw, pattern), (cos, sin), pairing))
+    misfit, angles, pairing = min(found, key=lambda one: one[0], default=(1.0, None, False))
+    if angles is None or not misfit <= _PATTERN:
         raise ModelError(
             f"the rotary tables of {where} do not give the attention that the model had in either "
             f"layout of dimensions; memory keys cannot be read in the query's frame, so this model "
             f"is refused"
         )
-    return adjacent and not halves
+    return angles, pairing
 
 
 def _misfit(raw: Tensor, pattern: Tensor) -> float:
@@ -125,8 +150,8 @@ def _misfit(raw: Tensor, pattern: Tensor) -> float:
     return float((scale * raw - logs).norm() / logs.norm().clamp_min(1e-6))
 
 
-def stored_angles(attn: Any) -> tuple[Tensor, Tensor] | None:
-    """Cosines and sines by position, [n_ctx, rotary], where a model keeps them in tables."""
+def stored_angles(attn: Any) -> list[Angles]:
+    """Cosines and sines by position, `[n_ctx, rotary]`, where attention keeps them in tables."""
     inner = getattr(attn, "original_component", None)
     for holder, names in (
         (attn, ("rotary_cos", "rotary_sin")),  # HookedTransformer
@@ -134,9 +159,63 @@ def stored_angles(attn: Any) -> tuple[Tensor, Tensor] | None:
     ):
         cos, sin = (getattr(holder, name, None) for name in names)
         if isinstance(cos, Tensor) and isinstance(sin, Tensor):
-            return cos.detach().float(), sin.detach().float()
-    table = getattr(inner, "embed_positions", None)  # GPT-J: sines, then cosines, one a pair
+            return [(cos.detach().float(), sin.detach().float())]
+    # GPT-J before transformers 5.24: sines, then cosines, one a pair.
+    table = getattr(inner, "embed_positions", None)
     if isinstance(table, Tensor):
         sin, cos = table.detach().float().chunk(2, dim=-1)
-        return cos.repeat_interleave(2, dim=-1), sin.repeat_interleave(2, dim=-1)
-    return None
+        return _spread(cos, sin)
+    return []
+
+
+class HandedAngles:
+    """The angles that the model hands to its blocks, found among their arguments.
+
+    They are looked for only if they are asked for, since the model has to be run for them once.
+
+    Args:
+        view: The model.
+        tokens: The prompt, `[1, pos]`.
+    """
+
+    def __init__(self, view: ModelView, tokens: Tensor) -> None:
+        self._view, self._tokens = view, tokens
+        self._calls: BlockCalls | None = None
+
+    def __call__(self, layer: int) -> list[Angles]:
+        """The tables that a block may have been handed, `[pos, rotary]`; none if there is none."""
+        if self._calls is None:
+            self._calls = BlockCalls(self._view, self._tokens)
+            with self._calls.noted(), torch.no_grad():
+                self._view.model(self._tokens)
+        return _pairs_in(self._calls.arguments(layer), self._tokens.shape[1])
+
+
+def _pairs_in(arguments: Iterable[Any], n_tokens: int) -> list[Angles]:
+    """Pairs of tensors with a row a token whose squares sum to the same everywhere in a column."""
+    tables = [
+        value.detach().float().reshape(-1, value.shape[-1])
+        for value in arguments
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2
+    ]
+    tables = [table for table in tables if len(table) == n_tokens]
+    found: list[Angles] = []
+    for one, two in pairwise(tables):
+        if one.shape != two.shape:
+            continue
+        squares = one.pow(2) + two.pow(2)
+        if (squares - squares[:1]).abs().max() > _SAME * squares.abs().max():
+            continue
+        for cos, sin in ((one, two), (two, one)):
+            # The angle of the first position is 0 in every model that counts from 0.
+            if not sin[0].any():
+                found += [(cos, sin), *_spread(cos, sin)]
+    return found
+
+
+def _spread(cos: Tensor, sin: Tensor) -> list[Angles]:
+    """Tables with one entry a pair of dimensions, in both layouts of the pairs."""
+    return [
+        (cos.repeat_interleave(2, dim=-1), sin.repeat_interleave(2, dim=-1)),
+        (torch.cat((cos, cos), dim=-1), torch.cat((sin, sin), dim=-1)),
+    ]
