@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 import visit_tl as vt
-from tests import architectures
+from tests import architectures, tiny
 from tests.architectures import ARCHITECTURES
 from tests.conftest import made
 from visit_tl.checks import LENS_LAW, CheckReport, LawError
@@ -35,6 +35,7 @@ def report(**changes):
         model="m", class_name="C", transformer_lens="4", n_layers=2, norm="LN", positions="learned",
         attention="1 heads", mlp="plain", blocks="sequential", dtype="float32",
         laws=(LawError("a = b", "hook_z", 1e-7),), missing=(), tolerance=1e-4, reason=None,
+        patching="rows", tested="all",
     )  # fmt: skip
     return dataclasses.replace(plain, **changes)
 
@@ -143,6 +144,58 @@ def test_the_model_is_left_as_it_was(model):
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
 
 
+def test_the_way_of_patched_runs_is_tried():
+    assert vt.check(tiny.llama()).patching.startswith("rows: ")
+    found = vt.check(made("native")).patching
+    if tiny.HAS_BRIDGE:
+        assert found.startswith("blocks (slow): all positions are run, because blocks.0 of native")
+        assert "arguments tried" in found
+
+
+def test_generation_is_held_against_whole_forward_passes(monkeypatch):
+    model = made("native")
+    assert vt.check(model).generation.startswith("model.generate says what the model says (off by")
+    own = type(model).generate
+
+    def forgetful(self, tokens, **options):
+        """As a cache that is never written to: each step sees the last token alone."""
+        if options.get("use_past_kv_cache", True) is False:
+            return own(self, tokens, **options)
+        for i in range(options["max_new_tokens"]):
+            logits = self(tokens if i == 0 else tokens[:, -1:])
+            tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+        return tokens
+
+    monkeypatch.setattr(type(model), "generate", forgetful)
+    found = vt.check(model)
+    assert found.exact and found.generation.startswith("WRONG: model.generate is off by ")
+    assert found.generation.endswith(
+        "loses earlier tokens; visit_tl.generate is right, and so is "
+        "model.generate(..., use_past_kv_cache=False)"
+    )
+    monkeypatch.setattr(type(model), "generate", lambda self, tokens, **_: 1 / 0)
+    assert vt.check(model).generation.startswith("not tried: model.generate failed with ZeroDiv")
+
+
+def test_the_tested_releases_are_named_and_a_newer_one_is_said(monkeypatch):
+    from visit_tl.model import releases
+
+    assert "transformers 4.57.6 to 5.24.0 (here " in str(vt.check(made("native")))
+    here = {"transformers": "5.24.0", "transformer-lens": "4.3.0"}
+    monkeypatch.setattr(releases, "installed", here.get)
+    assert releases.newer() is None
+    here["transformers"] = "5.9.1"  # older than 5.24, though not as text
+    assert releases.newer() is None
+    here["transformers"] = "5.25.0.dev0"
+    assert releases.newer() == (
+        "Installed is transformers 5.25.0.dev0 (tested up to 5.24.0), which is newer than what "
+        "this release of visit_tl was tested with, and may be the cause."
+    )
+    model = tiny.gpt2()
+    model.run_with_hooks = lambda *_, **__: 1 / 0
+    assert vt.check(model).reason.endswith("was tested with, and may be the cause.")
+
+
 def test_a_model_without_a_tokenizer_is_checked(monkeypatch):
     model = bridge("gpt2")
     model.tokenizer = None
@@ -153,9 +206,12 @@ def test_the_text_is_one_line_a_fact_in_columns():
     lines = str(report(reason="not\nthis <one>")).splitlines()
     assert lines[0] == "model            m"
     assert "a = b            1.0e-07 at hook_z" in lines
-    assert lines[-3:] == [
+    assert lines[-6:] == [
         "tolerance        1e-04",
         "hooks missing    none",
+        "patching         rows",
+        "generation       not tried",
+        "tested with      all",
         "verdict          refused: not this <one>",
     ]
 
@@ -164,7 +220,7 @@ def test_the_html_is_escaped():
     nasty = '<img src=x onerror="alert(1)">&'
     page = report(model=nasty, norm=nasty, missing=(nasty,), reason=nasty)._repr_html_()
     assert nasty not in page and page.count(html.escape(nasty)) == 4
-    assert page.startswith("<table>") and page.count("<tr>") == page.count("</tr>") == 14
+    assert page.startswith("<table>") and page.count("<tr>") == page.count("</tr>") == 17
 
 
 def test_tables_of_several_models_go_together():

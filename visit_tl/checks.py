@@ -5,18 +5,23 @@ A model that is refused is a result here and not an error: the reason is the ver
 
 from __future__ import annotations
 
+import contextlib
 import html
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from visit_tl import components
+from visit_tl.causal.replay import Replay
 from visit_tl.errors import VisitError
 from visit_tl.graph import conserve
+from visit_tl.model import releases
 from visit_tl.model.facts import UNKNOWN, facts
+from visit_tl.model.own_cache import NEW_TOKENS, generation_error
+from visit_tl.model.patch import Write
+from visit_tl.model.replay import KeptRun
 from visit_tl.model.view import ModelView
 from visit_tl.trace import Trace
 
@@ -29,6 +34,9 @@ _TOKENS: Final = 8
 _STATES: Final = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 _ATTENTION: Final = ("hook_q", "hook_k", "hook_v", "hook_attn_scores", "hook_pattern", "hook_z")
 _ROTARY: Final = ("hook_rot_q", "hook_rot_k")
+
+
+_NOT_TRIED: Final = "not tried"
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,11 @@ class CheckReport:
         tolerance: The relative error up to which a law holds, for this dtype; None if refused
             before any number was known.
         reason: Why the model is refused; None if it is not.
+        patching: Which way patched runs take, and why where it is not `rows`; see
+            `visit_tl.causal.replay`.
+        generation: Whether `model.generate`, with the model's own cache of keys and values, says
+            what whole forward passes say.
+        tested: The releases that this package was tested with, and those that are installed.
     """
 
     model: str
@@ -83,6 +96,9 @@ class CheckReport:
     missing: tuple[str, ...] | None
     tolerance: float | None
     reason: str | None
+    patching: str = _NOT_TRIED
+    generation: str = _NOT_TRIED
+    tested: str = ""
 
     @property
     def exact(self) -> bool:
@@ -119,7 +135,13 @@ class CheckReport:
         laws = [(law.law, f"{law.error:.1e} at {law.hook}") for law in self.laws]
         tolerance = [] if self.tolerance is None else [("tolerance", f"{self.tolerance:.0e}")]
         hooks = "not tried" if self.missing is None else ", ".join(self.missing) or "none"
-        ends = [("hooks missing", hooks), ("verdict", self.verdict)]
+        ends = [
+            ("hooks missing", hooks),
+            ("patching", self.patching),
+            ("generation", self.generation),
+            ("tested with", self.tested),
+            ("verdict", self.verdict),
+        ]
         return [*self.facts(), *laws, *tolerance, *ends]
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -128,7 +150,8 @@ class CheckReport:
 
         row: dict[str, Any] = dict(self.facts()) | {law.law: law.error for law in self.laws}
         row |= {"tolerance": self.tolerance, "max_error": self.max_error}
-        row |= {"hooks missing": self.missing, "exact": self.exact, "verdict": self.verdict}
+        row |= {"hooks missing": self.missing, "patching": self.patching}
+        row |= {"generation": self.generation, "exact": self.exact, "verdict": self.verdict}
         return pd.DataFrame([row]).set_index("model")
 
     def __str__(self) -> str:
@@ -161,6 +184,7 @@ def check(model: Any) -> CheckReport:
     missing: tuple[str, ...] | None = None
     tolerance: float | None = None
     reason: str | None = None
+    patching = generation = _NOT_TRIED
     try:
         view = ModelView(model)
         tolerance = conserve.tolerance(view)
@@ -169,18 +193,25 @@ def check(model: Any) -> CheckReport:
         trace = Trace.run(view, view.tokens.encode(ids, None))
         laws = _laws(view, trace)
         reason = _broken(laws, tolerance)
+        patching = _patching(view, ids)
+        generation = _generation(view, ids)
     except VisitError as error:
         reason = _one_line(str(error))
     except Exception as error:
         # Whatever a model does that it should not is a reason not to trust its graph.
         reason = _one_line(f"{type(error).__name__}: {error}")
+        if note := releases.newer():
+            reason += f". {note}"
     return CheckReport(
         class_name=type(model).__name__,
-        transformer_lens=_release(),
+        transformer_lens=releases.installed("transformer-lens") or UNKNOWN,
         laws=tuple(laws),
         missing=missing,
         tolerance=tolerance,
         reason=reason,
+        patching=patching,
+        generation=generation,
+        tested=releases.tested(),
         **facts(model),
     )
 
@@ -250,11 +281,38 @@ def _standard_hooks(view: ModelView) -> Iterator[str]:
             yield "mlp.hook_pre_linear"
 
 
-def _release() -> str:
+def _patching(view: ModelView, ids: list[int]) -> str:
+    """The way of a patched run, tried on the last position of the first block."""
+    kept = KeptRun(view, view.tokens.encode(ids, None))
+    change = Write("blocks.0.hook_resid_pre", (len(ids) - 1,), torch.zeros(view.d_model))
+    replay = Replay(kept, quiet=True)
+    for _ in replay.run([[change]]):
+        pass
+    way = {
+        "rows": "rows: only the positions and blocks that a change can reach are run",
+        "blocks": "blocks (slow): all positions are run",
+        "model": "model (slow): the whole model is run for each change",
+    }[replay.way]
+    return way if replay.reason is None else f"{way}, because {replay.reason}"
+
+
+def _generation(view: ModelView, ids: list[int]) -> str:
+    """What `model.generate` is worth here."""
+    prompt, allowed = ids[: max(1, view.n_ctx - NEW_TOKENS)], conserve.tolerance(view)
     try:
-        return version("transformer-lens")
-    except PackageNotFoundError:
-        return UNKNOWN
+        error = generation_error(view, prompt)
+    except Exception as failed:  # not every model can generate, and each fails in its own way
+        return f"not tried: model.generate failed with {type(failed).__name__}: {failed}"
+    if error <= allowed:
+        return f"model.generate says what the model says (off by {error:.1e})"
+    remedy = "visit_tl.generate is right"
+    with contextlib.suppress(Exception):
+        if generation_error(view, prompt, use_past_kv_cache=False) <= allowed:
+            remedy += ", and so is model.generate(..., use_past_kv_cache=False)"
+    return (
+        f"WRONG: model.generate is off by {error:.1e} of the largest logit, because the model's "
+        f"own cache of keys and values loses earlier tokens; {remedy}"
+    )
 
 
 def _one_line(text: str) -> str:

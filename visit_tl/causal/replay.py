@@ -47,6 +47,7 @@ class Replay:
     Args:
         kept: The unchanged run.
         way: The way to begin with; the slower ones are for comparison.
+        quiet: Whether no warning says that a slower way is taken.
 
     Attributes:
         kept: The unchanged run.
@@ -54,8 +55,8 @@ class Replay:
         reason: Why a slower way was taken than the one to begin with; None if none was.
     """
 
-    def __init__(self, kept: KeptRun, way: Way = "rows") -> None:
-        self.kept = kept
+    def __init__(self, kept: KeptRun, way: Way = "rows", *, quiet: bool = False) -> None:
+        self.kept, self._quiet = kept, quiet
         self.way: Way = way
         self.reason: str | None = None
 
@@ -107,7 +108,8 @@ class Replay:
                 # From position 0 on, the two faster ways are one.
                 self.way = "blocks" if start else "model"
                 self.reason = rows
-                _say(self.kept, self.way, rows, first)
+                if not self._quiet:
+                    _say(self.kept, self.way, rows, first)
                 continue
             whole = self.logits.clone()
             for (i, _), row in zip(batch, rows, strict=True):
