@@ -369,13 +369,15 @@ def markdown() -> str:
     from visit_tl import check
 
     lines = [
-        "| architecture | norm | positions | attention | MLP | blocks | largest error | verdict |",
-        "|---|---|---|---|---|---|---|---|",
+        "| architecture | norm | positions | attention | MLP | blocks | largest error | patching "
+        "| verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, architecture in ARCHITECTURES.items():
         r = check(architecture.bridge())
         worst = "" if r.max_error is None else f"{r.max_error:.0e}"
-        cells = (name, r.norm, r.positions, r.attention, r.mlp, r.blocks, worst, r.verdict)
+        way = r.patching.partition(":")[0]
+        cells = (name, r.norm, r.positions, r.attention, r.mlp, r.blocks, worst, way, r.verdict)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from visit_tl.causal.writes import WrittenRun
 from visit_tl.errors import ModelError
 from visit_tl.graph.conserve import relative, tolerance
+from visit_tl.model.slow_way import say_once
 
 # Numbers that the widest tensor of one batch may take; 2^24 floats are 64 MB.
 _NUMBERS = 2**24
@@ -36,6 +37,14 @@ class BlockRows:
         self.run, self.layer = run, layer
         self.hooks = run.hooks[layer]
         self.alone = alone and self._same(True)
+        if alone and not self.alone:
+            say_once(
+                run.view.model,
+                run.view.name,
+                "whole model for a block",
+                f"to try new inputs of one of {run.view.n_layers} blocks, all before it are run",
+                f"blocks.{layer} gives other numbers, or none, when it is called alone",
+            )
         if not self.alone and not self._same(False):
             raise ModelError(
                 f"blocks.{layer} of {run.view.name} does not give the same numbers when it runs "

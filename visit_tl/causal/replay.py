@@ -14,17 +14,17 @@ blocks cannot be called like that, the next way is taken for the batch and all t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, Literal, get_args
-from weakref import WeakKeyDictionary
+from typing import Final, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from visit_tl.errors import PerformanceWarning, VisitError, warn_caller
+from visit_tl.errors import VisitError
 from visit_tl.graph.conserve import tolerance
 from visit_tl.model.patch import Write
 from visit_tl.model.replay import KeptRun
+from visit_tl.model.slow_way import say_once
 
 Way = Literal["rows", "blocks", "model"]
 WAYS: Final[tuple[Way, ...]] = get_args(Way)
@@ -146,30 +146,12 @@ class Replay:
         return float(difference / own.abs().max()) if difference else 0.0  # all may be 0
 
 
-_SAID: WeakKeyDictionary[Any, set[Way]] = WeakKeyDictionary()
-"""By model, the slow ways that its user was told of."""
-
-
 def _say(kept: KeptRun, way: Way, reason: str, first: int) -> None:
-    said = _SAID.setdefault(kept.view.model, set())
-    if way in said:
-        return
-    said.add(way)
     n = kept.n_tokens
-    what, cost = {
-        "blocks": (
-            f"all {n} positions of the blocks after a change are run, not the {n - first} that it "
-            f"can reach",
-            f"{n / (n - first):.3g} times the work for a change at position {first}",
-        ),
-        "model": (
-            "the whole model is run once for each change",
-            "the work of a loop of run_with_hooks",
-        ),
-    }[way]
-    warn_caller(
-        f"patching {kept.view.name} takes the slow way {way!r}: {what}, which is {cost}. The "
-        f"results are the same. Why: {' '.join(reason.split())[:400]}. visit_tl.check(model) shows "
-        f"the way and the releases that were tested.",
-        PerformanceWarning,
+    cost = (
+        f"all {n} positions of the blocks after a change are run, not the {n - first} that it can "
+        f"reach, which is {n / (n - first):.3g} times the work for a change at position {first}"
+        if way == "blocks"
+        else "the whole model is run once for each change, as in a loop of run_with_hooks"
     )
+    say_once(kept.view.model, kept.view.name, way, cost, reason)
