@@ -60,7 +60,8 @@ def flow_graph(
             own prediction.
         layers: Consecutive blocks; None is all.
         position: Query position; negative ones count from the end.
-        prepend_bos: Whether a BOS goes before a text; None is the model's own default.
+        prepend_bos: Whether a BOS goes before a text; None is the model's own default, but no
+            second one before a text that begins with BOS already (`graph.bos_in_prompt`).
         cache: Activations of this prompt that the caller already has, instead of a forward pass.
             Without logits in it (`hook_unembed`), the lens is not held against the model's own
             prediction; the laws of the blocks are measured all the same.

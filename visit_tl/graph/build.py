@@ -92,6 +92,7 @@ def plan(
         "tokens": tuple(text(i) for i in trace.prompt.ids),
         "token_ids": trace.prompt.ids,
         "prepend_bos": trace.prompt.prepend_bos,
+        "bos_in_prompt": trace.prompt.bos_in_prompt,
         "position": trace.position,
         "target": text(chosen),
         "target_given": target is not None,

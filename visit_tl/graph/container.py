@@ -22,6 +22,8 @@ class Container:
         tokens: The text of each token, BOS included where there is one.
         token_ids: Their ids.
         prepend_bos: Whether the first token is a BOS that was put before the prompt.
+        bos_in_prompt: Whether the prompt begins with a BOS itself, so that no other was put before
+            it unless `prepend_bos=True` asked for one.
         position: The query position that the graph is of, counted from 0.
         target: The token whose rank and probability every node carries.
         target_id: Its id.
@@ -65,6 +67,7 @@ class Container:
     edges: tuple[Edge, ...] = field(repr=False)
     columns: tuple[Column, ...] = field(default=(), repr=False)
     patched: tuple[str, ...] = ()
+    bos_in_prompt: bool = False
     source: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

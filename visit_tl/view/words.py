@@ -207,6 +207,16 @@ def heading(graph: FlowGraph) -> dict[str, str]:
     return words
 
 
+def bos_words(graph: FlowGraph) -> str:
+    """Whether a BOS was put before the prompt, and why not where the prompt has one itself."""
+    if graph.prepend_bos:
+        more = ", which begins with another itself" if graph.bos_in_prompt else ""
+        return f"the first is a BOS put before the prompt{more}"
+    if graph.bos_in_prompt:
+        return "no BOS put before: the prompt begins with one itself"
+    return "no BOS put before"
+
+
 def followed_words(graph: FlowGraph) -> str:
     """How far memories were followed back, and how many were not."""
     hops = max((column.hops for column in graph.columns), default=0)
