@@ -14,6 +14,7 @@ from torch import Tensor
 from visit_tl.components import grouped, head_outputs
 from visit_tl.errors import DecompositionError, ModelError
 from visit_tl.lens import logits
+from visit_tl.model.standing import left_on
 from visit_tl.model.view import LayerWeights, ModelView
 from visit_tl.trace import LayerTrace, Trace
 
@@ -93,6 +94,7 @@ def check_layer(
             f"block {layer} of {view.name} does not come apart: {law} is off by {worst:.2g} of the "
             f"whole at {hook} (tolerance {tolerance(view):.0e}); the model computes something that "
             f"visit_tl does not know, or the activations are not of these weights"
+            f"{left_on(view.model)}"
         )
     return worst
 
@@ -113,7 +115,7 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
         raise DecompositionError(
             f"the lens of {view.name} does not give the model's own prediction (relative error "
             f"{worst:.2g}, tolerance {tolerance(view):.0e}); between the last hook_resid_post and "
-            f"the logits the model does more than a norm and an unembedding"
+            f"the logits the model does more than a norm and an unembedding{left_on(view.model)}"
         )
 
 

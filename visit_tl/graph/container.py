@@ -40,8 +40,8 @@ class Container:
         columns: Other positions that memories were followed back to, ascending.
         source: A weak reference to the model that made the graph, for `effects` and the like; None
             in a graph that was loaded. Neither saved nor compared.
-        patched: The hooks at which the caller's `fwd_hooks` acted. Where a whole was patched, its
-            parts do not sum to it.
+        patched: The hooks at which the caller's `fwd_hooks` acted, and those at which hooks left on
+            the model changed something. Where a whole was patched, its parts do not sum to it.
 
     Raises:
         GraphError: two nodes have the same id, or an edge names a node that is not there or does
