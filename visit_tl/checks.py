@@ -17,6 +17,7 @@ from visit_tl import components
 from visit_tl.errors import VisitError
 from visit_tl.graph import conserve
 from visit_tl.model.facts import UNKNOWN, facts
+from visit_tl.model.standing import left_on
 from visit_tl.model.view import ModelView
 from visit_tl.trace import Trace
 
@@ -67,6 +68,8 @@ class CheckReport:
         tolerance: The relative error up to which a law holds, for this dtype; None if refused
             before any number was known.
         reason: Why the model is refused; None if it is not.
+        patched: Hooks left on the model that changed something: what was measured is the model as
+            they leave it, and the laws of what they replace are left out.
     """
 
     model: str
@@ -83,6 +86,7 @@ class CheckReport:
     missing: tuple[str, ...] | None
     tolerance: float | None
     reason: str | None
+    patched: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -91,8 +95,11 @@ class CheckReport:
 
     @property
     def verdict(self) -> str:
-        """`exact`, or `refused: ` and the reason."""
-        return "exact" if self.reason is None else f"refused: {self.reason}"
+        """`exact`, or `refused: ` and the reason, with the hooks that had a part in it."""
+        if self.reason is not None:
+            return f"refused: {self.reason}"
+        hooks = ", ".join(self.patched)
+        return f"exact, as patched by hooks left on the model at {hooks}" if hooks else "exact"
 
     @property
     def max_error(self) -> float | None:
@@ -161,14 +168,17 @@ def check(model: Any) -> CheckReport:
     missing: tuple[str, ...] | None = None
     tolerance: float | None = None
     reason: str | None = None
+    patched: tuple[str, ...] = ()
     try:
         view = ModelView(model)
         tolerance = conserve.tolerance(view)
         ids = _prompt(view)
         missing = _missing(view, ids)
         trace = Trace.run(view, view.tokens.encode(ids, None))
+        patched = trace.patched
         laws = _laws(view, trace)
         reason = _broken(laws, tolerance)
+        reason = None if reason is None else f"{reason}{left_on(model)}"
     except VisitError as error:
         reason = _one_line(str(error))
     except Exception as error:
@@ -181,6 +191,7 @@ def check(model: Any) -> CheckReport:
         missing=missing,
         tolerance=tolerance,
         reason=reason,
+        patched=patched,
         **facts(model),
     )
 
@@ -202,10 +213,12 @@ def _laws(view: ModelView, trace: Trace) -> list[LawError]:
     for layer, t in trace.layers.items():
         weights = components.stream_weights(view, layer, t)
         for law, hook, error in conserve.laws(view, t, weights):
+            if hook in trace.replaced:
+                continue
             if law not in worst or not error <= worst[law].error:
                 worst[law] = LawError(law, hook, error)
     last = trace.layers[view.n_layers - 1]
-    if trace.logits is not None:
+    if conserve.has_own_logits(trace):
         error = conserve.lens_error(view, last.resid_post, trace.logits)
         worst[LENS_LAW] = LawError(LENS_LAW, last.hooks["resid_post"], error)
     return list(worst.values())

@@ -107,8 +107,7 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
     Raises:
         DecompositionError: it is not.
     """
-    after = ("ln_final.", "unembed.")
-    if trace.logits is None or any(name.startswith(after) for name in trace.replaced):
+    if not has_own_logits(trace):
         return
     worst = lens_error(view, resid_post, trace.logits)
     if not worst <= tolerance(view):
@@ -117,6 +116,12 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
             f"{worst:.2g}, tolerance {tolerance(view):.0e}); between the last hook_resid_post and "
             f"the logits the model does more than a norm and an unembedding{left_on(view.model)}"
         )
+
+
+def has_own_logits(trace: Trace) -> bool:
+    """Whether the logits are there and are what the model made of its last resid_post."""
+    after = ("ln_final.", "unembed.")
+    return trace.logits is not None and not any(n.startswith(after) for n in trace.replaced)
 
 
 def lens_error(view: ModelView, resid_post: Tensor, own: Tensor) -> float:

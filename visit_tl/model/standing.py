@@ -25,7 +25,7 @@ class Changes:
     """What the caller's standing hooks changed in one run.
 
     Attributes:
-        standing: The hooks, by the name that TransformerLens has documented for longest.
+        standing: The hooks, by the name that HookedTransformer has for them.
         names: The same hooks under all of their names.
     """
 
@@ -77,10 +77,10 @@ def left_on(model: Any) -> str:
             continue
         if _is_point(module):
             aliases = _aliases(model) if aliases is None else aliases
-            points.append(aliases.get(id(module), [name])[-1])
+            points.append(aliases.get(id(module), [name])[0])
             permanent |= any(getattr(h, "is_permanent", False) for h in module.fwd_hooks)
         else:
-            modules.append(name.replace("_original_component.", "") or "the model itself")
+            modules.append(name.replace("._original_component", "") or "the model itself")
     parts = []
     if points:
         option = "including_permanent=True" if permanent else ""
@@ -103,16 +103,33 @@ def _is_point(module: nn.Module) -> bool:
 
 
 def _functions(module: nn.Module) -> tuple[int, ...]:
-    """The ids of what torch calls before and after a module."""
-    return (*module._forward_pre_hooks, *module._forward_hooks)
+    """The ids of what torch calls before and after a module for the caller.
+
+    TransformerLens puts what the caller gives it on hook points alone. On other modules it has only
+    hooks of its own: a bridge makes them in its first run.
+    """
+    every = (*module._forward_pre_hooks.items(), *module._forward_hooks.items())
+    return tuple(i for i, function in every if _is_point(module) or not _is_own(function))
+
+
+def _is_own(function: Any) -> bool:
+    inner = getattr(function, "func", function)  # of functools.partial
+    return str(getattr(inner, "__module__", "")).split(".")[0] == "transformer_lens"
 
 
 def _aliases(model: Any) -> dict[int, list[str]]:
-    """All names of each hook; HookedTransformer's come last."""
+    """All names of each hook, the one that HookedTransformer has for it first.
+
+    A bridge calls most hooks `hook_in` or `hook_out` of a module, and those names by way of alias.
+    """
     names: dict[int, list[str]] = {}
     for name, point in model.hook_dict.items():
         names.setdefault(id(point), []).append(name)
-    return names
+    return {point: sorted(every, key=_rank) for point, every in names.items()}
+
+
+def _rank(name: str) -> tuple[bool, int]:
+    return name.rsplit(".", 1)[-1] in ("hook_in", "hook_out"), len(name)
 
 
 def _watchers(
@@ -127,7 +144,7 @@ def _watchers(
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if shown and isinstance(output, Tensor) and not _same(shown.pop(), output.detach()):
-            changes.standing[names[-1]] = functions
+            changes.standing[names[0]] = functions
             changes.names |= frozenset(names)
 
     return before, after

@@ -201,10 +201,15 @@ def heading(graph: FlowGraph) -> dict[str, str]:
     if graph.pruning.get("expand"):
         words["followed"] = followed_words(graph)
     if graph.patched:
-        more = len(graph.patched) - _PATCHED
-        names = ", ".join(readable(name) for name in graph.patched[:_PATCHED])
-        words["patched"] = f"{names} and {more} more" if more > 0 else names
+        words["patched"] = patched_words(graph.patched)
     return words
+
+
+def patched_words(patched: tuple[str, ...]) -> str:
+    """The hooks at which a run was patched."""
+    more = len(patched) - _PATCHED
+    names = ", ".join(readable(name) for name in patched[:_PATCHED])
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def bos_words(graph: FlowGraph) -> str:
