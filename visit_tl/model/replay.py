@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError
+from visit_tl.model.differentiable import gradients_enabled
 from visit_tl.model.hooks import keeper
 from visit_tl.model.past import Past, is_past
 from visit_tl.model.patch import Placed, Write
@@ -59,6 +60,8 @@ class KeptRun:
         ModelError: a hook did not fire.
     """
 
+    # What is kept lives longer than the caller's inference mode, and gradients read it.
+    @torch.inference_mode(False)
     def __init__(
         self,
         view: ModelView,
@@ -198,7 +201,7 @@ class KeptRun:
         """
         caught: dict[str, Tensor] = {}
         hooks = [(name, _gradient_keeper(caught, name)) for name in names]
-        with torch.inference_mode(False), torch.enable_grad():
+        with gradients_enabled(self.view.model):
             value = metric(self.view.model.run_with_hooks(self.tokens, fwd_hooks=hooks))
             if not value.requires_grad:
                 raise InputError(
