@@ -11,6 +11,7 @@ from tests import tiny
 from tests.conftest import MAKERS
 from visit_tl import DecompositionError, GraphError, InputError
 from visit_tl.graph.export import from_json, to_json
+from visit_tl.model.standing import left_on
 
 PROMPT = "a b c d"
 Z = "blocks.0.attn.hook_z"
@@ -237,6 +238,18 @@ def test_hooks_of_torch_on_modules_are_named_where_the_laws_break(model):
     finally:
         handle.remove()
     assert vt.check(model).exact
+
+
+@pytest.mark.skipif(not tiny.HAS_BRIDGE, reason="TransformerLens 2.x has no TransformerBridge")
+def test_hooks_of_the_libraries_are_not_the_callers():
+    model = tiny.llama()
+    with torch.no_grad():
+        # A bridge and transformers both put hooks on modules in such a run.
+        model.original_model(model.to_tokens(PROMPT), output_attentions=True)
+    assert any(module._forward_pre_hooks for module in model.modules())
+    assert left_on(model) == ""
+    model.add_hook(Z, silence)
+    assert left_on(model).endswith(f" hooks at {Z} (model.reset_hooks() takes them off)")
 
 
 def test_check_says_which_hooks_stand(model):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from torch import Tensor, nn
 Standing = Mapping[str, tuple[int, ...]]
 """Hooks that changed something, by name, with torch's ids of the functions there, never used twice.
 """
+
+
+_LIBRARIES: Final = ("transformer_lens", "transformers", "accelerate", "torch")
+"""Whose functions on a module are a part of the model and not the caller's."""
 
 
 @dataclass
@@ -105,8 +109,9 @@ def _is_point(module: nn.Module) -> bool:
 def _functions(module: nn.Module) -> tuple[int, ...]:
     """The ids of what torch calls before and after a module for the caller.
 
-    TransformerLens puts what the caller gives it on hook points alone. On other modules it has only
-    hooks of its own: a bridge makes them in its first run.
+    TransformerLens puts what the caller gives it on hook points alone. On other modules libraries
+    have hooks of their own, from the first run on: a bridge to see what lies between sub-blocks,
+    transformers to return attention.
     """
     every = (*module._forward_pre_hooks.items(), *module._forward_hooks.items())
     return tuple(i for i, function in every if _is_point(module) or not _is_own(function))
@@ -114,7 +119,7 @@ def _functions(module: nn.Module) -> tuple[int, ...]:
 
 def _is_own(function: Any) -> bool:
     inner = getattr(function, "func", function)  # of functools.partial
-    return str(getattr(inner, "__module__", "")).split(".")[0] == "transformer_lens"
+    return str(getattr(inner, "__module__", "")).split(".")[0] in _LIBRARIES
 
 
 def _aliases(model: Any) -> dict[int, list[str]]:
