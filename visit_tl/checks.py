@@ -218,8 +218,9 @@ def _laws(view: ModelView, trace: Trace) -> list[LawError]:
             if law not in worst or not error <= worst[law].error:
                 worst[law] = LawError(law, hook, error)
     last = trace.layers[view.n_layers - 1]
-    if conserve.has_own_logits(trace):
-        error = conserve.lens_error(view, last.resid_post, trace.logits)
+    own = conserve.own_logits(trace)
+    if own is not None:
+        error = conserve.lens_error(view, last.resid_post, own)
         worst[LENS_LAW] = LawError(LENS_LAW, last.hooks["resid_post"], error)
     return list(worst.values())
 

@@ -107,9 +107,10 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
     Raises:
         DecompositionError: it is not.
     """
-    if not has_own_logits(trace):
+    own = own_logits(trace)
+    if own is None:
         return
-    worst = lens_error(view, resid_post, trace.logits)
+    worst = lens_error(view, resid_post, own)
     if not worst <= tolerance(view):
         raise DecompositionError(
             f"the lens of {view.name} does not give the model's own prediction (relative error "
@@ -118,10 +119,10 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
         )
 
 
-def has_own_logits(trace: Trace) -> bool:
-    """Whether the logits are there and are what the model made of its last resid_post."""
+def own_logits(trace: Trace) -> Tensor | None:
+    """The logits, if they are there and are what the model made of its last resid_post."""
     after = ("ln_final.", "unembed.")
-    return trace.logits is not None and not any(n.startswith(after) for n in trace.replaced)
+    return None if any(name.startswith(after) for name in trace.replaced) else trace.logits
 
 
 def lens_error(view: ModelView, resid_post: Tensor, own: Tensor) -> float:

@@ -44,7 +44,7 @@ def watched(model: Any) -> Iterator[Changes]:
     Hooks that are added inside, such as ours, are not looked at.
     """
     changes = Changes()
-    points = {n: m for n, m in model.named_modules() if _is_point(m) and _functions(m)}
+    points = {name: module for name, module in _hooked(model) if _is_point(module)}
     aliases = _aliases(model) if points else {}
     handles: list[Any] = []
     try:
@@ -61,7 +61,7 @@ def watched(model: Any) -> Iterator[Changes]:
 
 def changed_now(model: Any, token_ids: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """What standing hooks change in a run of these tokens; without any, nothing is run."""
-    if not any(_is_point(m) and _functions(m) for m in model.modules()):
+    if not any(_is_point(module) for _, module in _hooked(model)):
         return {}
     device = next(model.parameters()).device
     with watched(model) as changes, torch.no_grad():
@@ -76,9 +76,7 @@ def left_on(model: Any) -> str:
     """
     points, modules, permanent = [], [], False
     aliases: dict[int, list[str]] | None = None
-    for name, module in model.named_modules():
-        if not _functions(module):
-            continue
+    for name, module in _hooked(model):
         if _is_point(module):
             aliases = _aliases(model) if aliases is None else aliases
             points.append(aliases.get(id(module), [name])[0])
@@ -100,6 +98,13 @@ def left_on(model: Any) -> str:
 def _list(names: list[str]) -> str:
     more = len(names) - 6
     return ", ".join(names[:6]) + (f" and {more} more" if more > 0 else "")
+
+
+def _hooked(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules on which the caller has functions."""
+    for name, module in model.named_modules():
+        if (module._forward_hooks or module._forward_pre_hooks) and _functions(module):
+            yield name, module
 
 
 def _is_point(module: nn.Module) -> bool:
