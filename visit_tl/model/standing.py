@@ -100,7 +100,7 @@ def _list(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f" and {more} more" if more > 0 else "")
 
 
-def _hooked(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _hooked(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """The modules on which the caller has functions."""
     for name, module in model.named_modules():
         if (module._forward_hooks or module._forward_pre_hooks) and _functions(module):
