@@ -90,6 +90,18 @@ def test_broken_tokens_of_a_real_vocabulary_are_shown_as_bytes(smol):
     assert sum("<0x" in text for text in texts) > 100
 
 
+def test_a_chat_template_gives_one_bos_as_transformers_reads_it(smol):
+    messages = [{"role": "user", "content": "What is the capital of Japan?"}]
+    text = smol.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    graph = vt.flow_graph(smol, text, layers=[29], heads=1, neurons=1)
+    assert list(graph.token_ids) == smol.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert graph.tokens[:2] == ("<|im_start|>", "system") and graph.tokens[-1] == "\n"
+    assert (graph.prepend_bos, graph.bos_in_prompt) == (False, True)
+    hello = vt.flow_graph(smol, smol.tokenizer.bos_token + "Hello", layers=[29], heads=1, neurons=1)
+    assert hello.tokens == ("<|im_start|>", "Hello")
+    assert hello.nodes == vt.flow_graph(smol, "Hello", layers=[29], heads=1, neurons=1).nodes
+
+
 def test_lacking_its_space_a_target_is_told_so(smol):
     with pytest.raises(vt.InputError, match="did you mean ' Tokyo', with its space"):
         vt.flow_graph(smol, JAPAN, target="Tokyo")

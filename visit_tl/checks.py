@@ -22,6 +22,7 @@ from visit_tl.model.facts import UNKNOWN, facts
 from visit_tl.model.own_cache import NEW_TOKENS, generation_error
 from visit_tl.model.patch import Write
 from visit_tl.model.replay import KeptRun
+from visit_tl.model.standing import left_on
 from visit_tl.model.view import ModelView
 from visit_tl.trace import Trace
 
@@ -80,6 +81,8 @@ class CheckReport:
         generation: Whether `model.generate`, with the model's own cache of keys and values, says
             what whole forward passes say.
         tested: The releases that this package was tested with, and those that are installed.
+        patched: Hooks left on the model that changed something: what was measured is the model as
+            they leave it, and the laws of what they replace are left out.
     """
 
     model: str
@@ -99,6 +102,7 @@ class CheckReport:
     patching: str = _NOT_TRIED
     generation: str = _NOT_TRIED
     tested: str = ""
+    patched: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -107,8 +111,11 @@ class CheckReport:
 
     @property
     def verdict(self) -> str:
-        """`exact`, or `refused: ` and the reason."""
-        return "exact" if self.reason is None else f"refused: {self.reason}"
+        """`exact`, or `refused: ` and the reason, with the hooks that had a part in it."""
+        if self.reason is not None:
+            return f"refused: {self.reason}"
+        hooks = ", ".join(self.patched)
+        return f"exact, as patched by hooks left on the model at {hooks}" if hooks else "exact"
 
     @property
     def max_error(self) -> float | None:
@@ -185,14 +192,17 @@ def check(model: Any) -> CheckReport:
     tolerance: float | None = None
     reason: str | None = None
     patching = generation = _NOT_TRIED
+    patched: tuple[str, ...] = ()
     try:
         view = ModelView(model)
         tolerance = conserve.tolerance(view)
         ids = _prompt(view)
         missing = _missing(view, ids)
         trace = Trace.run(view, view.tokens.encode(ids, None))
+        patched = trace.patched
         laws = _laws(view, trace)
         reason = _broken(laws, tolerance)
+        reason = None if reason is None else f"{reason}{left_on(model)}"
         patching = _patching(view, ids)
         generation = _generation(view, ids)
     except VisitError as error:
@@ -212,6 +222,7 @@ def check(model: Any) -> CheckReport:
         patching=patching,
         generation=generation,
         tested=releases.tested(),
+        patched=patched,
         **facts(model),
     )
 
@@ -233,11 +244,14 @@ def _laws(view: ModelView, trace: Trace) -> list[LawError]:
     for layer, t in trace.layers.items():
         weights = components.stream_weights(view, layer, t)
         for law, hook, error in conserve.laws(view, t, weights):
+            if hook in trace.replaced:
+                continue
             if law not in worst or not error <= worst[law].error:
                 worst[law] = LawError(law, hook, error)
     last = trace.layers[view.n_layers - 1]
-    if trace.logits is not None:
-        error = conserve.lens_error(view, last.resid_post, trace.logits)
+    own = conserve.own_logits(trace)
+    if own is not None:
+        error = conserve.lens_error(view, last.resid_post, own)
         worst[LENS_LAW] = LawError(LENS_LAW, last.hooks["resid_post"], error)
     return list(worst.values())
 

@@ -29,6 +29,7 @@ class LensTable:
         target: The token whose rank and probability every cell carries.
         target_given: True if the caller named it, False if it is the model's own prediction.
         d_vocab: Size of the vocabulary.
+        patched: Hooks at which the run was patched, as in `FlowGraph.patched`.
         rows: The states, in the order of the forward pass, without their positions.
         cells: For each row and each position the state there, or None where it is not known.
     """
@@ -41,6 +42,7 @@ class LensTable:
     d_vocab: int
     rows: tuple[NodeId, ...]
     cells: tuple[tuple[Node | None, ...], ...] = field(repr=False)
+    patched: tuple[str, ...] = ()
 
     def __getitem__(self, state: str | NodeId) -> Node:
         """The cell of that id, such as `table["L9.resid_post@4"]`; without @, the last position.
@@ -162,6 +164,7 @@ def lens_table(
     from visit_tl.graph.draft import Draft
     from visit_tl.graph.reader import Reader
     from visit_tl.model.hooks import keeper
+    from visit_tl.model.standing import watched
     from visit_tl.model.view import ModelView
 
     view = ModelView(model)
@@ -172,7 +175,7 @@ def lens_table(
     hooks = {row: f"blocks.{row.layer}.hook_{row.kind}" for row in rows}
     kept: dict[str, Tensor] = {}
     ids = torch.tensor([tokens.ids], device=view.W_U.device)
-    with torch.no_grad():
+    with torch.no_grad(), watched(view.model) as changes:
         logits = view.model.run_with_hooks(
             ids, fwd_hooks=[(name, keeper(kept, name, "all", ())) for name in hooks.values()]
         )
@@ -192,6 +195,7 @@ def lens_table(
         d_vocab=view.d_vocab,
         rows=rows,
         cells=tuple(tuple(read[row.at(i)] for i in range(n)) for row in rows),
+        patched=tuple(changes.standing),
     )
 
 
@@ -214,4 +218,5 @@ def of_graph(graph: FlowGraph) -> LensTable:
         d_vocab=graph.d_vocab,
         rows=rows,
         cells=tuple(tuple(cell(row, i) for i in range(n)) for row in rows),
+        patched=graph.patched,
     )

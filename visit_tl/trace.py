@@ -8,7 +8,7 @@ or the other layers is held.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ from visit_tl.model.rotary import (
     find_rotation,
     stored_angles,
 )
+from visit_tl.model.standing import Standing, left_on, watched
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 
@@ -93,9 +94,12 @@ class Trace:
         position: The query position, counted from 0.
         layers: What each traced block computed.
         logits: The model's own next-token logits at the position; None if a cache has none.
-        patched: Names of the hooks at which the caller's `fwd_hooks` acted, as the caller gave
-            them; what is read there is what they left.
+        patched: Names of the hooks at which the caller's functions acted: of `fwd_hooks`, as the
+            caller gave them, and of hooks left on the model, where they changed something. What
+            is read there is what they left.
         replaced: The same hooks under all of their names.
+        standing: Those left on the model, as they can be found again; None if `fwd_hooks` acted,
+            which running the model again would not repeat.
     """
 
     prompt: Prompt
@@ -104,6 +108,7 @@ class Trace:
     logits: Float[Tensor, " d_vocab"] | None
     patched: tuple[str, ...] = ()
     replaced: frozenset[str] = frozenset()
+    standing: Standing | None = field(default_factory=dict)
 
     @classmethod
     def run(
@@ -155,11 +160,16 @@ class Trace:
         ]
         tokens = torch.tensor([prompt.ids], device=view.W_U.device)
         patched, replaced = patched_hooks(view, fwd_hooks)
-        with torch.no_grad():
+        with torch.no_grad(), watched(view.model) as changes:
             logits = view.model.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *hooks])
         rows = logits[0, at].detach().float()
         traces = _traces(view, prompt, at, names, kept, rows)
-        return {j: replace(t, patched=patched, replaced=replaced) for j, t in traces.items()}
+        acted = {
+            "patched": tuple(dict.fromkeys((*patched, *changes.standing))),
+            "replaced": replaced | changes.names,
+            "standing": None if patched else changes.standing,
+        }
+        return {j: replace(t, **acted) for j, t in traces.items()}
 
     @classmethod
     def from_cache(
@@ -284,7 +294,10 @@ def _layer(
         if "rotated_keys" not in read:
             normed = [_normed(view, layer, "k_norm", key)[0] for key in read["keys"]]
             read["keys"] = torch.stack(normed)
-    rotation = _rotate(view, layer, position, read, handed) if view.rotary else None
+    try:
+        rotation = _rotate(view, layer, position, read, handed) if view.rotary else None
+    except ModelError as error:
+        raise ModelError(f"{error}{left_on(view.model)}") from error
     hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
     mlp_from = read.get("resid_mid", read["resid_pre"])
     for slot, norm, state in (("attn_in", "ln1", read["resid_pre"]), ("mlp_in", "ln2", mlp_from)):

@@ -19,6 +19,7 @@ from visit_tl.graph.reader import Reader
 from visit_tl.model.batch import unpadded
 from visit_tl.model.cached import Cache
 from visit_tl.model.hooks import FwdHooks
+from visit_tl.model.standing import watched
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 from visit_tl.trace import Trace, patterns
@@ -60,7 +61,8 @@ def flow_graph(
             own prediction.
         layers: Consecutive blocks; None is all.
         position: Query position; negative ones count from the end.
-        prepend_bos: Whether a BOS goes before a text; None is the model's own default.
+        prepend_bos: Whether a BOS goes before a text; None is the model's own default, but no
+            second one before a text that begins with BOS already (`graph.bos_in_prompt`).
         cache: Activations of this prompt that the caller already has, instead of a forward pass.
             Without logits in it (`hook_unembed`), the lens is not held against the model's own
             prediction; the laws of the blocks are measured all the same.
@@ -77,8 +79,9 @@ def flow_graph(
             all.
         max_nodes: How many nodes following may add. The memories that add the largest share to the
             stream come first; those that found no room are `graph.unfollowed`.
-        fwd_hooks: As `run_with_hooks` takes them: the graph is of the run that they patched. The
-            law of a whole that they replace is not checked; `graph.patched` names the hooks.
+        fwd_hooks: As `run_with_hooks` takes them: the graph is of the run that they patched, as it
+            is of hooks that were left on the model. The law of a whole that they replace is not
+            checked; `graph.patched` names the hooks.
 
     Returns:
         The graph; it draws itself in a notebook.
@@ -253,11 +256,14 @@ def attention(
         chosen.append((layer, head))
     if not chosen:
         raise InputError("no heads were given; name some, such as ['L9H6', 'L10H0']")
+    with watched(view.model) as changes:
+        found = patterns(view, tokens, chosen)
+    patched = f" (patched at {', '.join(changes.standing)})" if changes.standing else ""
     return draw(
-        patterns(view, tokens, chosen).numpy(),
+        found.numpy(),
         [view.tokens.text(i) for i in tokens.ids],
         [str(NodeId("head", *pair)) for pair in chosen],
-        title=f"{view.name}: {tokens.text}",
+        title=f"{view.name}: {tokens.text}{patched}",
     )
 
 

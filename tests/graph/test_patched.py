@@ -86,5 +86,5 @@ def test_what_would_need_another_run_is_refused_of_a_patched_one(native, ask):
     graph = vt.flow_graph(native, PROMPT, fwd_hooks=[("blocks.0.attn.hook_z", silence_head)])
     with pytest.raises(vt.GraphError, match="patched run, and running the model again would be"):
         ask(graph)
-    with pytest.raises(InputError, match="patched run, and running the model again would attrib"):
+    with pytest.raises(InputError, match="patched run, and running the model again would be"):
         vt.causal.attribute(native, graph)

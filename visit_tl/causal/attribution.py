@@ -19,6 +19,7 @@ from visit_tl.causal.shares import LayerShares, Shares, total_of
 from visit_tl.errors import InputError
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import Kind, NodeId
+from visit_tl.graph.source import other_run
 from visit_tl.model.view import ModelView
 from visit_tl.trace import Trace
 
@@ -169,16 +170,13 @@ def attribute(
     view = ModelView(model)
     if isinstance(prompt, FlowGraph):
         graph, ids = prompt, prompt.token_ids
-        if graph.patched:
-            raise InputError(
-                "the graph is of a patched run, and running the model again would attribute an "
-                "unpatched one; build the graph without fwd_hooks, or attribute the prompt"
-            )
         if graph.n_layers != view.n_layers or graph.d_vocab != view.d_vocab:
             raise InputError(
                 f"the graph is of {graph.model} ({graph.n_layers} layers, {graph.d_vocab} tokens), "
                 f"the model is {view.name} ({view.n_layers} layers, {view.d_vocab} tokens)"
             )
+        if (reason := other_run(graph, model)) is not None:
+            raise InputError(reason)
         target = graph.target_id if target is None else target
         position = graph.position if position is None else position
         encoded = view.tokens.encode(list(ids), None)

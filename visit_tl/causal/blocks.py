@@ -13,6 +13,7 @@ from visit_tl.causal.writes import WrittenRun
 from visit_tl.errors import ModelError
 from visit_tl.graph.conserve import relative, tolerance
 from visit_tl.model.slow_way import say_once
+from visit_tl.model.standing import left_on
 
 # Numbers that the widest tensor of one batch may take; 2^24 floats are 64 MB.
 _NUMBERS = 2**24
@@ -49,7 +50,7 @@ class BlockRows:
             raise ModelError(
                 f"blocks.{layer} of {run.view.name} does not give the same numbers when it runs "
                 f"again, so no change in it can be measured; call model.eval(), and take off hooks "
-                f"that change what they see from run to run"
+                f"that change what they see from run to run{left_on(run.view.model)}"
             )
 
     def __call__(self, put: Mapping[str, Tensor], slots: Sequence[str]) -> dict[str, Tensor]:

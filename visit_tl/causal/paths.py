@@ -25,6 +25,7 @@ from visit_tl.errors import ModelError
 from visit_tl.graph.conserve import relative, tolerance
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.model.replay import Write
+from visit_tl.model.standing import left_on
 from visit_tl.model.view import ModelView
 
 SLOT: Final = {"q": "query", "k": "keys", "v": "values"}
@@ -163,6 +164,7 @@ def _into_logits(
             raise ModelError(
                 f"the final norm and unembedding of {clean.view.name}, called by themselves, do "
                 f"not give its logits; edges to the logits cannot be patched"
+                f"{left_on(clean.view.model)}"
             )
         whole = clean.logits.clone()
         for i, row in enumerate(rows):
@@ -268,5 +270,5 @@ def check_put(block: BlockRows, changed: dict[str, Tensor], row: int) -> None:
             raise ModelError(
                 f"new values at {names} of {run.view.name} do not give at {block.hooks[got]} "
                 f"what they give when the model computes them itself (off by {error:.2g}); edges "
-                f"into this block cannot be patched"
+                f"into this block cannot be patched{left_on(run.view.model)}"
             )

@@ -14,6 +14,7 @@ from visit_tl import components
 from visit_tl.errors import DecompositionError, InputError
 from visit_tl.graph.conserve import check_layer, tolerance
 from visit_tl.graph.ids import Kind, NodeId
+from visit_tl.model.standing import left_on
 from visit_tl.model.view import ModelView
 from visit_tl.trace import Trace
 
@@ -186,7 +187,7 @@ class Shares:
                 f"{'' if len(self.chosen) == 1 else ' difference'} is {whole:.6g}: off by "
                 f"{error:.2g} of the largest share (tolerance {tolerance(self.view):.0e}); between "
                 f"the last hook_resid_post and the logits the model does more than a norm, an "
-                f"unembedding, a scale and a cap"
+                f"unembedding, a scale and a cap{left_on(self.view.model)}"
             )
         return remainder, error
 

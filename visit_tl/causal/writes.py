@@ -19,6 +19,7 @@ from visit_tl.errors import DecompositionError
 from visit_tl.graph.conserve import relative, tolerance
 from visit_tl.model.hooks import hook_names
 from visit_tl.model.replay import KeptRun
+from visit_tl.model.standing import left_on
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 
@@ -106,6 +107,7 @@ class WrittenRun:
                     f"the input, heads and MLPs of {self.view.name} up to block {layer} sum to its "
                     f"residual stream only up to {error:.2g} (tolerance "
                     f"{tolerance(self.view):.0e}); no edge between them can be patched"
+                    f"{left_on(self.view.model)}"
                 )
 
 

@@ -162,10 +162,11 @@ def _shape(graph: FlowGraph, nodes: tuple[Node, ...]) -> Shape:
 
 
 def _attention(node: Node, graph: FlowGraph) -> float | None:
-    """The largest attention, but for a prepended BOS, on which idle heads rest."""
+    """The largest attention, but for BOS at the beginning, on which idle heads rest."""
     if node.attention is None:
         return None
-    return max(node.attention[int(graph.prepend_bos) :], default=0.0)
+    first = int(graph.prepend_bos) + int(graph.bos_in_prompt)
+    return max(node.attention[first:], default=0.0)
 
 
 _READ: Final[dict[str, Callable[[Node, FlowGraph], float | None]]] = {

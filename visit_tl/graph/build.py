@@ -7,7 +7,6 @@ weights, is read for several half graphs together.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from visit_tl.graph.follow import Read
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.reader import Half, Reader
 from visit_tl.graph.records import Hook, Node
+from visit_tl.graph.source import Source
 from visit_tl.model.view import ModelView
 from visit_tl.trace import Trace
 
@@ -92,6 +92,7 @@ def plan(
         "tokens": tuple(text(i) for i in trace.prompt.ids),
         "token_ids": trace.prompt.ids,
         "prepend_bos": trace.prompt.prepend_bos,
+        "bos_in_prompt": trace.prompt.bos_in_prompt,
         "position": trace.position,
         "target": text(chosen),
         "target_given": target is not None,
@@ -103,7 +104,7 @@ def plan(
         "residual_error": errors,
         "columns": columns,
         "patched": trace.patched,
-        "source": weakref.ref(view.model),
+        "source": Source(view.model, trace.standing),
     }
     return Plan(draft, chosen, facts)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from visit_tl.components import grouped, head_outputs
 from visit_tl.errors import DecompositionError, ModelError
 from visit_tl.lens import logits
+from visit_tl.model.standing import left_on
 from visit_tl.model.view import LayerWeights, ModelView
 from visit_tl.trace import LayerTrace, Trace
 
@@ -93,6 +94,7 @@ def check_layer(
             f"block {layer} of {view.name} does not come apart: {law} is off by {worst:.2g} of the "
             f"whole at {hook} (tolerance {tolerance(view):.0e}); the model computes something that "
             f"visit_tl does not know, or the activations are not of these weights"
+            f"{left_on(view.model)}"
         )
     return worst
 
@@ -105,16 +107,22 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
     Raises:
         DecompositionError: it is not.
     """
-    after = ("ln_final.", "unembed.")
-    if trace.logits is None or any(name.startswith(after) for name in trace.replaced):
+    own = own_logits(trace)
+    if own is None:
         return
-    worst = lens_error(view, resid_post, trace.logits)
+    worst = lens_error(view, resid_post, own)
     if not worst <= tolerance(view):
         raise DecompositionError(
             f"the lens of {view.name} does not give the model's own prediction (relative error "
             f"{worst:.2g}, tolerance {tolerance(view):.0e}); between the last hook_resid_post and "
-            f"the logits the model does more than a norm and an unembedding"
+            f"the logits the model does more than a norm and an unembedding{left_on(view.model)}"
         )
+
+
+def own_logits(trace: Trace) -> Tensor | None:
+    """The logits, if they are there and are what the model made of its last resid_post."""
+    after = ("ln_final.", "unembed.")
+    return None if any(name.startswith(after) for name in trace.replaced) else trace.logits
 
 
 def lens_error(view: ModelView, resid_post: Tensor, own: Tensor) -> float:

@@ -22,6 +22,8 @@ class Container:
         tokens: The text of each token, BOS included where there is one.
         token_ids: Their ids.
         prepend_bos: Whether the first token is a BOS that was put before the prompt.
+        bos_in_prompt: Whether the prompt begins with a BOS itself, so that no other was put before
+            it unless `prepend_bos=True` asked for one.
         position: The query position that the graph is of, counted from 0.
         target: The token whose rank and probability every node carries.
         target_id: Its id.
@@ -38,8 +40,8 @@ class Container:
         columns: Other positions that memories were followed back to, ascending.
         source: A weak reference to the model that made the graph, for `effects` and the like; None
             in a graph that was loaded. Neither saved nor compared.
-        patched: The hooks at which the caller's `fwd_hooks` acted. Where a whole was patched, its
-            parts do not sum to it.
+        patched: The hooks at which the caller's `fwd_hooks` acted, and those at which hooks left on
+            the model changed something. Where a whole was patched, its parts do not sum to it.
 
     Raises:
         GraphError: two nodes have the same id, or an edge names a node that is not there or does
@@ -65,6 +67,7 @@ class Container:
     edges: tuple[Edge, ...] = field(repr=False)
     columns: tuple[Column, ...] = field(default=(), repr=False)
     patched: tuple[str, ...] = ()
+    bos_in_prompt: bool = False
     source: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -34,6 +34,7 @@ def to_json(graph: FlowGraph) -> dict[str, Any]:
         "tokens": list(graph.tokens),
         "token_ids": list(graph.token_ids),
         "prepend_bos": graph.prepend_bos,
+        "bos_in_prompt": graph.bos_in_prompt,
         "position": graph.position,
         "target": graph.target,
         "target_id": graph.target_id,
@@ -83,6 +84,7 @@ def from_json(data: object) -> FlowGraph:
         tokens=tuple(root.items("tokens", str)),
         token_ids=tuple(root.items("token_ids", int)),
         prepend_bos=root.boolean("prepend_bos"),
+        bos_in_prompt=root.has("bos_in_prompt") and root.boolean("bos_in_prompt"),
         position=root.integer("position"),
         target=root.text("target"),
         target_id=root.integer("target_id"),
@@ -153,6 +155,10 @@ class _Reader:
         if key not in self._data:
             raise GraphError(f"{self._where} has no {key!r}")
         return self._data[key]
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there at all; older files of the same schema lack some."""
+        return isinstance(self._data, Mapping) and key in self._data
 
     def text(self, key: str) -> str:
         return self._typed(key, self.get(key), str)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visit_tl.errors import GraphError
 from visit_tl.graph.container import Container
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Edge, Node
@@ -134,19 +133,9 @@ class FlowGraph(Container):
         return graph_edge_effects(self._model(model), self, metric, **options)
 
     def _model(self, model: Any) -> Any:
-        if self.patched:
-            raise GraphError(
-                "this graph is of a patched run, and running the model again would be an unpatched "
-                "one; ask a graph without fwd_hooks, or read what this one holds: its states, and "
-                "the attention of its heads (g['L0H0'].attention)"
-            )
-        found = self.source() if model is None and self.source is not None else model
-        if found is None:
-            raise GraphError(
-                f"the model {self.model} that made this graph is not at hand (the graph was "
-                f"loaded, or the model is gone); pass it as model="
-            )
-        return found
+        from visit_tl.graph.source import model_of
+
+        return model_of(self, model)
 
     def diff(self, other: FlowGraph) -> GraphDiff:
         """What another graph shows that this one does not, and the other way round.
@@ -199,8 +188,8 @@ class FlowGraph(Container):
             model: The model; needed for a graph that was loaded.
 
         Raises:
-            GraphError: the model is not at hand, or the graph is of a patched run, whose attention
-                another run would not show.
+            GraphError: the model is not at hand, or running it again would be another run than
+                the one that the graph is of.
         """
         from visit_tl.xray import attention
 
@@ -214,7 +203,7 @@ class FlowGraph(Container):
             options: `layers` and `k`, as for `visit_tl.states.lens_table`.
 
         Raises:
-            GraphError: the model is not at hand, or the graph is of a patched run.
+            GraphError: as `attention`.
         """
         from visit_tl.states import lens_table
 

@@ -37,6 +37,7 @@ def graph_facts(graph: FlowGraph) -> dict[str, Any]:
         "tokens": _json(graph.tokens),
         "token_ids": _json(graph.token_ids),
         "prepend_bos": graph.prepend_bos,
+        "bos_in_prompt": graph.bos_in_prompt,
         "position": graph.position,
         "target": graph.target,
         "target_id": graph.target_id,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError
 from visit_tl.model.block_calls import BlockCalls
+from visit_tl.model.differentiable import gradients_enabled
 from visit_tl.model.hooks import keeper
 from visit_tl.model.past import Past
 from visit_tl.model.patch import Placed, Write
@@ -52,6 +53,8 @@ class KeptRun:
         ModelError: a hook did not fire.
     """
 
+    # What is kept lives longer than the caller's inference mode, and gradients read it.
+    @torch.inference_mode(False)
     def __init__(
         self,
         view: ModelView,
@@ -196,7 +199,7 @@ class KeptRun:
         """
         caught: dict[str, Tensor] = {}
         hooks = [(name, _gradient_keeper(caught, name)) for name in names]
-        with torch.inference_mode(False), torch.enable_grad():
+        with gradients_enabled(self.view.model):
             value = metric(self.view.model.run_with_hooks(self.tokens, fwd_hooks=hooks))
             if not value.requires_grad:
                 raise InputError(

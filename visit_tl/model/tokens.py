@@ -31,11 +31,13 @@ class Prompt:
         text: What was given; the decoded tokens where ids were given.
         ids: Token ids, in order.
         prepend_bos: Whether the first of them is a BOS that the text does not contain.
+        bos_in_prompt: Whether what was given begins with a BOS itself.
     """
 
     text: str
     ids: tuple[int, ...]
     prepend_bos: bool
+    bos_in_prompt: bool = False
 
 
 class Tokens:
@@ -62,31 +64,38 @@ class Tokens:
         return getattr(self._tokenizer, "eos_token_id", None)
 
     def encode(self, prompt: str | Sequence[int] | Tensor, prepend_bos: bool | None) -> Prompt:
-        """Tokenise as the model's own `to_tokens` does.
+        """Tokenise as the model's own `to_tokens` does, but never to two BOS unasked.
 
         Args:
             prompt: Text, or token ids of shape [pos] or [1, pos], which are taken as they are.
-            prepend_bos: Whether a BOS is put before a text; None is the model's own default.
+            prepend_bos: Whether a BOS is put before a text; None is the model's own default, but
+                none before a text that begins with it already, as chat templates do.
 
         Raises:
             InputError: nothing to read, more than the context holds, an id outside the vocabulary,
                 a batch, or a text for a model without a tokenizer.
         """
         if isinstance(prompt, str):
-            ids = self._encode_text(prompt, prepend_bos)
+            self._need_tokenizer()
+            if not prompt:
+                raise InputError("the prompt is empty; give at least one character to read")
             own = self._plain_ids(prompt)
-            bos = getattr(self._tokenizer, "bos_token_id", None)
-            has_bos = bos is not None and ids[:1] == [bos] and len(ids) > len(own)
+            begins = self._begins_with_bos(own)
+            ids = self._encode_text(
+                prompt, False if begins and prepend_bos is None else prepend_bos
+            )
+            has_bos = self._begins_with_bos(ids) and len(ids) > len(own)
             text = prompt
         else:
             ids, has_bos = self._check_ids(prompt), False
+            begins = self._begins_with_bos(ids)
             text = "".join(self.text(i) for i in ids)
         if len(ids) > self._n_ctx:
             raise InputError(
                 f"the prompt has {len(ids)} tokens, but {self.name} has a context of "
                 f"{self._n_ctx}; shorten it by {len(ids) - self._n_ctx}"
             )
-        return Prompt(text, tuple(ids), has_bos)
+        return Prompt(text, tuple(ids), has_bos, begins)
 
     def single(self, target: str | int) -> int:
         """The id of a target, which must be one token.
@@ -125,15 +134,17 @@ class Tokens:
     # --- details -------------------------------------------------------------------------------
 
     def _encode_text(self, prompt: str, prepend_bos: bool | None) -> list[int]:
-        self._need_tokenizer()
-        if not prompt:
-            raise InputError("the prompt is empty; give at least one character to read")
         options = {} if prepend_bos is None else {"prepend_bos": prepend_bos}
         tokens = self._model.to_tokens(prompt, truncate=False, **options)
         ids = [int(i) for i in tokens[0]]
         if not ids:
             raise InputError(f"the prompt {prompt!r} has no tokens for {self.name}")
         return self._check_ids(ids)
+
+    def _begins_with_bos(self, ids: Sequence[int]) -> bool:
+        # By ids and not by text: what spells BOS is one token only where the tokenizer says so.
+        bos = getattr(self._tokenizer, "bos_token_id", None)
+        return bos is not None and list(ids[:1]) == [bos]
 
     def _plain_ids(self, text: str) -> list[int]:
         tokens = self._model.to_tokens(text, prepend_bos=False, truncate=False)

@@ -13,7 +13,14 @@ from visit_tl.graph.records import Node
 from visit_tl.states import LensTable
 from visit_tl.view.labels import clip_start, for_plotly, table, visible
 from visit_tl.view.style import FONT_SIZE, Palette, ground, palette, rank_colour, rank_place
-from visit_tl.view.words import node_title, number, promoted_label, readable, token_list
+from visit_tl.view.words import (
+    node_title,
+    number,
+    patched_words,
+    promoted_label,
+    readable,
+    token_list,
+)
 
 NUMBERS: Final = ("rank", "prob", "top_prob", "entropy")
 
@@ -124,6 +131,8 @@ def text(states: LensTable, positions: Iterable[int] | None = None) -> str:
         f"target      {visible(states.target)} ({whose})",
         "cells       what the state promotes most, and the rank of the target in it",
     ]
+    if states.patched:
+        lines.append(f"patched     {patched_words(states.patched)}")
     side_by_side = (_TEXT_WIDTH - 2 - 16) // 20
     for start in range(0, len(shown), side_by_side):
         part = shown[start : start + side_by_side]

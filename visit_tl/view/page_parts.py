@@ -10,7 +10,7 @@ from visit_tl.graph.records import Node
 from visit_tl.view.labels import for_html, visible
 from visit_tl.view.legend import EDGE_LEGEND, GREY_LEGEND, RANK_LEGEND
 from visit_tl.view.style import node_colour
-from visit_tl.view.words import number
+from visit_tl.view.words import bos_words, number
 
 
 def header(graph: FlowGraph, words: dict[str, str]) -> str:
@@ -20,9 +20,11 @@ def header(graph: FlowGraph, words: dict[str, str]) -> str:
     for i, token in enumerate(graph.tokens):
         marks = ["token"]
         note = f"position {i}"
-        if i == 0 and graph.prepend_bos:
+        if i == 0 and (graph.prepend_bos or graph.bos_in_prompt):
             marks.append("bos")
-            note += ", a BOS put before the prompt"
+            note += (
+                ", a BOS put before the prompt" if graph.prepend_bos else ", the prompt's own BOS"
+            )
         if i in followed:
             marks.append("followed")
             note += ", followed back to"
@@ -40,6 +42,8 @@ def header(graph: FlowGraph, words: dict[str, str]) -> str:
             for r in graph["logits"].top
         )
     facts["pruning"] = for_html(words["hidden"])
+    if graph.bos_in_prompt:
+        facts["BOS"] = bos_words(graph)
     if "patched" in words:
         facts["patched run"] = f"<bdi>{for_html(words['patched'])}</bdi>"
     if "followed" in words:

@@ -11,7 +11,7 @@ from visit_tl.graph.records import Effect, Hidden, Node, total
 from visit_tl.view.labels import clip, columns, table, visible
 from visit_tl.view.style import promoted_rank
 from visit_tl.view.window import choose, notice
-from visit_tl.view.words import heading, hidden_words, number, promoted_label
+from visit_tl.view.words import bos_words, heading, hidden_words, number, promoted_label
 
 WIDTH: Final = 110
 """The most terminal columns of a line."""
@@ -65,9 +65,8 @@ def text(graph: FlowGraph, *, layers: Iterable[int] | None = None) -> str:
 def _header(graph: FlowGraph, shown: FlowGraph) -> list[str]:
     words = heading(shown)
     words["prompt"] = f'"{words["prompt"]}"'
-    bos = "the first is a BOS put before the prompt" if graph.prepend_bos else "no BOS put before"
     here = "the graph's position in [ ]"
-    words["tokens"] = f"{_tokens(graph)}  ({bos}; {here})"
+    words["tokens"] = f"{_tokens(graph)}  ({bos_words(graph)}; {here})"
     words["layers"] = notice(graph, shown, "text")
     order = ("model", "prompt", "tokens", "position", "target", "prediction")
     order = (*order, "layers", "hidden", "followed", "patched")

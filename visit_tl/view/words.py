@@ -201,10 +201,25 @@ def heading(graph: FlowGraph) -> dict[str, str]:
     if graph.pruning.get("expand"):
         words["followed"] = followed_words(graph)
     if graph.patched:
-        more = len(graph.patched) - _PATCHED
-        names = ", ".join(readable(name) for name in graph.patched[:_PATCHED])
-        words["patched"] = f"{names} and {more} more" if more > 0 else names
+        words["patched"] = patched_words(graph.patched)
     return words
+
+
+def patched_words(patched: tuple[str, ...]) -> str:
+    """The hooks at which a run was patched."""
+    more = len(patched) - _PATCHED
+    names = ", ".join(readable(name) for name in patched[:_PATCHED])
+    return f"{names} and {more} more" if more > 0 else names
+
+
+def bos_words(graph: FlowGraph) -> str:
+    """Whether a BOS was put before the prompt, and why not where the prompt has one itself."""
+    if graph.prepend_bos:
+        more = ", which begins with another itself" if graph.bos_in_prompt else ""
+        return f"the first is a BOS put before the prompt{more}"
+    if graph.bos_in_prompt:
+        return "no BOS put before: the prompt begins with one itself"
+    return "no BOS put before"
 
 
 def followed_words(graph: FlowGraph) -> str:

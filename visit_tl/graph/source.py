@@ -1,0 +1,75 @@
+"""The model behind a graph, and whether running it again would be the run that the graph is of."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from visit_tl.errors import GraphError
+from visit_tl.model.standing import Standing, changed_now
+from visit_tl.model.view import ModelView
+
+if TYPE_CHECKING:
+    from visit_tl.graph.flow import FlowGraph
+
+
+class Source:
+    """The model that made a graph, by a weak reference, and what acted on it then.
+
+    Args:
+        model: The model.
+        standing: The hooks left on the model that changed something; None if `fwd_hooks` acted.
+    """
+
+    def __init__(self, model: Any, standing: Standing | None) -> None:
+        self._model = weakref.ref(model)
+        self.standing = standing
+
+    def __call__(self) -> Any:
+        """The model; None if it is gone."""
+        return self._model()
+
+
+def model_of(graph: FlowGraph, model: Any) -> Any:
+    """The model that is to run a graph's prompt again: the one given, or the graph's own.
+
+    Raises:
+        GraphError: it is not at hand, or it would be another run.
+    """
+    source = graph.source
+    found = source() if model is None and source is not None else model
+    if found is None and not (graph.patched and source is None):
+        raise GraphError(
+            f"the model {graph.model} that made this graph is not at hand (the graph was "
+            f"loaded, or the model is gone); pass it as model="
+        )
+    if (reason := other_run(graph, found)) is not None:
+        raise GraphError(reason)
+    return found
+
+
+def other_run(graph: FlowGraph, model: Any) -> str | None:
+    """Why running a model on a graph's prompt would not be the run that the graph is of, or None.
+
+    A graph without its model has the hooks of no run: it can be run again if nothing patched it.
+    """
+    made: Standing | None = getattr(graph.source, "standing", None if graph.patched else {})
+    if made is None:
+        return (
+            "this graph is of a patched run, and running the model again would be an unpatched "
+            "one; ask a graph without fwd_hooks, or read what this one holds: its states, and "
+            "the attention of its heads (g['L0H0'].attention)"
+        )
+    model = model.model if isinstance(model, ModelView) else model
+    now = changed_now(model, graph.token_ids) if hasattr(model, "named_modules") else made
+    if now == made:
+        return None
+    return (
+        f"this graph is of a run in which the hooks left on the model changed {_names(made)}, and "
+        f"now they change {_names(now)}; build the graph again, or put the hooks as they were "
+        f"(model.reset_hooks() takes them off)"
+    )
+
+
+def _names(standing: Standing) -> str:
+    return ", ".join(standing) or "nothing"
