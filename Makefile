@@ -9,10 +9,17 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# Exact versions of everything that is installed into $(VENV), by version of Python, so that a clone
+# behaves tomorrow as it does today. `make update` rewrites them. The variables reach the isolated
+# environments that pip builds packages in; pip before 25.3 knows the first, later ones the second.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+LOCKED := $(wildcard constraints/py$(VERSION).txt)
+LOCK := $(if $(LOCKED),PIP_CONSTRAINT="$(CURDIR)/$(LOCKED)" PIP_BUILD_CONSTRAINT="$(CURDIR)/$(LOCKED)")
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test releases lint format types docs notebook clean
+.PHONY: help demo test releases newest update lint format types docs notebook clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,17 +28,18 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "$(PYTHON) is older than Python 3.10: make PYTHON=/path/to/python3.10 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@[ -n "$(LOCKED)" ] || echo "there is no constraints/py$(VERSION).txt: the newest of everything is installed" >&2
 
 $(VENV)/torch: | $(BIN)/python
-	$(PIP) install --quiet $(TORCH)
+	$(LOCK) $(PIP) install --quiet $(TORCH)
 	@touch $@
 
-$(VENV)/test: pyproject.toml | $(VENV)/torch
-	$(PIP) install --quiet --editable '.[test]'
+$(VENV)/test: pyproject.toml $(LOCKED) | $(VENV)/torch
+	$(LOCK) $(PIP) install --quiet --editable '.[test]'
 	@touch $@
 
-$(VENV)/dev: pyproject.toml | $(VENV)/test
-	$(PIP) install --quiet --editable '.[test,docs,dev]'
+$(VENV)/dev: pyproject.toml $(LOCKED) | $(VENV)/test
+	$(LOCK) $(PIP) install --quiet --editable '.[test,docs,dev]'
 	@touch $@
 
 demo: $(VENV)/test  ## a graph of a real prompt: tokyo.html, tokyo.json and a summary
@@ -65,9 +73,36 @@ build/tl-%/ready: pyproject.toml tests/releases/tl-%.txt
 
 .PHONY: $(RELEASES:%=release-%)
 $(RELEASES:%=release-%): release-%: build/tl-%/ready
+	@build/tl-$*/bin/python tests/releases/versions.py
 	$(SHARED) build/tl-$*/bin/python -m pytest -q -p no:cacheprovider $(OPTIONS_$*) -m "not model" $(CORE)
 
 releases: $(RELEASES:%=release-%)  ## the core tests with older releases of TransformerLens
+
+# The same core tests with the newest of everything, as somebody gets it who installs the package
+# today. torch stays the one release of which a CPU build is at hand.
+newest:  ## the core tests with the newest release of everything, in build/newest
+	$(PYTHON) -m venv --clear build/newest
+	build/newest/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	build/newest/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[test]'
+	@build/newest/bin/python tests/releases/versions.py
+	$(SHARED) build/newest/bin/python -m pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile \
+		-m "not model" $(CORE)
+
+# uv resolves for Pythons that are not installed. The patch releases are the ones that are tested.
+UPDATED := 3.10.13 3.11.7 3.12.1 3.13.0
+update:  ## resolve constraints/ afresh, then run every test with them
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip --disable-pip-version-check install --quiet uv
+	@for version in $(UPDATED); do \
+		file=constraints/py$${version%.*}.txt; echo "$$file"; rm -f "$$file"; \
+		echo '$(TORCH)' | build/uv/bin/uv pip compile --quiet --no-header --no-annotate \
+			--python-version "$$version" --python-platform linux --extra test --extra docs \
+			--extra dev --constraint - --output-file "$$file" pyproject.toml constraints/build.in \
+			|| exit 1; \
+	done
+	@$(MAKE) --no-print-directory test || { \
+		echo "the tests fail with these versions; git checkout constraints brings the old ones back" >&2; \
+		exit 1; }
 
 lint: $(VENV)/dev  ## ruff: rules and format
 	$(BIN)/ruff check .
