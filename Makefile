@@ -19,7 +19,7 @@ LOCK := $(if $(LOCKED),PIP_CONSTRAINT="$(CURDIR)/$(LOCKED)" PIP_BUILD_CONSTRAINT
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test releases newest update lint format types docs notebook clean
+.PHONY: help demo test releases newest oldest pythons lanes update lint format types docs notebook clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -54,51 +54,86 @@ SHARED := OMP_NUM_THREADS=1 $(RUN_OFFLINE)
 test: $(VENV)/test  ## every test
 	$(SHARED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-# The core tests with the releases of TransformerLens that are not the newest, each in an environment
-# of its own under build/. What is about pages, browsers and the embedded model is not about releases.
-RELEASES := 2.18 3.9
+# The core tests beside other versions, each lane in an environment of its own under build/. What is
+# about pages, browsers and the embedded model is not about versions.
 CORE := tests/atlas tests/causal tests/circuits tests/graph tests/studies tests/test_by_hand.py tests/test_cli.py \
 	tests/test_components.py tests/test_lens.py tests/test_refusals.py tests/test_releases.py \
 	tests/test_states.py tests/test_tokens.py tests/test_trace.py
-# The beartype that 2.18 insists on cannot check this package; the other releases do that.
-OPTIONS_2.18 := -o addopts='-ra --strict-markers --strict-config'
+CORE_TESTS := -m pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile -m "not model"
+TOOLS := pytest pytest-timeout pytest-xdist hypothesis
+RELEASES := 2.18 3.9
+# The beartype that TransformerLens 2.x insists on cannot check this package; other lanes do that.
+UNCHECKED := -o addopts='-ra --strict-markers --strict-config'
+OPTIONS_tl-2.18 := $(UNCHECKED)
+OPTIONS_oldest := $(UNCHECKED)
 
-.PRECIOUS: build/tl-%/ready
-build/tl-%/ready: pyproject.toml tests/releases/tl-%.txt
-	$(PYTHON) -m venv --clear build/tl-$*
-	build/tl-$*/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
-	build/tl-$*/bin/python -m pip --disable-pip-version-check install --quiet \
-		--constraint tests/releases/tl-$*.txt --editable . pytest pytest-timeout hypothesis
+.PRECIOUS: build/%/ready
+build/%/ready: pyproject.toml constraints/%.txt
+	$(PYTHON) -m venv --clear build/$*
+	PIP_CONSTRAINT="$(CURDIR)/constraints/$*.txt" PIP_BUILD_CONSTRAINT="$(CURDIR)/constraints/$*.txt" \
+		build/$*/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	PIP_CONSTRAINT="$(CURDIR)/constraints/$*.txt" PIP_BUILD_CONSTRAINT="$(CURDIR)/constraints/$*.txt" \
+		build/$*/bin/python -m pip --disable-pip-version-check install --quiet \
+		--editable '.[parquet]' $(TOOLS)
 	@touch $@
 
-.PHONY: $(RELEASES:%=release-%)
-$(RELEASES:%=release-%): release-%: build/tl-%/ready
-	@build/tl-$*/bin/python tests/releases/versions.py
-	$(SHARED) build/tl-$*/bin/python -m pytest -q -p no:cacheprovider $(OPTIONS_$*) -m "not model" $(CORE)
+LANES := oldest $(RELEASES:%=tl-%)
+.PHONY: $(LANES:%=lane-%)
+$(LANES:%=lane-%): lane-%: build/%/ready
+	@build/$*/bin/python tests/releases/versions.py
+	$(SHARED) build/$*/bin/python $(CORE_TESTS) $(OPTIONS_$*) $(CORE)
 
-releases: $(RELEASES:%=release-%)  ## the core tests with older releases of TransformerLens
+releases: $(RELEASES:%=lane-tl-%)  ## the core tests with older releases of TransformerLens
 
-# The same core tests with the newest of everything, as somebody gets it who installs the package
-# today. torch stays the one release of which a CPU build is at hand.
+oldest: lane-oldest  ## the core tests with the lowest versions that pyproject.toml allows
+
+# The newest of everything, as somebody gets it who installs the package today. torch stays the one
+# release of which a CPU build is at hand.
 newest:  ## the core tests with the newest release of everything, in build/newest
 	$(PYTHON) -m venv --clear build/newest
 	build/newest/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
 	build/newest/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[test]'
 	@build/newest/bin/python tests/releases/versions.py
-	$(SHARED) build/newest/bin/python -m pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile \
-		-m "not model" $(CORE)
+	$(SHARED) build/newest/bin/python $(CORE_TESTS) $(CORE)
+
+# Another version of Python, the one that is furthest from the usual first. Where there is no CPU
+# build of torch for it, this brings gigabytes of GPU libraries: $(MAKE) pythons is run by CI alone.
+OTHER ?= $(firstword $(foreach v,3.10 3.13 3.12 3.11,$(if $(filter-out $(VERSION),$v),$(shell python$v -c 'print("python$v")' 2>/dev/null))))
+OTHER_VERSION = $(shell $(OTHER) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+pythons:  ## the core tests with another Python than $(PYTHON), where one is found
+ifeq ($(OTHER),)
+	@echo "no Python but $(PYTHON) is found: nothing is tested here; OTHER=/path/to/python names one"
+else
+	$(OTHER) -m venv --clear build/py$(OTHER_VERSION)
+	PIP_CONSTRAINT="$(CURDIR)/constraints/py$(OTHER_VERSION).txt" \
+		build/py$(OTHER_VERSION)/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	PIP_CONSTRAINT="$(CURDIR)/constraints/py$(OTHER_VERSION).txt" \
+		build/py$(OTHER_VERSION)/bin/python -m pip --disable-pip-version-check install --quiet \
+		--editable '.[test]'
+	@build/py$(OTHER_VERSION)/bin/python tests/releases/versions.py
+	$(SHARED) build/py$(OTHER_VERSION)/bin/python $(CORE_TESTS) $(CORE)
+endif
+
+# Each lane of CI takes one core, two of them side by side.
+lanes: releases newest oldest pythons  ## all of these; CI runs: make --jobs=2 WORKERS=0 lanes
 
 # uv resolves for Pythons that are not installed. The patch releases are the ones that are tested.
 UPDATED := 3.10.13 3.11.7 3.12.1 3.13.0
+COMPILE = echo '$(TORCH)' | build/uv/bin/uv pip compile --quiet --no-header --no-annotate --constraint -
 update:  ## resolve constraints/ afresh, then run every test with them
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/python -m pip --disable-pip-version-check install --quiet uv
 	@for version in $(UPDATED); do \
 		file=constraints/py$${version%.*}.txt; echo "$$file"; rm -f "$$file"; \
-		echo '$(TORCH)' | build/uv/bin/uv pip compile --quiet --no-header --no-annotate \
-			--python-version "$$version" --python-platform linux --extra test --extra docs \
-			--extra dev --constraint - --output-file "$$file" pyproject.toml constraints/build.in \
-			|| exit 1; \
+		$(COMPILE) --python-version "$$version" --python-platform linux --extra test --extra docs \
+			--extra dev --output-file "$$file" pyproject.toml constraints/build.in || exit 1; \
+	done
+	@for lane in $(LANES); do \
+		file=constraints/$$lane.txt; echo "$$file"; rm -f "$$file"; \
+		[ $$lane = oldest ] && how="--resolution lowest-direct" || how=; \
+		$(COMPILE) $$how --python-version 3.11.7 --python-platform linux --extra parquet \
+			--constraint constraints/$$lane.in --output-file "$$file" pyproject.toml \
+			constraints/build.in constraints/tools.in || exit 1; \
 	done
 	@$(MAKE) --no-print-directory test || { \
 		echo "the tests fail with these versions; git checkout constraints brings the old ones back" >&2; \

@@ -31,7 +31,7 @@ if tiny.HAS_BRIDGE:
         if not row.experts and not (name == "cohere-qk-norm" and tiny.RELEASE < (4,))
     ]
 # What has no cache of keys and values in its blocks: all positions are computed again.
-WITHOUT_PAST = {"native"}
+WITHOUT_PAST = {"native", "falcon-rw"} if tiny.RELEASE < (4,) else {"native"}
 if not tiny.HAS_BRIDGE:
     WITHOUT_PAST = set()
 

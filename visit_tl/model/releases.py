@@ -8,8 +8,8 @@ from typing import Final
 # The oldest and the newest of each that all core tests passed with, from tests/releases/ and the
 # constraints files; tests/test_environments.py holds them against each other.
 TESTED: Final = {
-    "transformer-lens": ("2.18.0", "4.3.0"),
-    "transformers": ("4.57.6", "5.24.0"),
+    "transformer-lens": ("2.16.0", "4.3.0"),
+    "transformers": ("4.51.0", "5.24.0"),
 }
 
 
