@@ -160,7 +160,7 @@ class Trace:
         ]
         tokens = torch.tensor([prompt.ids], device=view.W_U.device)
         patched, replaced = patched_hooks(view, fwd_hooks)
-        with torch.no_grad(), watched(view.model) as changes:
+        with torch.no_grad(), view.adapters.noted(), watched(view.model) as changes:
             logits = view.model.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *hooks])
         rows = logits[0, at].detach().float()
         traces = _traces(view, prompt, at, names, kept, rows)
