@@ -162,6 +162,7 @@ class Trace:
         patched, replaced = patched_hooks(view, fwd_hooks)
         with torch.no_grad(), view.adapters.noted(), watched(view.model) as changes:
             logits = view.model.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *hooks])
+        view.require_rows(logits.shape[1], len(prompt.ids))
         rows = logits[0, at].detach().float()
         traces = _traces(view, prompt, at, names, kept, rows)
         acted = {

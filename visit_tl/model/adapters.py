@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -30,9 +30,12 @@ from visit_tl.model.effective import (
 from visit_tl.model.standing import left_on
 
 MERGE: Final = (
-    "call merge_and_unload() on the peft model and open what it returns: that computes the same "
-    "with plain weights"
+    "merge the adapter into the weights (merge_and_unload() of the peft model) and open the model "
+    "that it returns"
 )
+# peft's names: what was put together of the active adapter, and whether it adds to the prompt.
+_SETTINGS: Final = "active_peft_config"
+_IN_PROMPT: Final = "is_prompt_learning"
 _KEPT_BYTES: Final = 256 * 2**20
 """Bytes of weights that one opened model keeps; it reads its blocks one after the other."""
 # Largest error of a row that a layer gave in a run, by dtype, as a share of the row. Measured on
@@ -61,8 +64,11 @@ def adapted_modules(modules: Sequence[tuple[str, nn.Module]]) -> dict[nn.Module,
 
 def active_adapters(model: Any) -> tuple[str, ...]:
     """The names of the adapters that take part in what a model computes now, sorted."""
-    every = adapted_modules(tuple(model.named_modules()))
-    return tuple(sorted({name for module in every for name in adapter_names(module)}))
+    return _active(model.modules())
+
+
+def _active(modules: Iterable[nn.Module]) -> tuple[str, ...]:
+    return tuple(sorted({name for module in modules for name in adapter_names(module)}))
 
 
 class Adapters:
@@ -75,13 +81,23 @@ class Adapters:
 
     Attributes:
         names: The adapters that take part in what the model computes, merged or not, sorted.
+
+    Raises:
+        ModelError: one of them works in the prompt and not in the weights.
     """
 
     def __init__(self, model: Any, name: str, modules: Sequence[tuple[str, nn.Module]]) -> None:
+        settings = getattr(getattr(model, "original_model", None), _SETTINGS, None)
+        if getattr(settings, _IN_PROMPT, False):
+            raise ModelError(
+                f"{name} has an adapter ({type(settings).__name__}) that puts vectors before the "
+                f"prompt or its keys and values, which no token stands for; merge_and_unload() "
+                f"cannot merge it, so only the model without it can be opened"
+            )
         self._model, self._name = model, name
         self._found = adapted_modules(modules)
-        every = {adapter for module in self._found for adapter in adapter_names(module)}
-        self.names: tuple[str, ...] = tuple(sorted(every))
+        # Also those of layers without such a weight, as of norms.
+        self.names: tuple[str, ...] = _active(module for _, module in modules)
         self._known: OrderedDict[nn.Module, Linear] = OrderedDict()
         self._seen: dict[nn.Module, tuple[Tensor, Tensor] | None] = {}
 

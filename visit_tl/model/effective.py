@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,11 +71,11 @@ def owner(module: nn.Module) -> nn.Module | None:
 
 def adapter_names(module: nn.Module) -> tuple[str, ...]:
     """The adapters of one module that take part in what it computes, merged or not."""
-    if getattr(module, DISABLED, False):
+    kept = [part for part in module.children() if isinstance(part, nn.ModuleDict | nn.ParameterDict)]
+    if getattr(module, DISABLED, False) or not kept:
         return ()
     if merged := _names(getattr(module, MERGED, None)):
         return merged
-    kept = [part for part in module.children() if isinstance(part, nn.ModuleDict | nn.ParameterDict)]
     return tuple(n for n in _names(getattr(module, ACTIVE, None)) if any(n in part for part in kept))
 
 
@@ -90,6 +90,9 @@ def twin_of(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     memo = {id(getattr(m, name)): OrderedDict() for m in module.modules() for name in hooks}
     twin = copy.deepcopy(module, memo).eval()
+    for part in twin.modules():
+        # A function that a library put there would compute with the original's weights.
+        part.__dict__.pop("forward", None)
     return twin if dtype is None else twin.to(dtype)
 
 
@@ -129,8 +132,10 @@ class _Tried:
 
     def linear(self) -> Linear:
         """The map; the candidates one after the other, each held against what was computed."""
-        for weight in self._candidates():
+        for i, weight in enumerate(candidates := self._candidates()):
             if self._error(weight) <= _SAME:
+                if i == 0 and len(candidates) > 1 and not self._merged():
+                    self._require_no_change(candidates[1])
                 return self._made(weight)
         weight = self._read_off()
         if not (error := self._error(weight)) <= _READ_OFF:
@@ -145,14 +150,25 @@ class _Tried:
         # A copy, whatever it was: what is changed in the module later is not changed here.
         return Linear(weight.float().clone(), bias, self.transposed)
 
-    def _candidates(self) -> Iterator[Tensor]:
-        yield self.weight
+    def _candidates(self) -> list[Tensor]:
+        """The weight that is shown, and with the change that the adapters state if they do."""
         change = getattr(self.twin, CHANGE, None)
-        if callable(change) and self.names:
-            try:
-                yield self.weight + sum(change(name) for name in self.names)
-            except Exception:  # not every adapter can state its change; its columns can be read
-                return
+        if not callable(change) or not self.names:
+            return [self.weight]
+        try:
+            return [self.weight, self.weight + sum(change(name) for name in self.names)]
+        except Exception:  # not every adapter can state its change; its columns can be read
+            return [self.weight]
+
+    def _merged(self) -> bool:
+        return bool(getattr(self.twin, MERGED, None))
+
+    def _require_no_change(self, stated: Tensor) -> None:
+        if self._error(stated) > _SAME:
+            raise NotReadableError(
+                f"its adapter {', '.join(self.names)} states a change of the weight that a call "
+                f"does not make, as one that acts on some positions only"
+            )
 
     def _error(self, weight: Tensor) -> float:
         if weight.shape != self.weight.shape:

@@ -204,6 +204,20 @@ class ModelView:
             )
         return position % n_tokens
 
+    def require_rows(self, n_rows: int, n_tokens: int) -> None:
+        """A run must give logits for each token that went in, and no others.
+
+        Raises:
+            ModelError: it gives more or fewer, as with prompt tuning; no row is then known to be of
+                a token.
+        """
+        if n_rows != n_tokens:
+            raise ModelError(
+                f"{self.name} gives {n_rows} rows of logits for {n_tokens} tokens, so something "
+                f"(such as prompt tuning) changes the prompt inside the model; open the model "
+                f"without it, and give what it adds as a part of the prompt"
+            )
+
     # --- refusals ------------------------------------------------------------------------------
 
     def _require_decoder(self) -> None:
