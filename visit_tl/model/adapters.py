@@ -30,8 +30,8 @@ from visit_tl.model.effective import (
 from visit_tl.model.standing import left_on
 
 MERGE: Final = (
-    "merge the adapter into the weights (merge_and_unload() of the peft model) and open the model "
-    "that it returns"
+    "merge the adapter into the weights before TransformerLens opens the model: give what "
+    "merge_and_unload() of the peft model returns as hf_model"
 )
 # peft's names: what was put together of the active adapter, and whether it adds to the prompt.
 _SETTINGS: Final = "active_peft_config"
