@@ -264,7 +264,7 @@ def patterns(
         return copy
 
     hooks = [(f"blocks.{i}.attn.hook_pattern", keep(i)) for i in sorted({i for i, _ in heads})]
-    with torch.no_grad():
+    with torch.no_grad(), view.adapters.noted():
         tokens = torch.tensor([prompt.ids], device=view.W_U.device)
         view.model.run_with_hooks(tokens, fwd_hooks=hooks)
     return torch.stack([kept[layer][head] for layer, head in heads])

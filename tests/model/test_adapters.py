@@ -93,7 +93,9 @@ def graph_of(model, **options):
 
 def numbers(graph):
     return {
-        str(n.id): torch.tensor([n.norm or 0.0, n.prob or 0.0, n.entropy or 0.0, n.coefficient or 0])
+        str(n.id): torch.tensor(
+            [n.norm or 0.0, n.prob or 0.0, n.entropy or 0.0, n.coefficient or 0]
+        )
         for n in graph.nodes
     }
 

@@ -1,4 +1,4 @@
-"""Adapters (LoRA and its kin) on a model's linear layers: which there are, and the weights with them.
+"""Adapters (LoRA and its kin) on a model's linear layers, and the weights that they make of them.
 
 TransformerLens shows the weight of the layer inside an adapter. Here a block is handed out as
 TransformerLens would show it if its layers had the weights that they apply in all. The model itself
@@ -183,8 +183,7 @@ class Adapters:
             linear = read_linear(module)
         except NotReadableError as error:
             raise ModelError(
-                f"the weight of {where} cannot be read with its adapter: "
-                f"{error}; {MERGE}"
+                f"the weight of {where} cannot be read with its adapter: {error}; {MERGE}"
             ) from error
         if (off := self._off(module, linear)) is not None:
             raise ModelError(
@@ -205,7 +204,7 @@ class Adapters:
         return None if off <= _AGREE.get(out.dtype, _AGREE_FULL) else off
 
     def _copied(self, module: nn.Module) -> nn.Module:
-        """A shallow copy for reading, with layers of the weights in all in the places of adapted."""
+        """A shallow copy for reading, with plain layers in the places of adapted ones."""
         if module in self._found:
             return _layer(owner(module), lambda: self._linear(module))
         # What a module of TransformerLens wraps is read through its other parts.

@@ -1,9 +1,9 @@
 """The weight and bias that a module of several parts applies in all, found by what it computes.
 
-An adapter (LoRA and its kin) stands around a linear layer and adds to it; the weight that the module
-shows is that of the layer inside. Whatever the adapter is, as long as it is linear its whole is one
-matrix. The shown weight is tried first, then the sum of the changes that the adapter states, then
-the matrix is read off column by column. Each is held against what the module computes.
+An adapter (LoRA and its kin) stands around a linear layer and adds to it; the weight that the
+module shows is that of the layer inside. Whatever the adapter is, as long as it is linear its whole
+is one matrix. The shown weight is tried first, then the sum of it and the changes that the adapter
+states, then the matrix is read off column by column. Each is held against what the module computes.
 """
 
 from __future__ import annotations
@@ -71,12 +71,16 @@ def owner(module: nn.Module) -> nn.Module | None:
 
 def adapter_names(module: nn.Module) -> tuple[str, ...]:
     """The adapters of one module that take part in what it computes, merged or not."""
-    kept = [part for part in module.children() if isinstance(part, nn.ModuleDict | nn.ParameterDict)]
+    kept = [
+        part for part in module.children() if isinstance(part, nn.ModuleDict | nn.ParameterDict)
+    ]
     if getattr(module, DISABLED, False) or not kept:
         return ()
     if merged := _names(getattr(module, MERGED, None)):
         return merged
-    return tuple(n for n in _names(getattr(module, ACTIVE, None)) if any(n in part for part in kept))
+    return tuple(
+        n for n in _names(getattr(module, ACTIVE, None)) if any(n in part for part in kept)
+    )
 
 
 def _names(found: Any) -> tuple[str, ...]:
