@@ -235,7 +235,8 @@ def _layer(inner: nn.Module | None, linear: Callable[[], Linear]) -> nn.Module:
         "weight": property(lambda self: linear().weight),
         "bias": property(lambda self: linear().bias),
     }
-    made.__class__ = type(type(inner).__name__, (type(inner),), shown)
+    kind: Any = type(type(inner).__name__, (type(inner),), shown)
+    made.__class__ = kind
     return made
 
 

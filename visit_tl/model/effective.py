@@ -160,7 +160,8 @@ class _Tried:
         if not callable(change) or not self.names:
             return [self.weight]
         try:
-            return [self.weight, self.weight + sum(change(name) for name in self.names)]
+            changes: list[Any] = [change(name) for name in self.names]
+            return [self.weight, self.weight + sum(changes)]
         except Exception:  # not every adapter can state its change; its columns can be read
             return [self.weight]
 
