@@ -30,6 +30,10 @@ FIELDS = ("W_Q", "W_K", "W_O", "b_O", "W_in", "W_out", "b_out")
 NEAR = {"rtol": 1e-5, "atol": 1e-5}
 
 
+# What TransformerLens 3 does not open as the model it is, with or without adapters.
+NOT_IN_3 = ("olmo2", "cohere-qk-norm")
+
+
 def quietly(call, *args, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft has much to say
@@ -111,6 +115,8 @@ def same(one, other):
 
 @pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if not a.experts])
 def test_weights_and_laws_are_those_of_the_merged_model(name):
+    if tiny.RELEASE < (4,) and name in NOT_IN_3:
+        pytest.skip("TransformerLens 3 does not read the query norms of this architecture")
     hf = ARCHITECTURES[name].hf_model()
     # Merging an adapter of one of two tied matrices changes the other too.
     head = hf.get_output_embeddings()
