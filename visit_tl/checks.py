@@ -83,6 +83,7 @@ class CheckReport:
         tested: The releases that this package was tested with, and those that are installed.
         patched: Hooks left on the model that changed something: what was measured is the model as
             they leave it, and the laws of what they replace are left out.
+        adapters: The adapters (LoRA and its kin) that took part, merged or not.
     """
 
     model: str
@@ -103,6 +104,7 @@ class CheckReport:
     generation: str = _NOT_TRIED
     tested: str = ""
     patched: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -135,6 +137,7 @@ class CheckReport:
             ("MLP", self.mlp),
             ("blocks", self.blocks),
             ("dtype", self.dtype),
+            *([("adapters", ", ".join(self.adapters))] if self.adapters else []),
         ]
 
     def rows(self) -> list[tuple[str, str]]:
@@ -193,8 +196,10 @@ def check(model: Any) -> CheckReport:
     reason: str | None = None
     patching = generation = _NOT_TRIED
     patched: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     try:
         view = ModelView(model)
+        adapters = view.adapters.names
         tolerance = conserve.tolerance(view)
         ids = _prompt(view)
         missing = _missing(view, ids)
@@ -223,6 +228,7 @@ def check(model: Any) -> CheckReport:
         generation=generation,
         tested=releases.tested(),
         patched=patched,
+        adapters=adapters,
         **facts(model),
     )
 

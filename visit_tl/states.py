@@ -175,10 +175,11 @@ def lens_table(
     hooks = {row: f"blocks.{row.layer}.hook_{row.kind}" for row in rows}
     kept: dict[str, Tensor] = {}
     ids = torch.tensor([tokens.ids], device=view.W_U.device)
-    with torch.no_grad(), watched(view.model) as changes:
+    with torch.no_grad(), view.adapters.noted(), watched(view.model) as changes:
         logits = view.model.run_with_hooks(
             ids, fwd_hooks=[(name, keeper(kept, name, "all", ())) for name in hooks.values()]
         )
+    view.require_rows(logits.shape[1], len(tokens.ids))
     follow = int(logits[0, -1].argmax()) if given is None else given
     draft, n = Draft(), len(tokens.ids)
     for row, name in hooks.items():

@@ -104,6 +104,7 @@ def plan(
         "residual_error": errors,
         "columns": columns,
         "patched": trace.patched,
+        "adapters": view.adapters.names,
         "source": Source(view.model, trace.standing),
     }
     return Plan(draft, chosen, facts)

@@ -42,6 +42,7 @@ class Container:
             in a graph that was loaded. Neither saved nor compared.
         patched: The hooks at which the caller's `fwd_hooks` acted, and those at which hooks left on
             the model changed something. Where a whole was patched, its parts do not sum to it.
+        adapters: The names of the adapters (LoRA and its kin) that took part, merged or not.
 
     Raises:
         GraphError: two nodes have the same id, or an edge names a node that is not there or does
@@ -67,6 +68,7 @@ class Container:
     edges: tuple[Edge, ...] = field(repr=False)
     columns: tuple[Column, ...] = field(default=(), repr=False)
     patched: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     bos_in_prompt: bool = False
     source: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 

@@ -44,6 +44,7 @@ def to_json(graph: FlowGraph) -> dict[str, Any]:
         "d_vocab": graph.d_vocab,
         "pruning": dict(graph.pruning),
         "patched": list(graph.patched),
+        "adapters": list(graph.adapters),
         **_by_layer(graph),
         "columns": [
             {"position": c.position, "hops": c.hops, "layers": list(c.layers), **_by_layer(c)}
@@ -96,6 +97,7 @@ def from_json(data: object) -> FlowGraph:
         hidden=_hidden_by_layer(root),
         residual_error=_errors(root),
         patched=tuple(root.items("patched", str)),
+        adapters=tuple(root.items("adapters", str)) if root.has("adapters") else (),
         columns=tuple(_column(part) for part in root.parts("columns")),
         nodes=tuple(_node(part) for part in root.parts("nodes")),
         edges=tuple(_edge(part) for part in root.parts("edges")),

@@ -6,6 +6,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from visit_tl.errors import GraphError
+from visit_tl.model.adapters import active_adapters
 from visit_tl.model.standing import Standing, changed_now
 from visit_tl.model.view import ModelView
 
@@ -61,13 +62,32 @@ def other_run(graph: FlowGraph, model: Any) -> str | None:
             "the attention of its heads (g['L0H0'].attention)"
         )
     model = model.model if isinstance(model, ModelView) else model
-    now = changed_now(model, graph.token_ids) if hasattr(model, "named_modules") else made
+    known = hasattr(model, "named_modules")
+    if known and (reason := _other_adapters(graph, model)) is not None:
+        return reason
+    now = changed_now(model, graph.token_ids) if known else made
     if now == made:
         return None
     return (
         f"this graph is of a run in which the hooks left on the model changed {_names(made)}, and "
         f"now they change {_names(now)}; build the graph again, or put the hooks as they were "
         f"(model.reset_hooks() takes them off)"
+    )
+
+
+def _other_adapters(graph: FlowGraph, model: Any) -> str | None:
+    """Why the adapters of a model are not those of a graph; None if they are, or cannot be known.
+
+    A model without any may be the one with the graph's adapters merged into its weights.
+    """
+    now = active_adapters(model)
+    ours = graph.source is not None and graph.source() is model
+    if now == graph.adapters or not (now or ours):
+        return None
+    return (
+        f"this graph is of a run with the adapters {', '.join(graph.adapters) or '(none)'}, and "
+        f"now the model has {', '.join(now) or '(none)'}; build the graph again, or activate "
+        f"those that it had"
     )
 
 

@@ -95,7 +95,9 @@ class CacheReader:
         table = getattr(self._view.model, "W_E", None)
         if cached is None or not isinstance(table, Tensor) or table.shape[-1] != cached.shape[-1]:
             return
-        own = table.detach()[torch.tensor(self._prompt.ids, device=table.device)].float()
+        ids = torch.tensor(self._prompt.ids, device=table.device)
+        adapted = self._view.adapters.embeddings(self._view.model.embed, ids)
+        own = (table.detach()[ids] if adapted is None else adapted).float()
         cosine = torch.cosine_similarity(own, cached[0].float(), dim=-1)
         zero = (own.norm(dim=-1) == 0) & (cached[0].norm(dim=-1) == 0)
         wrong = ((cosine < 0.99) & ~zero).nonzero().flatten().tolist()

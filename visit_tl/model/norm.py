@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.errors import ModelError
+from visit_tl.model.effective import twin_of
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,15 @@ def read_norm(module: Any, default_eps: float, offset: bool = False) -> Norm:
         ModelError: the module is of no kind that can be read exactly.
     """
     wrapped = getattr(module, "original_component", None)
-    inner = module if wrapped is None else wrapped
+    inner = _that_computes(module if wrapped is None else wrapped)
     if module is None or isinstance(inner, torch.nn.Identity):
         return Norm("none")
     name = type(inner).__name__
-    if "LayerNorm" not in name and "RMSNorm" not in name:
+    if not _is_norm(inner):
         raise ModelError(
             f"the normalisation {name} is neither a LayerNorm nor an RMSNorm; "
-            f"its effect cannot be split exactly, so this model is refused"
+            f"its effect cannot be split exactly, so this model is refused (if an adapter stands "
+            f"around it, merge_and_unload() of the peft model takes it off)"
         )
     rms = bool(getattr(module, "uses_rms_norm", "RMSNorm" in name))
     weight = _weight(inner)
@@ -113,6 +115,30 @@ def read_norm(module: Any, default_eps: float, offset: bool = False) -> Norm:
         weight = 1.0 + weight
     bias = None if rms else _parameter(inner, "bias", "b")
     return Norm("RMS" if rms else "LN", weight, bias, _eps(inner, default_eps))
+
+
+def _is_norm(module: Any) -> bool:
+    return any(word in type(module).__name__ for word in ("LayerNorm", "RMSNorm"))
+
+
+def _that_computes(module: Any) -> Any:
+    """The norm inside a module that does what the module does (an adapter keeps a copy of its own).
+
+    The module itself if it is a norm, or if there is none.
+    """
+    if _is_norm(module) or not any(_is_norm(part) for part in getattr(module, "modules", tuple)()):
+        return module
+    twin = twin_of(module)
+    for part, copied in zip(module.modules(), twin.modules(), strict=True):
+        weight = _parameter(part, "weight", "w")
+        if _is_norm(part) and weight is not None:
+            generator = torch.Generator().manual_seed(0)
+            rows = torch.randn(3, *weight.shape, generator=generator, dtype=torch.float64)
+            rows = rows.to(weight.device)
+            with torch.no_grad():
+                if torch.equal(twin(rows), copied(rows)):
+                    return part
+    return module
 
 
 def _heads(module: Any) -> list[Any]:

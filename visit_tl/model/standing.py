@@ -20,7 +20,7 @@ Standing = Mapping[str, tuple[int, ...]]
 """
 
 
-_LIBRARIES: Final = ("transformer_lens", "transformers", "accelerate", "torch")
+_LIBRARIES: Final = ("transformer_lens", "transformers", "accelerate", "torch", "peft")
 """Whose functions on a module are a part of the model and not the caller's."""
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError
+from visit_tl.model.adapters import Adapters
 from visit_tl.model.norm import Norm, read_norm
 from visit_tl.model.tokens import Tokens
 
@@ -22,6 +23,8 @@ from visit_tl.model.tokens import Tokens
 @dataclass(frozen=True)
 class LayerWeights:
     """The weights of one block, float32, detached, without copies where the model allows.
+
+    With adapters they are the weights in all (docs/maths.md, "Adapters").
 
     Attributes:
         W_Q: Queries, per query head.
@@ -51,6 +54,9 @@ class ModelView:
     Args:
         model: The model, as the caller has it.
 
+    Attributes:
+        adapters: The adapters (LoRA and its kin) on its layers, as they are when it is opened.
+
     Raises:
         ModelError: it is no such model, or one that cannot be taken apart exactly; the message
             says why.
@@ -78,10 +84,12 @@ class ModelView:
         self._modules = tuple(model.named_modules())
         self._require_still()
         self._require_finite()
+        self.adapters = Adapters(model, self.name, self._modules)
         # As it is: a float32 copy of a large vocabulary would be the largest thing in memory.
-        self.W_U: Float[Tensor, "d_model d_vocab"] = _readable(model, "W_U", "the unembedding")
-        b_U = getattr(model, "b_U", None)
-        self.b_U: Float[Tensor, " d_vocab"] | None = _nonzero(b_U)
+        self.W_U: Float[Tensor, "d_model d_vocab"] = self._unembedding()
+        self.b_U: Float[Tensor, " d_vocab"] | None = _nonzero(
+            self.adapters.shown(model.unembed, "b_U", else_of=model)
+        )
         self.d_vocab = int(self.W_U.shape[1])
         self.final_norm: Norm = self._read_norm(getattr(model, "ln_final", None))
         self.tokens = Tokens(model, int(cfg.d_vocab), self.n_ctx, self.name)
@@ -95,15 +103,25 @@ class ModelView:
         attn, mlp = block.attn, None if self.attn_only else block.mlp
         bare = self.attn_only
         return LayerWeights(
-            W_Q=_weight(attn, "W_Q", where),
+            W_Q=self._weight(attn, "W_Q", where),
             # HookedTransformer keeps grouped keys here; its W_K is a copy for every query head.
-            W_K=_weight(attn, "_W_K" if hasattr(attn, "_W_K") else "W_K", where),
-            W_O=_weight(attn, "W_O", where),
-            b_O=_bias(attn, "b_O"),
-            W_in=None if bare else _weight(mlp, "W_in", where),
-            W_out=None if bare else _weight(mlp, "W_out", where),
-            b_out=None if bare else _bias(mlp, "b_out"),
+            W_K=self._weight(attn, "_W_K" if hasattr(attn, "_W_K") else "W_K", where),
+            W_O=self._weight(attn, "W_O", where),
+            b_O=_nonzero(self.adapters.shown(attn, "b_O")),
+            W_in=None if bare else self._weight(mlp, "W_in", where),
+            W_out=None if bare else self._weight(mlp, "W_out", where),
+            b_out=None if bare else _nonzero(self.adapters.shown(mlp, "b_out")),
         )
+
+    def _weight(self, module: Any, name: str, where: str) -> Tensor:
+        return _readable(self.adapters.shown(module, name), module, name, where).float()
+
+    def _unembedding(self) -> Float[Tensor, "d_model d_vocab"]:
+        own = getattr(self.model, "W_U", None)
+        shown = self.adapters.shown(self.model.unembed, "W_U", else_of=self.model)
+        weight = _readable(shown, self.model, "W_U", "the unembedding")
+        # With an adapter it is known in float32; the model's own dtype is what it is read in.
+        return weight if own is None else weight.to(own.dtype)
 
     def norm(self, layer: int, name: str) -> Norm:
         """A norm of one block: `ln1`, `ln2`, or, after its sub-blocks, `ln1_post`, `ln2_post`."""
@@ -186,6 +204,20 @@ class ModelView:
             )
         return position % n_tokens
 
+    def require_rows(self, n_rows: int, n_tokens: int) -> None:
+        """A run must give logits for each token that went in, and no others.
+
+        Raises:
+            ModelError: it gives more or fewer, as with prompt tuning; no row is then known to be of
+                a token.
+        """
+        if n_rows != n_tokens:
+            raise ModelError(
+                f"{self.name} gives {n_rows} rows of logits for {n_tokens} tokens, so something "
+                f"(such as prompt tuning) changes the prompt inside the model; open the model "
+                f"without it, and give what it adds as a part of the prompt"
+            )
+
     # --- refusals ------------------------------------------------------------------------------
 
     def _require_decoder(self) -> None:
@@ -264,22 +296,13 @@ def _require_transformer_lens(model: Any) -> None:
         )
 
 
-def _weight(module: Any, name: str, where: str) -> Tensor:
-    return _readable(module, name, where).float()
-
-
-def _readable(module: Any, name: str, where: str) -> Tensor:
-    weight = getattr(module, name, None)
+def _readable(weight: Any, module: Any, name: str, where: str) -> Tensor:
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         raise ModelError(
             f"{where} has no readable {name} ({type(module).__name__} gives "
             f"{type(weight).__name__}); such a block cannot be split into heads and neurons"
         )
     return weight.detach()
-
-
-def _bias(module: Any, name: str) -> Tensor | None:
-    return _nonzero(getattr(module, name, None))
 
 
 def _nonzero(bias: Any) -> Tensor | None:

@@ -26,6 +26,8 @@ def caption(
     third = [notice(graph, shown, "figure"), words["hidden"]]
     if "patched" in words:
         third.append(f"patched run: {words['patched']}")
+    if "adapters" in words:
+        third.append(f"adapters: {words['adapters']}")
     if "followed" in (all_of := heading(whole)):
         third.append(f"followed back: {all_of['followed']}; figure(position=...) shows one")
     if orphans:

@@ -46,6 +46,8 @@ def header(graph: FlowGraph, words: dict[str, str]) -> str:
         facts["BOS"] = bos_words(graph)
     if "patched" in words:
         facts["patched run"] = f"<bdi>{for_html(words['patched'])}</bdi>"
+    if "adapters" in words:
+        facts["adapters"] = f"<bdi>{for_html(words['adapters'])}</bdi>"
     if "followed" in words:
         facts["followed back"] = for_html(words["followed"])
     pairs = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())

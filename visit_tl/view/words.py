@@ -182,7 +182,8 @@ def heading(graph: FlowGraph) -> dict[str, str]:
 
     Returns:
         Plain text by name, in the order to show it; `prediction` only if the logits are there,
-        `followed` only in a graph that was expanded, `patched` only in that of a patched run.
+        `followed` only in a graph that was expanded, `patched` only in that of a patched run,
+        `adapters` only in that of a model with active ones.
     """
     inside = 0 <= graph.position < len(graph.tokens)
     here = visible(graph.tokens[graph.position]) if inside else "?"
@@ -202,6 +203,8 @@ def heading(graph: FlowGraph) -> dict[str, str]:
         words["followed"] = followed_words(graph)
     if graph.patched:
         words["patched"] = patched_words(graph.patched)
+    if graph.adapters:
+        words["adapters"] = ", ".join(readable(name) for name in graph.adapters)
     return words
 
 
