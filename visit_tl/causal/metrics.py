@@ -7,6 +7,7 @@ the model's tokenizer and gives a metric that asks about a clean run that run's 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -103,11 +104,14 @@ class ProbabilityDifference:
 
     @property
     def name(self) -> str:
-        """What it is, with how many tokens and the position."""
-        split = "" if self.first is None else f", after {self.first[0]}"
+        """What it is, with how many tokens, the position, and a digest of which tokens.
+
+        Sweeps that resume tell metrics apart by their names.
+        """
+        which = hashlib.sha256(repr((self.correct, self.wrong, self.first)).encode()).hexdigest()
         return (
             f"probability_difference({len(self.correct)} tokens, {len(self.wrong)} tokens, "
-            f"{self.position}{split})"
+            f"{self.position}, {which[:8]})"
         )
 
     def bind(self, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> ProbabilityDifference:
@@ -125,7 +129,9 @@ class ProbabilityDifference:
         if self.first is None:
             return value
         token, right, wrong = self.first
-        before = _row(logits, self.position % logits.shape[-2] - 1)
+        if not (at := self.position % logits.shape[-2]):
+            raise InputError("answers of two tokens need the position before theirs; 0 has none")
+        before = _row(logits, at - 1)
         return _mass(before, (token,), ()) * value + _mass(before, right, wrong)
 
 
@@ -219,7 +225,9 @@ def probability_difference(
             )
     right, other = tuple(correct), tuple(wrong)
     if not right and not other and first is None:
-        raise InputError("probability_difference needs at least one token, but both sides are empty")
+        raise InputError(
+            "probability_difference needs at least one token, but both sides are empty"
+        )
     if both := [token for token in right if token in other]:
         raise InputError(f"the token {both[0]!r} is on both sides of probability_difference")
     return ProbabilityDifference(right, other, position, first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,12 @@ from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report
 from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens
 from visit_tl.circuits.prompts.unusable import MALFORMED, SEVERAL_TOKENS, PairError, RowErrors
+from visit_tl.circuits.prompts.year_tokens import (
+    digits_note,
+    need_digit,
+    split_years,
+    year_tokens,
+)
 from visit_tl.errors import InputError
 from visit_tl.model.tokens import Tokens
 
@@ -73,7 +80,19 @@ def read_auto_circuit(
         )
     tokens = None if model is None else open_tokens(model)
     errors.begin({index: _text(row) for index, row in enumerate(rows)})
-    read = errors.each(dict(enumerate(rows)), lambda row: _pair(tokens, row, prepend_bos))
+    digits = _digits(tokens) if any(map(_two_digits, rows)) else ()
+
+    def parse(row: Any) -> tuple[PromptPair, bool]:
+        if tokens is not None and digits and _two_digits(row):
+            pair, has_bos = _year_pair(tokens, digits, row, prepend_bos)
+        else:
+            pair, has_bos = _pair(tokens, row, prepend_bos)
+        check_alone(pair)
+        return pair, has_bos
+
+    read = errors.each(dict(enumerate(rows)), parse)
+    split = next(iter(read.values()))[0].first is not None
+    read = errors.each(read, lambda each: _of_as_many_tokens(each, split))
     pairs = {index: pair for index, (pair, _) in read.items()}
     notes: tuple[str, ...] = ()
     named = data.get("word_idxs")
@@ -91,6 +110,8 @@ def read_auto_circuit(
     found = tuple(
         with_ioi_positions(errors, pairs, False if named and ioi is None else ioi).values()
     )
+    if tokens is not None and any(pair.first for pair in found):
+        notes = (*notes, digits_note(tokens))
     eos = None if tokens is None else tokens.eos
     return PromptSet(
         found,
@@ -122,8 +143,53 @@ def _pair(tokens: Tokens | None, row: Any, prepend_bos: bool | None) -> tuple[Pr
         positions={END: len(ids) - 1},
         corrupted={"corrupt": Corrupted(other_text, other_ids)},
     )
-    check_alone(pair)
     return pair, has_bos
+
+
+def _two_digits(row: Any) -> bool:
+    """Whether the answers of a row are the two digits of years, as in greater-than."""
+    lists = [row.get(key) for key in ("answers", "wrong_answers")] if isinstance(row, dict) else []
+    return bool(lists) and all(
+        isinstance(each, list)
+        and each
+        and all(isinstance(text, str) and re.fullmatch("[0-9]{2}", text) for text in each)
+        for each in lists
+    )
+
+
+def _digits(tokens: Tokens | None) -> tuple[int, ...]:
+    """The ids of 0 to 9, if that is how years are written."""
+    try:
+        return () if tokens is None else year_tokens(tokens).digits
+    except InputError:
+        return ()
+
+
+def _year_pair(
+    tokens: Tokens, digits: tuple[int, ...], row: dict[str, Any], prepend_bos: bool | None
+) -> tuple[PromptPair, bool]:
+    """A pair whose answers are years that the tokenizer writes digit by digit."""
+    answers, wrong, first = split_years(
+        digits, {int(text) for text in row["answers"]}, {int(text) for text in row["wrong_answers"]}
+    )
+    digit = str(digits.index(first.token))
+    texts = {key: row[key] for key in ("clean", "corrupt") if isinstance(row.get(key), str)}
+    for key, text in texts.items():
+        need_digit(tokens, well_formed(text, repr(key)), digit, first.token)
+    longer = {key: text + digit for key, text in texts.items()}
+    ids = {"answers": list(answers), "wrong_answers": list(wrong)}
+    pair, has_bos = _pair(tokens, {**row, **longer, **ids}, prepend_bos)
+    return replace(pair, first=first), has_bos
+
+
+def _of_as_many_tokens(each: tuple[PromptPair, bool], split: bool) -> tuple[PromptPair, bool]:
+    if (each[0].first is not None) != split:
+        raise PairError(
+            MALFORMED,
+            f"its answers are of {1 if split else 2} tokens, but those of the first pair of "
+            f"{2 if split else 1}; split the file",
+        )
+    return each
 
 
 def _prompt(
@@ -183,7 +249,8 @@ def _shift(
         raise InputError(
             f"{path}: word_idxs names token positions, counted from 0; got {shown(named)}"
         )
-    lengths = {len(pair.ids) for pair, _ in read}
+    # Where the first digit of the answer was put to the prompt, the file does not count it.
+    lengths = {len(pair.ids) - (pair.first is not None) for pair, _ in read}
     if len(lengths) > 1:
         raise InputError(
             f"{path}: word_idxs holds for prompts of one length, but its prompts have "
@@ -212,14 +279,13 @@ def _shift(
 def _with_positions(
     path: Path, pair: PromptPair, named: Mapping[str, int], shift: int
 ) -> PromptPair:
+    last = len(pair.ids) - 1 - (pair.first is not None)
     # What the file has at its BOS is nowhere where no BOS was put.
-    moved = {
-        END if name == "end" else name: at + shift for name, at in named.items() if at + shift >= 0
-    }
-    outside = {name: at for name, at in moved.items() if at >= len(pair.ids)}
-    if outside or moved.get(END, len(pair.ids) - 1) != len(pair.ids) - 1:
+    moved = {name: at + shift for name, at in named.items() if at + shift >= 0}
+    if any(at > last for at in moved.values()) or moved.get("end", last) != last:
         raise InputError(
             f"{path}: with the BOS taken into account its positions are {moved}, which do not fit "
-            f"prompts of {len(pair.ids)} tokens; check bos_counted"
+            f"prompts of {last + 1} tokens; check bos_counted"
         )
-    return replace(pair, positions={**moved, **pair.positions})
+    kept = {name: at for name, at in moved.items() if name != "end"}
+    return replace(pair, positions={**kept, **pair.positions})

@@ -15,12 +15,18 @@ from visit_tl.circuits.prompts.csv_table import (
     take_columns,
 )
 from visit_tl.circuits.prompts.foreign import notes_on
-from visit_tl.circuits.prompts.pair import END, FirstToken, PromptPair, check_alone
+from visit_tl.circuits.prompts.pair import END, PromptPair, check_alone
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report
 from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens
 from visit_tl.circuits.prompts.unusable import DISAGREE, MALFORMED, YEARS, PairError, RowErrors
-from visit_tl.circuits.prompts.year_tokens import YearTokens, year_tokens
+from visit_tl.circuits.prompts.year_tokens import (
+    YearTokens,
+    digits_note,
+    need_digit,
+    split_years,
+    year_tokens,
+)
 from visit_tl.model.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -92,14 +98,17 @@ def greater_than_of_table(
     def parse(row: dict[str, str]) -> PromptPair:
         need_cells(row)
         year = _year(row["clean"], row[label])
-        first = year // 10 if years.digits else None
-        ending = "" if first is None else str(first)
+        # The year itself is a wrong answer, as in the paper.
+        answers, wrong = years.years[year + 1 :], years.years[: year + 1]
+        first, ending = None, ""
+        if years.digits:
+            later, others = range(year + 1, 100), range(year + 1)
+            answers, wrong, first = split_years(years.digits, later, others)
+            ending = str(year // 10)
+            for name in ("clean", *corrupted):
+                need_digit(tokens, row[name], ending, first.token)
         text = row["clean"] + ending
         ids = tokens.encode(text, prepend_bos).ids
-        if first is not None:
-            for name in ("clean", *corrupted):
-                _need_digit(tokens, row[name], ending, years.digits[first])
-        answers, wrong, before = _answers(years, year)
         pair = PromptPair(
             text=text,
             ids=ids,
@@ -107,7 +116,7 @@ def greater_than_of_table(
             wrong=wrong,
             positions={END: len(ids) - 1},
             corrupted=encode_corrupted(tokens, row, corrupted, prepend_bos, ending),
-            first=before,
+            first=first,
         )
         check_alone(pair)
         return pair
@@ -150,37 +159,10 @@ def _year(text: str, cell: str) -> int:
     return year
 
 
-def _answers(
-    years: YearTokens, year: int
-) -> tuple[tuple[int, ...], tuple[int, ...], FirstToken | None]:
-    """Right and wrong tokens at the end of the prompt, and the digit before them if there is one.
-
-    The year itself is a wrong answer, as in the paper.
-    """
-    if years.years:
-        return years.years[year + 1 :], years.years[: year + 1], None
-    digits, (first, second) = years.digits, divmod(year, 10)
-    before = FirstToken(digits[first], digits[first + 1 :], digits[:first])
-    return digits[second + 1 :], digits[: second + 1], before
-
-
-def _need_digit(tokens: Tokens, text: str, digit: str, token: int) -> None:
-    before, after = tokens.encode(text, False).ids, tokens.encode(text + digit, False).ids
-    if after != (*before, token):
-        raise PairError(
-            YEARS,
-            f"{name_of(tokens)} does not write {digit!r} after {text[-12:]!r} as one more token: "
-            f"{[tokens.text(i) for i in after[-3:]]}",
-        )
-
-
 def _note(tokens: Tokens, years: YearTokens, texts: Sequence[str]) -> str:
     """How the years are written, where that is not one token after the century."""
     if years.digits:
-        return (
-            f"{name_of(tokens)} writes years digit by digit: each prompt ends with the first digit "
-            f"of its year, and probability_difference reads both digits"
-        )
+        return digits_note(tokens)
     other = 0
     for text in texts:
         century = text[-2:]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from visit_tl.circuits.prompts.pair import FirstToken
 from visit_tl.circuits.prompts.tokenizing import name_of
+from visit_tl.circuits.prompts.unusable import YEARS, PairError
 from visit_tl.errors import InputError
 from visit_tl.model.tokens import Tokens
 
@@ -22,6 +25,64 @@ class YearTokens:
 
     years: tuple[int, ...]
     digits: tuple[int, ...]
+
+
+def split_years(
+    digits: tuple[int, ...], right: Collection[int], wrong: Collection[int]
+) -> tuple[tuple[int, ...], tuple[int, ...], FirstToken]:
+    """Right and wrong digits after a first digit, and which first digits decide by themselves.
+
+    Args:
+        digits: Ids of 0 to 9.
+        right: Right years, 0 to 99.
+        wrong: Wrong ones.
+
+    Raises:
+        PairError: more than one decade has right and wrong years, or some that
+            are neither; one run cannot tell them apart.
+    """
+    decades = {digit: range(digit * 10, digit * 10 + 10) for digit in range(10)}
+    all_right = [digit for digit, each in decades.items() if all(y in right for y in each)]
+    all_wrong = [digit for digit, each in decades.items() if all(y in wrong for y in each)]
+    decided = {*all_right, *all_wrong}
+    mixed = [
+        digit
+        for digit, each in decades.items()
+        if digit not in decided and any(y in right or y in wrong for y in each)
+    ]
+    if len(mixed) > 1:
+        raise PairError(
+            YEARS,
+            f"its years are written digit by digit here, and the decades "
+            f"{', '.join(f'{digit}0' for digit in mixed)} are right in part; one run can tell the "
+            f"years of one decade apart",
+        )
+    # Where every first digit decides, that of the last wrong year is as good as any.
+    first = mixed[0] if mixed else max(all_wrong, default=max(all_right, default=0))
+    return (
+        tuple(digits[year % 10] for year in decades[first] if year in right),
+        tuple(digits[year % 10] for year in decades[first] if year in wrong),
+        FirstToken(
+            digits[first],
+            tuple(digits[digit] for digit in all_right if digit != first),
+            tuple(digits[digit] for digit in all_wrong if digit != first),
+        ),
+    )
+
+
+def need_digit(tokens: Tokens, text: str, digit: str, token: int) -> None:
+    """Refuse a text after which a digit is not one more token.
+
+    Raises:
+        PairError: it is not.
+    """
+    before, after = tokens.encode(text, False).ids, tokens.encode(text + digit, False).ids
+    if after != (*before, token):
+        raise PairError(
+            YEARS,
+            f"{name_of(tokens)} does not write {digit!r} after {text[-12:]!r} as one more token: "
+            f"{[tokens.text(i) for i in after[-3:]]}",
+        )
 
 
 def year_tokens(tokens: Tokens) -> YearTokens:
@@ -47,6 +108,14 @@ def year_tokens(tokens: Tokens) -> YearTokens:
         f"digit: {len(whole)} of 100 are one token, and after '13' it writes '52' as "
         f"{' + '.join(repr(tokens.text(i)) for i in _after(tokens, '52')) or 'other tokens'}; "
         f"greater-than cannot be asked of it"
+    )
+
+
+def digits_note(tokens: Tokens) -> str:
+    """For the report, where years are written digit by digit."""
+    return (
+        f"{name_of(tokens)} writes years digit by digit: each prompt ends with a first digit, and "
+        f"probability_difference reads it and the next"
     )
 
 
