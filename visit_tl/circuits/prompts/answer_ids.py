@@ -43,7 +43,7 @@ class Claim:
 
 def settle(
     tokens: Tokens, errors: RowErrors, claims: Mapping[int, Claim], insist: bool
-) -> tuple[dict[int, dict[str, Ids]], tuple[str, ...]]:
+) -> tuple[dict[int, dict[str, Ids]], set[int]]:
     """The ids of each row's answers in this tokenizer, by column.
 
     The ids of a file are of another tokenizer if they disagree with the words of more rows than
@@ -58,7 +58,7 @@ def settle(
         insist: Whether the words are right in any case.
 
     Returns:
-        The ids, and notes for the report.
+        The ids, and the rows whose ids were found again from their words.
     """
     verdicts = {index: _compare(tokens, claim) for index, claim in claims.items()}
     counts = Counter(verdicts.values())
@@ -88,12 +88,17 @@ def settle(
         return found
 
     settled = errors.each({index: index for index in claims}, row)
-    again = sum(verdicts[index] == "differ" for index in settled)
-    note = (
-        f"the answers of {again} pairs were found again from their words: the file's ids are those "
-        f"of another tokenizer than {name_of(tokens)}"
+    return settled, {index for index in settled if verdicts[index] == "differ"}
+
+
+def found_again(tokens: Tokens, count: int) -> tuple[str, ...]:
+    """The note for the report, if the answers of any pairs were found again."""
+    if not count:
+        return ()
+    return (
+        f"the answers of {count} pairs were found again from their words: the file's ids are those "
+        f"of another tokenizer than {name_of(tokens)}",
     )
-    return settled, ((note,) if again else ())
 
 
 def _compare(tokens: Tokens, claim: Claim) -> _Verdict:

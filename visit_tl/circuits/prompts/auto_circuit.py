@@ -23,8 +23,8 @@ from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens
 from visit_tl.circuits.prompts.unusable import MALFORMED, SEVERAL_TOKENS, PairError, RowErrors
 from visit_tl.circuits.prompts.year_tokens import (
     digits_note,
-    need_digit,
     split_years,
+    with_digit,
     year_tokens,
 )
 from visit_tl.errors import InputError
@@ -173,10 +173,13 @@ def _year_pair(
         digits, {int(text) for text in row["answers"]}, {int(text) for text in row["wrong_answers"]}
     )
     digit = str(digits.index(first.token))
-    texts = {key: row[key] for key in ("clean", "corrupt") if isinstance(row.get(key), str)}
-    for key, text in texts.items():
-        need_digit(tokens, well_formed(text, repr(key)), digit, first.token)
-    longer = {key: text + digit for key, text in texts.items()}
+    longer = {
+        key: with_digit(tokens, well_formed(row[key], repr(key)), prepend_bos, digit, first.token)[
+            0
+        ]
+        for key in ("clean", "corrupt")
+        if isinstance(row.get(key), str)
+    }
     ids = {"answers": list(answers), "wrong_answers": list(wrong)}
     pair, has_bos = _pair(tokens, {**row, **longer, **ids}, prepend_bos)
     return replace(pair, first=first), has_bos

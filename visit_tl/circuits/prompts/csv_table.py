@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visit_tl.circuits.prompts.foreign import read_text
-from visit_tl.circuits.prompts.pair import Corrupted
 from visit_tl.circuits.prompts.unusable import MALFORMED, PairError
 from visit_tl.errors import InputError
-from visit_tl.model.tokens import Tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,17 +73,3 @@ def need_cells(row: Mapping[str, str]) -> None:
     for column, cell in row.items():
         if not isinstance(cell, str) or not cell.strip():
             raise PairError(MALFORMED, f"the cell {column!r} is empty; the file may be cut off")
-
-
-def encode_corrupted(
-    tokens: Tokens,
-    row: Mapping[str, str],
-    corrupted: Sequence[str],
-    prepend_bos: bool | None,
-    ending: str = "",
-) -> dict[str, Corrupted]:
-    """The corrupted prompts of a row, each with an ending put to it."""
-    return {
-        name: Corrupted(row[name] + ending, tokens.encode(row[name] + ending, prepend_bos).ids)
-        for name in corrupted
-    }

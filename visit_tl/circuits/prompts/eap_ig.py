@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visit_tl.circuits.prompts.answer_ids import Claim, settle
+from visit_tl.circuits.prompts.answer_ids import Claim, found_again, settle
 from visit_tl.circuits.prompts.csv_table import (
     default_corruptions,
-    encode_corrupted,
     need_cells,
     read_table,
     take_columns,
@@ -105,13 +104,16 @@ def read_eap_ig(
         return _Row(
             row["clean"],
             tokens.encode(row["clean"], prepend_bos).ids,
-            encode_corrupted(tokens, row, names, prepend_bos),
+            {
+                name: Corrupted(row[name], tokens.encode(row[name], prepend_bos).ids)
+                for name in names
+            },
             Claim(claimed, words),
         )
 
     rows = errors.each(cells, parse)
     claims = {index: row.claim for index, row in rows.items()}
-    settled, notes = settle(tokens, errors, claims, insist=ioi is True or has_words)
+    settled, again = settle(tokens, errors, claims, insist=ioi is True or has_words)
     pairs = {
         index: PromptPair(
             text=rows[index].text,
@@ -124,7 +126,8 @@ def read_eap_ig(
         for index, ids in settled.items()
     }
     pairs = errors.each(pairs, _checked)
-    found = tuple(with_ioi_positions(errors, pairs, ioi).values())
+    pairs = with_ioi_positions(errors, pairs, ioi)
+    found, notes = tuple(pairs.values()), found_again(tokens, len(again & pairs.keys()))
     eos = tokens.eos
     return PromptSet(
         found,

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from visit_tl.circuits.prompts.csv_table import (
     default_corruptions,
-    encode_corrupted,
     need_cells,
     read_table,
     take_columns,
 )
 from visit_tl.circuits.prompts.foreign import notes_on
-from visit_tl.circuits.prompts.pair import END, PromptPair, check_alone
+from visit_tl.circuits.prompts.pair import END, Corrupted, PromptPair, check_alone
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report
 from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens
@@ -23,8 +22,8 @@ from visit_tl.circuits.prompts.unusable import DISAGREE, MALFORMED, YEARS, PairE
 from visit_tl.circuits.prompts.year_tokens import (
     YearTokens,
     digits_note,
-    need_digit,
     split_years,
+    with_digit,
     year_tokens,
 )
 from visit_tl.model.tokens import Tokens
@@ -100,22 +99,28 @@ def greater_than_of_table(
         year = _year(row["clean"], row[label])
         # The year itself is a wrong answer, as in the paper.
         answers, wrong = years.years[year + 1 :], years.years[: year + 1]
-        first, ending = None, ""
         if years.digits:
             later, others = range(year + 1, 100), range(year + 1)
             answers, wrong, first = split_years(years.digits, later, others)
-            ending = str(year // 10)
-            for name in ("clean", *corrupted):
-                need_digit(tokens, row[name], ending, first.token)
-        text = row["clean"] + ending
-        ids = tokens.encode(text, prepend_bos).ids
+            digit = (str(year // 10), first.token)
+            read = {
+                name: with_digit(tokens, row[name], prepend_bos, *digit)
+                for name in ("clean", *corrupted)
+            }
+        else:
+            first = None
+            read = {
+                name: (row[name], tokens.encode(row[name], prepend_bos).ids)
+                for name in ("clean", *corrupted)
+            }
+        text, ids = read["clean"]
         pair = PromptPair(
             text=text,
             ids=ids,
             answers=answers,
             wrong=wrong,
             positions={END: len(ids) - 1},
-            corrupted=encode_corrupted(tokens, row, corrupted, prepend_bos, ending),
+            corrupted={name: Corrupted(*read[name]) for name in corrupted},
             first=first,
         )
         check_alone(pair)

@@ -70,19 +70,23 @@ def split_years(
     )
 
 
-def need_digit(tokens: Tokens, text: str, digit: str, token: int) -> None:
-    """Refuse a text after which a digit is not one more token.
+def with_digit(
+    tokens: Tokens, text: str, prepend_bos: bool | None, digit: str, token: int
+) -> tuple[str, tuple[int, ...]]:
+    """A prompt with one more digit at its end, as text and as ids.
 
     Raises:
-        PairError: it is not.
+        PairError: the digit is not one more token.
     """
-    before, after = tokens.encode(text, False).ids, tokens.encode(text + digit, False).ids
-    if after != (*before, token):
+    longer = text + digit
+    ids = tokens.encode(longer, prepend_bos).ids
+    if ids != (*tokens.encode(text, prepend_bos).ids, token):
         raise PairError(
             YEARS,
             f"{name_of(tokens)} does not write {digit!r} after {text[-12:]!r} as one more token: "
-            f"{[tokens.text(i) for i in after[-3:]]}",
+            f"{[tokens.text(i) for i in ids[-3:]]}",
         )
+    return longer, ids
 
 
 def year_tokens(tokens: Tokens) -> YearTokens:
