@@ -71,7 +71,7 @@ def numbers(size: int) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = "The war siege lasted from the year to".split()
+    words = ["The", "war", "siege", "lasted", "from", "the", "year", "to"]
     digits = [f"{number:0{size}d}" for number in range(10**size)]
     entries = ["<unk>", "<bos>", "<eos>", "\u0120", *words, *("\u0120" + w for w in words), *digits]
     vocab = {entry: index for index, entry in enumerate(entries)}

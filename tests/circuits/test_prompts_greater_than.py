@@ -129,7 +129,11 @@ def test_a_set_is_of_answers_of_one_token_or_of_two(tmp_path):
 @pytest.mark.parametrize(
     ("line", "kind", "reason"),
     [
-        (row(1352, 41), "ids and words disagree", "label is 41, but the prompt names the year 1352"),
+        (
+            row(1352, 41),
+            "ids and words disagree",
+            "label is 41, but the prompt names the year 1352",
+        ),
         (row(1399), "no prompt of greater-than", "the label is 99, and no year"),
         (row(1352, "5.0"), "a malformed row", "the label '5.0' is no year of two digits"),
         (row(1352, -1), "a malformed row", "the label '-1' is no year"),
@@ -151,7 +155,9 @@ def test_what_is_no_greater_than_is_refused_or_left_out(tmp_path, tokenizer, lin
 
 
 def test_a_tokenizer_that_knows_no_such_years_is_refused_by_name(tmp_path):
-    with pytest.raises(InputError, match="writes years of two digits neither as one token each nor"):
+    with pytest.raises(
+        InputError, match="writes years of two digits neither as one token each nor"
+    ):
         read_greater_than(csv(tmp_path, row(1352)), prompt_tokenizers.numbers(3))
     with pytest.raises(InputError, match=r"0 of 100 are one token, .*greater-than cannot be asked"):
         read_greater_than(csv(tmp_path, row(1352)), prompt_tokenizers.words(), unusable="skip")

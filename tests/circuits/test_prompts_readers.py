@@ -97,8 +97,8 @@ GOOD = eap_row(0, "Mary", "John", "Zed")
         ([HEAD, GOOD + ".5"], r"token ids are integers of 0 and more, but it has \d+\.5"),
         (
             [HEAD, GOOD, GOOD.replace("Zed gave a", "Zed and Val gave a")],
-            r"pair 1 of .* \(.*\): the clean prompt has 15 tokens and the corrupted one 'corrupted' "
-            r"\(.*\) has 17",
+            r"pair 1 of .* \(.*\): the clean prompt has 15 tokens and the corrupted one "
+            r"'corrupted' \(.*\) has 17",
         ),
     ],
 )

@@ -287,8 +287,8 @@ def _with_positions(
     moved = {name: at + shift for name, at in named.items() if at + shift >= 0}
     if any(at > last for at in moved.values()) or moved.get("end", last) != last:
         raise InputError(
-            f"{path}: with the BOS taken into account its positions are {moved}, which do not fit "
-            f"prompts of {last + 1} tokens; check bos_counted"
+            f"{path}: with the BOS taken into account its positions are {shown(moved)}, which do "
+            f"not fit prompts of {last + 1} tokens; check bos_counted"
         )
     kept = {name: at for name, at in moved.items() if name != "end"}
     return replace(pair, positions={**kept, **pair.positions})
