@@ -60,7 +60,9 @@ def settle(
     Returns:
         The ids, and the rows whose ids were found again from their words.
     """
-    verdicts = {index: _compare(tokens, claim) for index, claim in claims.items()}
+    verdicts: dict[int, _Verdict] = {
+        index: _compare(tokens, claim) for index, claim in claims.items()
+    }
     counts = Counter(verdicts.values())
     outside = next(
         (index for index, claim in claims.items() if not _all_known(tokens, claim.ids)), None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from visit_tl.circuits.prompts.unusable import (
 )
 from visit_tl.errors import InputError
 from visit_tl.model.tokens import Tokens
+from visit_tl.strict_json import parse_json
 
 
 def read_text(path: Path) -> str:
@@ -42,12 +42,9 @@ def read_json(path: Path) -> Any:
         InputError: it is not there, is no JSON, or is cut off.
     """
     try:
-        data = json.loads(
-            read_text(path), parse_constant=_no_constant, object_pairs_hook=_each_key_once
-        )
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_text(path))
+    except ValueError as error:
         raise InputError(f"{path} is not JSON, or is cut off: {error}") from error
-    return data
 
 
 def known_ids(ids: Sequence[Any], tokens: Tokens | None, where: str) -> tuple[int, ...]:
@@ -159,16 +156,3 @@ def _clashes(pair: PromptPair, corruption: str) -> bool:
     names = [pair.corrupted[corruption].ids[pair.positions[slot]] for slot in slots]
     replaced = all(new != old for new, old in zip(names, clean, strict=True))
     return replaced and len({*names, *clean}) < 5
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} is there twice in one object")
-    return found
