@@ -22,6 +22,31 @@ def test_metrics_by_hand():
     assert float(metrics.log_probability(2)(LOGITS)) == pytest.approx(math.log(0.625))
 
 
+def test_the_probability_difference_by_hand():
+    both = metrics.probability_difference([2], [0, 1])
+    assert float(both(LOGITS)) == pytest.approx(5 / 8 - 3 / 8)
+    assert float(metrics.probability_difference([1, 2], [])(LOGITS)) == pytest.approx(7 / 8)
+    # First tokens 0 and 2 decide at position 0; after a 1 it is what comes next that counts.
+    split = metrics.probability_difference([2], [0], first=(1, (2,), (0,)))
+    first = torch.tensor([[1.0, 3.0, 4.0], [1.0, 2.0, 5.0]]).log()[None]
+    assert float(split(first)) == pytest.approx(4 / 8 - 1 / 8 + 3 / 8 * (5 / 8 - 1 / 8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((" a", []), r"takes several tokens on each side, got ' a'; .* say \[' a'\]"),
+        (([], []), "both sides are empty"),
+        (([1, 2], [2]), "the token 2 is on both sides"),
+        (([1], [9]), "the metric's token id 9 is outside 0..2"),
+        (([1], [2], 0, (1, (), ())), "need the position before theirs; 0 has none"),
+    ],
+)
+def test_probability_differences_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        metrics.probability_difference(*arguments)(LOGITS)
+
+
 def test_kl_by_hand_and_in_its_direction():
     other = torch.zeros(1, 2, 3)
     p = [1 / 8, 2 / 8, 5 / 8]
@@ -40,6 +65,7 @@ def test_adding_a_constant_to_all_logits_changes_no_metric(numbers, constant):
         metrics.logit_difference(0, 2),
         metrics.probability(1),
         metrics.log_probability(1, 0),
+        metrics.probability_difference([0], [1, 2], first=(1, (2,), (0,))),
         metrics.kl(LOGITS.double()),
     ):
         before, after = (
@@ -54,6 +80,8 @@ def test_texts_become_ids_and_kl_gets_its_clean_run():
     clean = torch.randn(1, 3, view.d_vocab, generator=torch.Generator().manual_seed(0))
     bound = metrics.bind(metrics.logit_difference(" a", "b"), view, clean)
     assert bound == metrics.logit_difference(view.tokens.single(" a"), view.tokens.single("b"))
+    several = metrics.bind(metrics.probability_difference([" a", "b"], [3]), view, clean)
+    assert several.correct == (bound.correct, bound.wrong) and several.wrong == (3,)
     kl = metrics.bind(metrics.kl(), view, clean)
     assert float(kl(clean)) == pytest.approx(0, abs=1e-6)
     given_one = metrics.kl(clean + 1)
@@ -66,6 +94,8 @@ def test_names_say_tokens_and_position():
     assert metrics.metric_name(metrics.logit_difference(" a", 3)) == "logit_difference(' a', 3, -1)"
     assert metrics.metric_name(metrics.log_probability(5, 2)) == "log_probability(5, 2)"
     assert metrics.metric_name(metrics.kl(position=1)) == "kl(1)"
+    some, others = (metrics.probability_difference([1, each], [2]).name for each in (3, 4))
+    assert some.startswith("probability_difference(2 tokens, 1 tokens, -1, ") and some != others
     assert metrics.metric_name(_last_logit) == "_last_logit"
 
 

@@ -61,6 +61,33 @@ def words(*, without: tuple[str, ...] = (), bos: bool = True, metaspace: bool = 
     return AutoTokenizer.from_pretrained(folder)
 
 
+@functools.cache
+def numbers(size: int) -> Any:
+    """Numbers are cut into pieces of this many digits from the left.
+
+    Args:
+        size: 1: digit by digit. 2: "1352" is 13 and 52. 3: only numbers of three digits are known.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["The", "war", "siege", "lasted", "from", "the", "year", "to"]
+    digits = [f"{number:0{size}d}" for number in range(10**size)]
+    entries = ["<unk>", "<bos>", "<eos>", "\u0120", *words, *("\u0120" + w for w in words), *digits]
+    vocab = {entry: index for index, entry in enumerate(entries)}
+    made = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(f"[0-9]{{1,{size}}}"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<bos>", eos_token="<eos>"
+    )
+
+
 def model() -> Any:
     """A random model of TransformerLens with the word-level tokenizer."""
     from tests import tiny

@@ -91,14 +91,14 @@ GOOD = eap_row(0, "Mary", "John", "Zed")
         ([HEAD, GOOD, GOOD[: GOOD.index('",') + 2]], r"pair 1 of .*the cell 'corrupted' is empty"),
         ([HEAD, GOOD[: GOOD.rindex(",")]], "pair 0 of .*the cell 'incorrect_idx' is empty"),
         ([HEAD, GOOD + ",1,2"], "is not CSV, or is cut off"),
-        (["clean,corrupted,label", "a,b,3"], r"no column 'correct_idx', 'incorrect_idx'; it has"),
+        (["clean,corrupted,x", "a,b,3"], r"no column 'correct_idx', 'incorrect_idx'; it has"),
         ([HEAD, GOOD[:-1] + "x"], r"pair 0 of .*is no token id and no list of them"),
         ([HEAD, GOOD + "9999"], r"'incorrect_idx': token id \d+9999 is outside.*another tokenizer"),
         ([HEAD, GOOD + ".5"], r"token ids are integers of 0 and more, but it has \d+\.5"),
         (
             [HEAD, GOOD, GOOD.replace("Zed gave a", "Zed and Val gave a")],
-            r"pair 1 \(.*\): the clean prompt has 15 tokens and the corrupted one 'corrupted' "
-            r"\(.*\) has 17",
+            r"pair 1 of .* \(.*\): the clean prompt has 15 tokens and the corrupted one "
+            r"'corrupted' \(.*\) has 17",
         ),
     ],
 )
@@ -107,9 +107,19 @@ def test_a_broken_csv_is_refused(tmp_path, lines, message):
         read_eap_ig(csv(tmp_path, *lines), WORDS)
 
 
-def test_ids_of_another_tokenizer_are_found_out_where_ioi_is_insisted_on(tmp_path):
+def test_an_id_that_is_not_the_word_of_its_row_is_refused_unless_ids_are_insisted_on(tmp_path):
     path = csv(tmp_path, HEAD, GOOD.replace(f",{name('Mary')},", f",{name('Val')},"))
-    assert read_eap_ig(path, WORDS)[0].positions == {"END": 14}
+    message = r"pair 0 .*'correct_idx' is \d+, which is ' Val', but the words say 'Mary'; .* ioi="
+    for ioi in (None, True):
+        with pytest.raises(InputError, match=message):
+            read_eap_ig(path, WORDS, ioi=ioi)
+    (pair,) = read_eap_ig(path, WORDS, ioi=False)
+    assert (pair.answers, pair.positions) == ((name("Val"),), {"END": 14})
+
+
+def test_prompts_that_are_no_ioi_are_refused_where_it_is_insisted_on(tmp_path):
+    path = csv(tmp_path, "clean,corrupted,correct_idx,incorrect_idx", "a cat,a dog,4,5")
+    assert read_eap_ig(path, WORDS)[0].positions == {"END": 2}
     with pytest.raises(InputError, match=r"pair 0 .*answer once and its wrong answer twice.*ioi="):
         read_eap_ig(path, WORDS, ioi=True)
 
@@ -296,10 +306,10 @@ def test_the_dataset_gets_every_corruption_where_it_has_the_names():
         ({"text": "a Mary", "IO": " Mary", "S": " John"}, r"'Mary' once and 'John' twice"),
         (
             {"text": "a Qqq", "IO": " Qqq", "S": " John"},
-            r"sample 0: the name 'Qqq' is not a",
+            r"sample 0 .*: the name 'Qqq' is not a",
         ),
         ({"text": "a"}, r"expected a dict of the texts text, IO and S"),
-        ("a", r"sample 0 is 'a'"),
+        ("a", r"sample 0 of the dataset: it is 'a'"),
     ],
 )
 def test_a_sample_that_is_no_ioi_is_refused(sample, message):

@@ -343,7 +343,25 @@ def test_what_is_no_json_is_refused(tmp_path, text):
         load(written(tmp_path, "[1]"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 10**6, '{"a":' * 10**5, '{"schema": NaN}', '{"schema": 1, "schema": 1}', "9" * 10**5],
+)
+def test_a_hostile_file_is_no_json_or_no_reference(tmp_path, text):
+    with pytest.raises(GraphError):
+        load(written(tmp_path, text))
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    file = written(tmp_path, OWN)
+    as_it_was = load(file)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert load(file) == as_it_was
+
+
 def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileError, match="null byte"):
+        load("a\0b.json")
     with pytest.raises(FileError, match="none.json cannot be read: No such file"):
         load(tmp_path / "none.json")
 

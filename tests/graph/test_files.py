@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import visit_tl as vt
-from visit_tl import FileError, FlowGraph, GraphError, InputError
+from visit_tl import FileError, FlowGraph, GraphError, InputError, VisitError
 from visit_tl.graph import files
 
 
@@ -130,6 +130,55 @@ def test_only_json_is_loaded(graph, tmp_path):
     for name, what in (("g.html", "a page"), ("g.svg", r"a \.svg file")):
         with pytest.raises(GraphError, match=rf"is {what} to look at .* from their \.json"):
             FlowGraph.load(graph.save(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 10**6,
+        b'{"schema": ' * 10**5,
+        b'{"schema": NaN}',
+        b'{"schema": 2, "schema": 2}',
+        b"9" * 10**5,
+        b"\xff\xfe",
+        b"\x00",
+        b"",
+        b"null",
+    ],
+    ids=[
+        "deep",
+        "deep objects",
+        "nan",
+        "key twice",
+        "long integer",
+        "utf-16",
+        "nul",
+        "empty",
+        "null",
+    ],
+)
+def test_a_hostile_file_is_refused_with_an_error_of_the_package(tmp_path, content):
+    path = tmp_path / "hostile.json"
+    path.write_bytes(content)
+    with pytest.raises(VisitError):
+        FlowGraph.load(path)
+
+
+def test_an_integer_that_no_float_holds_and_a_path_with_nul_are_refused(graph, tmp_path):
+    path = graph.save(tmp_path / "graph.json")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["edges"][0]["score"] = 10**400
+    path.write_text(json.dumps(data))
+    with pytest.raises(GraphError, match="not a finite number"):
+        FlowGraph.load(path)
+    with pytest.raises(FileError, match="null byte"):
+        FlowGraph.load("a\0b.json")
+
+
+def test_a_byte_order_mark_is_no_fault(graph, tmp_path):
+    path = graph.save(tmp_path / "graph.json")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert FlowGraph.load(path) == graph
 
 
 def test_a_number_that_json_has_not_is_a_refusal_and_leaves_no_file(graph, tmp_path):

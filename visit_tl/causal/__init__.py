@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from visit_tl.causal.faithful import completeness, faithfulness, minimality
     from visit_tl.causal.graph_edges import GraphEdgeEffects, graph_edge_effects
     from visit_tl.causal.measured import Effects
-    from visit_tl.causal.metrics import kl, log_probability, logit_difference, probability
+    from visit_tl.causal.metrics import (
+        kl,
+        log_probability,
+        logit_difference,
+        probability,
+        probability_difference,
+    )
     from visit_tl.causal.paths import edge_effects
     from visit_tl.causal.scored import Completeness, Faithfulness, Minimality
     from visit_tl.causal.sweep import effects
@@ -38,6 +44,7 @@ _HOMES = {
     "log_probability": "metrics",
     "logit_difference": "metrics",
     "probability": "metrics",
+    "probability_difference": "metrics",
     "edge_effects": "paths",
     "Completeness": "scored",
     "Faithfulness": "scored",
@@ -66,6 +73,7 @@ __all__ = [
     "logit_difference",
     "minimality",
     "probability",
+    "probability_difference",
 ]
 
 

@@ -7,7 +7,8 @@ the model's tokenizer and gives a metric that asks about a clean run that run's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -83,6 +84,57 @@ class Probability:
         return log if self.log else log.exp()
 
 
+@dataclass(frozen=True)
+class ProbabilityDifference:
+    """Probability of any of some tokens less that of any of others (Hanna et al., 2023, 2.2).
+
+    Attributes:
+        correct: The tokens that should win, as ids or texts.
+        wrong: The tokens that should lose.
+        position: Where; negative ones count from the end.
+        first: For answers of two tokens, `(token, right, wrong)`: the first token that leaves it
+            open, which is at `position` itself, and first tokens that decide, read one position
+            before. `correct` and `wrong` then count as far as `token` came first.
+    """
+
+    correct: tuple[int | str, ...]
+    wrong: tuple[int | str, ...]
+    position: int = -1
+    first: tuple[int, tuple[int, ...], tuple[int, ...]] | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is, with how many tokens, the position, and a digest of which tokens.
+
+        Sweeps that resume tell metrics apart by their names.
+        """
+        which = hashlib.sha256(repr((self.correct, self.wrong, self.first)).encode()).hexdigest()
+        return (
+            f"probability_difference({len(self.correct)} tokens, {len(self.wrong)} tokens, "
+            f"{self.position}, {which[:8]})"
+        )
+
+    def bind(self, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> ProbabilityDifference:
+        """The same with ids for texts."""
+        single = view.tokens.single
+        return replace(
+            self,
+            correct=tuple(single(token) for token in self.correct),
+            wrong=tuple(single(token) for token in self.wrong),
+        )
+
+    def __call__(self, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
+        """The metric of one run, in [-1, 1]."""
+        value = _mass(_row(logits, self.position), self.correct, self.wrong)
+        if self.first is None:
+            return value
+        token, right, wrong = self.first
+        if not (at := self.position % logits.shape[-2]):
+            raise InputError("answers of two tokens need the position before theirs; 0 has none")
+        before = _row(logits, at - 1)
+        return _mass(before, (token,), ()) * value + _mass(before, right, wrong)
+
+
 @dataclass(frozen=True, eq=False)
 class Divergence:
     """KL(clean || run) of the next-token distributions at one position, in nats.
@@ -142,6 +194,43 @@ def probability(token: int | str, position: int = -1) -> Probability:
 def log_probability(token: int | str, position: int = -1) -> Probability:
     """Logarithm of `probability`, in nats."""
     return Probability(token, position, log=True)
+
+
+def probability_difference(
+    correct: Iterable[int | str],
+    wrong: Iterable[int | str],
+    position: int = -1,
+    first: tuple[int, tuple[int, ...], tuple[int, ...]] | None = None,
+) -> ProbabilityDifference:
+    """Probability of any token of `correct` less that of any of `wrong`, in [-1, 1].
+
+    The metric of greater-than: `probability_difference(pair.answers, pair.wrong, first=pair.first)`
+    for a pair of `visit_tl.circuits.prompts.read_greater_than`.
+
+    Args:
+        correct: Ids, or texts that are one token (with their space).
+        wrong: Likewise; empty for the probability of `correct` alone.
+        position: Negative ones count from the end.
+        first: Where answers are of two tokens, `pair.first`: what came first at `position`, and
+            which first tokens decide by themselves.
+
+    Raises:
+        InputError: it is a text instead of several; there is no token; one is right and wrong.
+    """
+    for tokens in (correct, wrong):
+        if isinstance(tokens, str) or not isinstance(tokens, Iterable):
+            raise InputError(
+                f"probability_difference takes several tokens on each side, got {tokens!r}; "
+                f"for one token say [{tokens!r}]"
+            )
+    right, other = tuple(correct), tuple(wrong)
+    if not right and not other and first is None:
+        raise InputError(
+            "probability_difference needs at least one token, but both sides are empty"
+        )
+    if both := [token for token in right if token in other]:
+        raise InputError(f"the token {both[0]!r} is on both sides of probability_difference")
+    return ProbabilityDifference(right, other, position, first)
 
 
 def kl(clean_logits: Tensor | None = None, position: int = -1) -> Divergence:
@@ -219,6 +308,13 @@ def _row(logits: Tensor, position: int) -> Tensor:
             f"or -{n}..-1 from the end"
         )
     return logits[0, position].float()
+
+
+def _mass(row: Tensor, correct: Iterable[int | str], wrong: Iterable[int | str]) -> Tensor:
+    """Probability of the ones less that of the others; a token that is named twice counts once."""
+    chances = row.softmax(-1)
+    right, other = ([*{_id(token, row) for token in some}] for some in (correct, wrong))
+    return chances[right].sum() - chances[other].sum()
 
 
 def _id(token: int | str, row: Tensor) -> int:

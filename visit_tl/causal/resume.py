@@ -78,7 +78,10 @@ class Progress:
                 )
         if not all(isinstance(value, float | int) for value in done.values()):
             raise FileError(f"{path} is damaged: an effect in it is no number; delete it")
-        return {str(node): float(value) for node, value in done.items()}
+        try:
+            return {str(node): float(value) for node, value in done.items()}
+        except OverflowError as error:
+            raise FileError(f"{path} is damaged: {error}; delete it") from error
 
     @staticmethod
     def _require_folder(path: Path) -> None:

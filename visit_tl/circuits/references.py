@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from visit_tl.circuits.edges import Shape
 from visit_tl.circuits.names import Edge, Part
 from visit_tl.errors import FileError, InputError
+from visit_tl.strict_json import parse_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,13 +210,15 @@ def _read(path: Path) -> Reference:
     from visit_tl.errors import GraphError
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise FileError(f"the reference {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise GraphError(f"the reference {path} is not UTF-8 text: {error}") from error
+    except ValueError as error:  # NUL in the path
+        raise FileError(f"the reference {str(path)!r} cannot be read: {error}") from error
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except ValueError as error:
         raise GraphError(f"the reference {path} is no JSON: {error}") from error
     return from_json(data, str(path))

@@ -145,6 +145,13 @@ def _slots(record: TokenProb | Hidden | Effect) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
 class _Reader:
     """Takes typed values out of untrusted JSON and says where one is wrong."""
 
@@ -176,11 +183,7 @@ class _Reader:
 
     def number(self, key: str) -> float:
         value = self.get(key)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
             raise GraphError(f"{self._where}: {key!r} is {value!r}, not a finite number")
         return float(value)
 

@@ -14,6 +14,7 @@ from visit_tl.errors import FileError, GraphError, InputError
 from visit_tl.graph import networks, sheets
 from visit_tl.graph.export import from_json, to_json
 from visit_tl.graph.flow import FlowGraph
+from visit_tl.strict_json import parse_json
 
 # How our own files begin; a file that does not is not ours to replace.
 _SIGNED: Final = rf"(?:<\?xml[^>]*\?>\s*)?(?://|<!--) {networks.MARK}".encode()
@@ -144,14 +145,14 @@ def load(path: str | Path) -> FlowGraph:
             f"{path} is {what} to look at or for other tools; graphs are loaded from their .json"
         )
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise FileError(f"there is no file {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or NUL in the path
         raise FileError(f"{path} cannot be read as text: {error}") from error
     try:
-        data = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise GraphError(f"{path} is not JSON, or is cut off: {error}") from error
     if isinstance(data, dict) and "schema" not in data and {"qParams", "links"} <= data.keys():
         raise GraphError(
@@ -214,10 +215,6 @@ def _is_ours(path: Path, kind: str) -> bool:
             return re.match(_MARKS[kind], file.read(_HEAD), re.DOTALL) is not None
     except OSError:
         return False
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _json(graph: FlowGraph, path: Path, schema: str) -> bytes:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from visit_tl.circuits.prompts.foreign import known_ids, notes_on, read_json, with_ioi_positions
-from visit_tl.circuits.prompts.pair import END, Corrupted, PromptPair
+from visit_tl.circuits.prompts.foreign import (
+    known_ids,
+    notes_on,
+    read_json,
+    shown,
+    well_formed,
+    with_ioi_positions,
+)
+from visit_tl.circuits.prompts.pair import END, Corrupted, PromptPair, check_alone
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report
 from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens
+from visit_tl.circuits.prompts.unusable import MALFORMED, SEVERAL_TOKENS, PairError, RowErrors
+from visit_tl.circuits.prompts.year_tokens import (
+    digits_note,
+    split_years,
+    with_digit,
+    year_tokens,
+)
 from visit_tl.errors import InputError
 from visit_tl.model.tokens import Tokens
 
@@ -25,6 +40,7 @@ def read_auto_circuit(
     ioi: bool | None = None,
     prepend_bos: bool | None = None,
     bos_counted: bool | None = None,
+    unusable: str = "raise",
 ) -> PromptSet:
     """Read prompts from AutoCircuit's JSON: `prompts`, and perhaps `word_idxs` and `seq_labels`.
 
@@ -37,19 +53,24 @@ def read_auto_circuit(
         model: A TransformerLens model, a `ModelView`, or a tokenizer of transformers; None if the
             file's prompts are lists of token ids.
         ioi: Whether the positions IO, S1, S1+1 and S2 are looked for in the tokens; True insists,
-            None takes them if every prompt has them and the file names no positions.
+            None takes them if every prompt has them and no positions are taken from the file.
         prepend_bos: Whether a BOS is put first; None is the model's own default. AutoCircuit's
             default puts one.
         bos_counted: Whether `word_idxs` counts a BOS, for files that do not tell.
+        unusable: What becomes of pairs that cannot be used with this tokenizer: `raise` refuses
+            the file, `skip` leaves them out and lists them in `report.unusable`. `skip` also drops
+            the file's positions, with a note, where they do not hold for this tokenizer.
 
     Returns:
         The prompts, in the order of the file; `report.notes` says what is odd about them.
 
     Raises:
         InputError: the file is missing, cut off or of another shape; an answer is not one token; a
-            pair is of unequal lengths; a position is not in the prompts.
+            pair is of unequal lengths; a position is not in the prompts. With `skip`, only if the
+            file cannot be read or no pair can be used.
     """
     path = Path(path)
+    errors = RowErrors(path, unusable)
     data = read_json(path)
     rows = data.get("prompts") if isinstance(data, dict) else None
     if not isinstance(rows, list) or not rows:
@@ -58,76 +79,163 @@ def read_auto_circuit(
             f'{{"prompts": [{{"clean", "corrupt", "answers", "wrong_answers"}}, ...]}}'
         )
     tokens = None if model is None else open_tokens(model)
-    read = [
-        _pair(tokens, f"pair {index} of {path}", row, prepend_bos) for index, row in enumerate(rows)
-    ]
-    pairs = [pair for pair, _ in read]
+    errors.begin({index: _text(row) for index, row in enumerate(rows)})
+    digits = _digits(tokens) if any(map(_two_digits, rows)) else ()
+
+    def parse(row: Any) -> tuple[PromptPair, bool]:
+        if tokens is not None and digits and _two_digits(row):
+            pair, has_bos = _year_pair(tokens, digits, row, prepend_bos)
+        else:
+            pair, has_bos = _pair(tokens, row, prepend_bos)
+        check_alone(pair)
+        return pair, has_bos
+
+    read = errors.each(dict(enumerate(rows)), parse)
+    split = next(iter(read.values()))[0].first is not None
+    read = errors.each(read, lambda each: _of_as_many_tokens(each, split))
+    pairs = {index: pair for index, (pair, _) in read.items()}
+    notes: tuple[str, ...] = ()
     named = data.get("word_idxs")
     if named:
-        shift = _shift(path, data, read, bos_counted)
-        pairs = [_with_positions(path, pair, named, shift) for pair in pairs]
-    found = with_ioi_positions(pairs, False if named and ioi is None else ioi)
+        try:
+            shift = _shift(path, data, list(read.values()), bos_counted)
+            pairs = {
+                index: _with_positions(path, pair, named, shift) for index, pair in pairs.items()
+            }
+        except InputError as error:
+            if not errors.skips:
+                raise InputError(f"{error}. unusable='skip' reads it without them") from error
+            notes = (f"the positions of the file were left out: {error}",)
+            named = None
+    found = tuple(
+        with_ioi_positions(errors, pairs, False if named and ioi is None else ioi).values()
+    )
+    if tokens is not None and any(pair.first for pair in found):
+        notes = (*notes, digits_note(tokens))
     eos = None if tokens is None else tokens.eos
     return PromptSet(
         found,
         "token ids" if tokens is None else name_of(tokens),
         "ioi" if "IO" in found[0].positions else path.stem,
         0 if eos is None else eos,
-        Report(notes=notes_on(found)),
+        errors.report(Report(notes=(*notes, *notes_on(found)))),
     )
 
 
-def _pair(
-    tokens: Tokens | None, where: str, row: Any, prepend_bos: bool | None
-) -> tuple[PromptPair, bool]:
+def _text(row: Any) -> str:
+    """The clean prompt of a row, for messages; empty if it has none."""
+    clean = row.get("clean") if isinstance(row, dict) else None
+    return clean if isinstance(clean, str) else ""
+
+
+def _pair(tokens: Tokens | None, row: Any, prepend_bos: bool | None) -> tuple[PromptPair, bool]:
     """A pair, and whether a BOS was put before it."""
     if not isinstance(row, dict) or any(key not in row for key in _KEYS):
         got = sorted(row) if isinstance(row, dict) else type(row).__name__
-        raise InputError(f"{where} has {got}; expected {', '.join(_KEYS)}")
-    text, ids, has_bos = _prompt(tokens, f"{where}, 'clean'", row["clean"], prepend_bos)
-    other_text, other_ids, _ = _prompt(tokens, f"{where}, 'corrupt'", row["corrupt"], prepend_bos)
+        raise PairError(MALFORMED, f"it has {got}; expected {', '.join(_KEYS)}")
+    text, ids, has_bos = _prompt(tokens, "'clean'", row["clean"], prepend_bos)
+    other_text, other_ids, _ = _prompt(tokens, "'corrupt'", row["corrupt"], prepend_bos)
     pair = PromptPair(
         text=text,
         ids=ids,
-        answers=_answers(tokens, f"{where}, 'answers'", row["answers"]),
-        wrong=_answers(tokens, f"{where}, 'wrong_answers'", row["wrong_answers"]),
+        answers=_answers(tokens, "'answers'", row["answers"]),
+        wrong=_answers(tokens, "'wrong_answers'", row["wrong_answers"]),
         positions={END: len(ids) - 1},
         corrupted={"corrupt": Corrupted(other_text, other_ids)},
     )
     return pair, has_bos
 
 
+def _two_digits(row: Any) -> bool:
+    """Whether the answers of a row are the two digits of years, as in greater-than."""
+    lists = [row.get(key) for key in ("answers", "wrong_answers")] if isinstance(row, dict) else []
+    return bool(lists) and all(
+        isinstance(each, list)
+        and each
+        and all(isinstance(text, str) and re.fullmatch("[0-9]{2}", text) for text in each)
+        for each in lists
+    )
+
+
+def _digits(tokens: Tokens | None) -> tuple[int, ...]:
+    """The ids of 0 to 9, if that is how years are written."""
+    try:
+        return () if tokens is None else year_tokens(tokens).digits
+    except InputError:
+        return ()
+
+
+def _year_pair(
+    tokens: Tokens, digits: tuple[int, ...], row: dict[str, Any], prepend_bos: bool | None
+) -> tuple[PromptPair, bool]:
+    """A pair whose answers are years that the tokenizer writes digit by digit."""
+    answers, wrong, first = split_years(
+        digits, {int(text) for text in row["answers"]}, {int(text) for text in row["wrong_answers"]}
+    )
+    digit = str(digits.index(first.token))
+    longer = {
+        key: with_digit(tokens, well_formed(row[key], repr(key)), prepend_bos, digit, first.token)[
+            0
+        ]
+        for key in ("clean", "corrupt")
+        if isinstance(row.get(key), str)
+    }
+    ids = {"answers": list(answers), "wrong_answers": list(wrong)}
+    pair, has_bos = _pair(tokens, {**row, **longer, **ids}, prepend_bos)
+    return replace(pair, first=first), has_bos
+
+
+def _of_as_many_tokens(each: tuple[PromptPair, bool], split: bool) -> tuple[PromptPair, bool]:
+    if (each[0].first is not None) != split:
+        raise PairError(
+            MALFORMED,
+            f"its answers are of {1 if split else 2} tokens, but those of the first pair of "
+            f"{2 if split else 1}; split the file",
+        )
+    return each
+
+
 def _prompt(
     tokens: Tokens | None, where: str, prompt: Any, prepend_bos: bool | None
 ) -> tuple[str, tuple[int, ...], bool]:
     if isinstance(prompt, str) and tokens is not None:
-        encoded = tokens.encode(prompt, prepend_bos)
+        encoded = tokens.encode(well_formed(prompt, where), prepend_bos)
         return prompt, encoded.ids, encoded.prepend_bos
     if isinstance(prompt, str):
-        raise InputError(f"{where} is text, {prompt!r}, and needs the tokenizer; pass a model")
+        raise PairError(
+            MALFORMED, f"{where} is text, {prompt!r}, and needs the tokenizer; pass a model"
+        )
     if not isinstance(prompt, list) or not prompt:
-        raise InputError(f"{where}: a prompt is text or a list of token ids; got {prompt!r}")
+        raise PairError(
+            MALFORMED,
+            f"{where}: a prompt is text or a list of token ids; got {shown(prompt)}",
+        )
     ids = known_ids(prompt, tokens, where)
     return " ".join(map(str, ids)), ids, False
 
 
 def _answers(tokens: Tokens | None, where: str, answers: Any) -> tuple[int, ...]:
     if not isinstance(answers, list):
-        raise InputError(f"{where}: expected a list of answers; got {answers!r}")
+        raise PairError(MALFORMED, f"{where}: expected a list of answers; got {shown(answers)}")
     ids: list[int] = []
     for answer in answers:
         if isinstance(answer, list):
-            raise InputError(
-                f"{where} has an answer for each of several positions, {answer!r}; only prompts "
-                f"whose next token is the answer can be read"
+            raise PairError(
+                MALFORMED,
+                f"{where} has an answer for each of several positions, {shown(answer)}; only "
+                f"prompts whose next token is the answer can be read",
             )
         if isinstance(answer, str):
             if tokens is None:
-                raise InputError(f"{where} has the text {answer!r}; pass a model to tokenise it")
+                raise PairError(
+                    MALFORMED, f"{where} has the text {answer!r}; pass a model to tokenise it"
+                )
             try:
-                answer = tokens.single(answer)
+                answer = tokens.single(well_formed(answer, where))
+            except PairError:
+                raise
             except InputError as error:
-                raise InputError(f"{where}: {error}") from error
+                raise PairError(SEVERAL_TOKENS, f"{where}: {error}") from error
         ids.extend(known_ids([answer], tokens, where))
     return tuple(ids)
 
@@ -141,8 +249,11 @@ def _shift(
     """How much later a position is in our tokens than in the file: one BOS at most."""
     named, labels = data["word_idxs"], data.get("seq_labels")
     if not isinstance(named, dict) or any(type(at) is not int or at < 0 for at in named.values()):
-        raise InputError(f"{path}: word_idxs names token positions, counted from 0; got {named!r}")
-    lengths = {len(pair.ids) for pair, _ in read}
+        raise InputError(
+            f"{path}: word_idxs names token positions, counted from 0; got {shown(named)}"
+        )
+    # Where the first digit of the answer was put to the prompt, the file does not count it.
+    lengths = {len(pair.ids) - (pair.first is not None) for pair, _ in read}
     if len(lengths) > 1:
         raise InputError(
             f"{path}: word_idxs holds for prompts of one length, but its prompts have "
@@ -171,14 +282,13 @@ def _shift(
 def _with_positions(
     path: Path, pair: PromptPair, named: Mapping[str, int], shift: int
 ) -> PromptPair:
+    last = len(pair.ids) - 1 - (pair.first is not None)
     # What the file has at its BOS is nowhere where no BOS was put.
-    moved = {
-        END if name == "end" else name: at + shift for name, at in named.items() if at + shift >= 0
-    }
-    outside = {name: at for name, at in moved.items() if at >= len(pair.ids)}
-    if outside or moved.get(END, len(pair.ids) - 1) != len(pair.ids) - 1:
+    moved = {name: at + shift for name, at in named.items() if at + shift >= 0}
+    if any(at > last for at in moved.values()) or moved.get("end", last) != last:
         raise InputError(
-            f"{path}: with the BOS taken into account its positions are {moved}, which do not fit "
-            f"prompts of {len(pair.ids)} tokens; check bos_counted"
+            f"{path}: with the BOS taken into account its positions are {shown(moved)}, which do "
+            f"not fit prompts of {last + 1} tokens; check bos_counted"
         )
-    return replace(pair, positions={**moved, **pair.positions})
+    kept = {name: at for name, at in moved.items() if name != "end"}
+    return replace(pair, positions={**kept, **pair.positions})

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
-from io import StringIO
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from visit_tl.circuits.prompts.foreign import known_ids, notes_on, read_text, with_ioi_positions
-from visit_tl.circuits.prompts.pair import END, Corrupted, PromptPair
+from visit_tl.circuits.prompts.answer_ids import Claim, found_again, settle
+from visit_tl.circuits.prompts.csv_table import (
+    default_corruptions,
+    need_cells,
+    read_table,
+    take_columns,
+)
+from visit_tl.circuits.prompts.foreign import known_ids, notes_on, with_ioi_positions
+from visit_tl.circuits.prompts.greater_than import greater_than_of_table
+from visit_tl.circuits.prompts.ioi_words import ioi_names
+from visit_tl.circuits.prompts.pair import END, Corrupted, PromptPair, check_alone
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report
 from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens
-from visit_tl.errors import InputError
-from visit_tl.model.tokens import Tokens
+from visit_tl.circuits.prompts.unusable import MALFORMED, PairError, RowErrors
 
-if TYPE_CHECKING:
-    import pandas as pd
+_ANSWER, _WRONG, _LABEL = "correct_idx", "incorrect_idx", "label"
+
+
+@dataclass(frozen=True)
+class _Row:
+    text: str
+    ids: tuple[int, ...]
+    corrupted: dict[str, Corrupted]
+    claim: Claim
 
 
 def read_eap_ig(
@@ -26,14 +40,19 @@ def read_eap_ig(
     model: Any,
     *,
     corrupted: Sequence[str] | None = None,
-    answer: str = "correct_idx",
-    wrong: str | None = "incorrect_idx",
+    answer: str = _ANSWER,
+    wrong: str | None = _WRONG,
     ioi: bool | None = None,
     prepend_bos: bool | None = None,
+    unusable: str = "raise",
 ) -> PromptSet:
     """Read prompts from EAP-IG's CSV: `clean`, `corrupted`, and token ids of the answers.
 
-    The ids in such a file are those of one tokenizer, the one it was made for.
+    The ids in such a file are those of one tokenizer, the one it was made for. Where a row also has
+    its answers as words, the two are compared, and ids of another tokenizer are found again from
+    the words. The words are in a column of the same name without `_idx` (`country` for
+    `country_idx`), or the two names of an IOI prompt. A file with `label` in place of ids is read
+    as `read_greater_than` reads it.
 
     Args:
         path: The CSV.
@@ -42,88 +61,99 @@ def read_eap_ig(
             `corrupted`, and `corrupted_hard` where the file has it.
         answer: Column with the id of the right answer, or a list of ids such as `[11, 12]`.
         wrong: The same for the wrong one; None where the file has none.
-        ioi: Whether the positions IO, S1, S1+1 and S2 are looked for: True insists, None takes
-            them if every prompt has them.
+        ioi: Whether these are prompts of IOI, with the positions IO, S1, S1+1 and S2: True insists,
+            None takes them if every prompt has them, False takes the ids as they are.
         prepend_bos: Whether a BOS is put first; None is the model's own default. EAP-IG puts one.
+        unusable: What becomes of pairs that cannot be used with this tokenizer: `raise` refuses
+            the file, `skip` leaves them out and lists them in `report.unusable`.
 
     Returns:
         The prompts, in the order of the file; `report.notes` says what is odd about them.
 
     Raises:
-        InputError: the file is missing, cut off or lacks a column; a cell is empty or no id; an id
-            is outside the vocabulary; a pair is of unequal lengths.
+        InputError: the file is missing, cut off or lacks a column; or a pair cannot be used: a cell
+            is empty or no id, an id is outside the vocabulary, ids and words disagree, it is of
+            unequal lengths. With `skip`, only if none can be used.
     """
     path = Path(path)
+    errors = RowErrors(path, unusable)
     tokens = open_tokens(model)
-    table = _table(path)
-    if corrupted is None:
-        corrupted = ["corrupted", *(["corrupted_hard"] if "corrupted_hard" in table else [])]
-    wanted = ["clean", *corrupted, answer, *([] if wrong is None else [wrong])]
-    missing = [column for column in wanted if column not in table.columns]
-    if missing:
-        raise InputError(
-            f"{path} has no column {', '.join(map(repr, missing))}; it has "
-            f"{', '.join(map(repr, map(str, table.columns)))}. Name its columns by corrupted=, "
-            f"answer= and wrong="
+    table = read_table(path)
+    names = default_corruptions(table, corrupted)
+    labelled = _LABEL in table.columns and not {_ANSWER, _WRONG} & set(table.columns)
+    if labelled and (answer, wrong) == (_ANSWER, _WRONG):
+        return greater_than_of_table(path, table, tokens, errors, names, _LABEL, prepend_bos)
+    columns = [answer, *([] if wrong is None else [wrong])]
+    word_columns = [column.removesuffix("_idx") for column in columns]
+    has_words = all(
+        word != column and word in table.columns
+        for word, column in zip(word_columns, columns, strict=True)
+    )
+    wanted = ["clean", *names, *columns]
+    arguments = "corrupted=, answer= and wrong="
+    cells = take_columns(path, table, [*wanted, *(word_columns if has_words else [])], arguments)
+    errors.begin({index: row["clean"] for index, row in cells.items()})
+
+    def parse(row: dict[str, str]) -> _Row:
+        need_cells({column: row[column] for column in wanted})
+        claimed = {column: _ids(row[column], repr(column)) for column in columns}
+        words = None if ioi is False else _ioi_words(row["clean"], columns)
+        if has_words:
+            given = [row[column].strip() for column in word_columns]
+            words = dict(zip(columns, given, strict=True)) if all(given) else None
+        return _Row(
+            row["clean"],
+            tokens.encode(row["clean"], prepend_bos).ids,
+            {
+                name: Corrupted(row[name], tokens.encode(row[name], prepend_bos).ids)
+                for name in names
+            },
+            Claim(claimed, words),
         )
-    pairs = [
-        _pair(tokens, f"pair {index} of {path}", row, corrupted, (answer, wrong), prepend_bos)
-        for index, row in enumerate(table[wanted].to_dict("records"))
-    ]
-    pairs = with_ioi_positions(pairs, ioi) if pairs else ()
+
+    rows = errors.each(cells, parse)
+    claims = {index: row.claim for index, row in rows.items()}
+    settled, again = settle(tokens, errors, claims, insist=ioi is True or has_words)
+    pairs = {
+        index: PromptPair(
+            text=rows[index].text,
+            ids=rows[index].ids,
+            answers=ids[answer],
+            wrong=() if wrong is None else ids[wrong],
+            positions={END: len(rows[index].ids) - 1},
+            corrupted=rows[index].corrupted,
+        )
+        for index, ids in settled.items()
+    }
+    pairs = errors.each(pairs, _checked)
+    pairs = with_ioi_positions(errors, pairs, ioi)
+    found, notes = tuple(pairs.values()), found_again(tokens, len(again & pairs.keys()))
     eos = tokens.eos
     return PromptSet(
-        pairs,
+        found,
         name_of(tokens),
-        "ioi" if pairs and "IO" in pairs[0].positions else path.stem,
+        "ioi" if "IO" in found[0].positions else path.stem,
         0 if eos is None else eos,
-        Report(notes=notes_on(pairs) if pairs else ()),
+        errors.report(Report(notes=(*notes, *notes_on(found)))),
     )
 
 
-def _table(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    text = read_text(path)
-    # Rows longer than the header would be taken for rows with an index, or be cut with a warning.
-    options = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(StringIO(text), **options)
-    except (pd.errors.ParserWarning, ValueError) as error:
-        raise InputError(f"{path} is not CSV, or is cut off: {error}") from error
+def _checked(pair: PromptPair) -> PromptPair:
+    check_alone(pair)
+    return pair
 
 
-def _pair(
-    tokens: Tokens,
-    where: str,
-    row: dict[Any, Any],
-    corrupted: Sequence[str],
-    columns: tuple[str, str | None],
-    prepend_bos: bool | None,
-) -> PromptPair:
-    for column, cell in row.items():
-        if not isinstance(cell, str) or not cell.strip():
-            raise InputError(f"{where}: the cell {column!r} is empty; the file may be cut off")
-    answer, wrong = columns
-    ids = tokens.encode(row["clean"], prepend_bos).ids
-    return PromptPair(
-        text=row["clean"],
-        ids=ids,
-        answers=_ids(tokens, row[answer], f"{where}, {answer!r}"),
-        wrong=() if wrong is None else _ids(tokens, row[wrong], f"{where}, {wrong!r}"),
-        positions={END: len(ids) - 1},
-        corrupted={
-            name: Corrupted(row[name], tokens.encode(row[name], prepend_bos).ids)
-            for name in corrupted
-        },
-    )
+def _ioi_words(text: str, columns: Sequence[str]) -> dict[str, str] | None:
+    """The names that an IOI prompt itself says are its answers; None where it does not."""
+    names = ioi_names(text)
+    return None if names is None else dict(zip(columns, names, strict=False))
 
 
-def _ids(tokens: Tokens, cell: str, where: str) -> tuple[int, ...]:
+def _ids(cell: str, where: str) -> tuple[int, ...]:
     try:
         value = json.loads(cell)
-    except ValueError as error:
-        raise InputError(f"{where}: {cell!r} is no token id and no list of them") from error
-    return known_ids(value if isinstance(value, list) else [value], tokens, where)
+    except (ValueError, RecursionError) as error:
+        raise PairError(
+            MALFORMED, f"{where}: {cell[:40]!r} is no token id and no list of them"
+        ) from error
+    return known_ids(value if isinstance(value, list) else [value], None, where)

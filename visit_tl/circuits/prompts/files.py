@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from visit_tl.circuits.prompts.foreign import known_ids, read_json
-from visit_tl.circuits.prompts.pair import Corrupted, PromptPair
+from visit_tl.circuits.prompts.foreign import known_ids, read_json, shown
+from visit_tl.circuits.prompts.pair import Corrupted, FirstToken, PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
-from visit_tl.circuits.prompts.report import Report, Usable
+from visit_tl.circuits.prompts.report import Report, Unusable, Usable
 from visit_tl.errors import FileError, InputError
 from visit_tl.graph.files import write
 
@@ -57,7 +57,7 @@ def load(path: str | Path) -> PromptSet:
     data = read_json(path)
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
-        raise InputError(f"{path} has the schema {schema!r}; expected {SCHEMA!r}")
+        raise InputError(f"{path} has the schema {shown(schema)}; expected {SCHEMA!r}")
     report = _get(data, "report", dict, str(path))
     return PromptSet(
         pairs=tuple(
@@ -78,6 +78,18 @@ def load(path: str | Path) -> PromptSet:
                 for row in _get(report, "rows", list, str(path))
             ),
             notes=_texts(report, "notes", str(path)),
+            offered=None
+            if report.get("offered") is None
+            else _get(report, "offered", int, str(path)),
+            unusable=tuple(
+                Unusable(
+                    _get(row, "index", int, str(path)),
+                    _get(row, "text", str, str(path)),
+                    _get(row, "kind", str, str(path)),
+                    _get(row, "reason", str, str(path)),
+                )
+                for row in _get(report, "unusable", list, str(path), [])
+            ),
         ),
     )
 
@@ -99,6 +111,8 @@ def _to_json(prompts: PromptSet) -> dict[str, Any]:
                 for row in prompts.report.rows
             ],
             "notes": list(prompts.report.notes),
+            "offered": prompts.report.offered,
+            "unusable": [vars(each) for each in prompts.report.unusable],
         },
         "pairs": [
             {
@@ -108,6 +122,7 @@ def _to_json(prompts: PromptSet) -> dict[str, Any]:
                 "answers": list(pair.answers),
                 "wrong": list(pair.wrong),
                 "positions": dict(pair.positions),
+                "first": None if pair.first is None else pair.first._asdict(),
                 "corrupted": {
                     name: {"text": corrupted.text, "ids": list(corrupted.ids)}
                     for name, corrupted in pair.corrupted.items()
@@ -134,15 +149,21 @@ def _pair(row: Any, where: str) -> PromptPair:
             for name, one in corrupted.items()
         },
         template=_get(row, "template", str, where),
+        first=None if row.get("first") is None else _first(row["first"], f"{where}, 'first'"),
     )
 
 
-def _get(row: Any, key: str, kind: type[T], where: str) -> T:
-    value: Any = row.get(key) if isinstance(row, dict) else None
+def _first(row: Any, where: str) -> FirstToken:
+    (token,) = known_ids([_get(row, "token", int, where)], None, where)
+    return FirstToken(token, _ids(row, "right", where), _ids(row, "wrong", where))
+
+
+def _get(row: Any, key: str, kind: type[T], where: str, default: T | None = None) -> T:
+    value: Any = row.get(key, default) if isinstance(row, dict) else None
     # bool is an int to isinstance.
     if type(value) is not kind:
         raise InputError(
-            f"{where}: {key!r} is {value!r}; expected {kind.__name__}. "
+            f"{where}: {key!r} is {shown(value)}; expected {kind.__name__}. "
             f"Make the file again with save()"
         )
     return value
@@ -156,7 +177,7 @@ def _texts(row: Any, key: str, where: str) -> tuple[str, ...]:
     texts = _get(row, key, list, where)
     for text in texts:
         if not isinstance(text, str):
-            raise InputError(f"{where}: {key!r} holds {text!r}; expected texts")
+            raise InputError(f"{where}: {key!r} holds {shown(text)}; expected texts")
     return tuple(texts)
 
 

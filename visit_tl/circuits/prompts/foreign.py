@@ -1,17 +1,24 @@
-"""What the readers of other packages' prompts share: files read whole, pairs checked and named."""
+"""What the readers of other packages' prompts share: files read whole, ids checked, positions."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from visit_tl.circuits.prompts.make import ioi_positions
 from visit_tl.circuits.prompts.pair import PromptPair
+from visit_tl.circuits.prompts.unusable import (
+    MALFORMED,
+    NOT_IOI,
+    OTHER_TOKENIZER,
+    PairError,
+    RowErrors,
+)
 from visit_tl.errors import InputError
 from visit_tl.model.tokens import Tokens
+from visit_tl.strict_json import parse_json
 
 
 def read_text(path: Path) -> str:
@@ -24,19 +31,19 @@ def read_text(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or NUL in the path
         raise InputError(f"{path} cannot be read as text: {error}") from error
 
 
 def read_json(path: Path) -> Any:
-    """A file of JSON.
+    """A file of JSON: no NaN, no key twice in one object, no text that is no Unicode.
 
     Raises:
         InputError: it is not there, is no JSON, or is cut off.
     """
     try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_text(path))
+    except ValueError as error:
         raise InputError(f"{path} is not JSON, or is cut off: {error}") from error
 
 
@@ -44,45 +51,81 @@ def known_ids(ids: Sequence[Any], tokens: Tokens | None, where: str) -> tuple[in
     """Ids that are integers, and tokens of the model where there is one.
 
     Raises:
-        InputError: one is not.
+        PairError: one is not.
     """
     for token in ids:
         if type(token) is not int or token < 0:
-            raise InputError(f"{where}: token ids are integers of 0 and more, but it has {token!r}")
+            raise PairError(
+                MALFORMED,
+                f"{where}: token ids are integers of 0 and more, but it has {shown(token)}",
+            )
+        if token >= 2**63:
+            raise PairError(MALFORMED, f"{where}: no vocabulary has a token id {shown(token)}")
         if tokens is not None:
             try:
                 tokens.encode([token], None)
             except InputError as error:
-                raise InputError(f"{where}: {error}; the file is for another tokenizer") from error
+                raise PairError(
+                    OTHER_TOKENIZER, f"{where}: {error}; the file is for another tokenizer"
+                ) from error
     return tuple(ids)
 
 
-def with_ioi_positions(pairs: Sequence[PromptPair], wanted: bool | None) -> tuple[PromptPair, ...]:
+def shown(value: Any) -> str:
+    """A value of a file, cut off where it is long, for messages."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer too long to print
+        return f"one {type(value).__name__} too large to show"
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def well_formed(text: str, where: str) -> str:
+    """The text, if it is Unicode; half of a surrogate pair is none, and no tokenizer takes it.
+
+    Raises:
+        PairError: it is not.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PairError(MALFORMED, f"{where} is no Unicode text: {error.reason}") from error
+    return text
+
+
+def with_ioi_positions(
+    errors: RowErrors, pairs: Mapping[int, PromptPair], wanted: bool | None
+) -> dict[int, PromptPair]:
     """The pairs with IO, S1, S1+1 and S2, where the answer is named once and the wrong one twice.
 
     Args:
-        pairs: As read.
+        errors: What becomes of pairs that are none.
+        pairs: As read, by row number.
         wanted: True: all must be such prompts. None: if all are. False: leave them as they are.
 
     Raises:
         InputError: `wanted`, and one is not.
     """
     if wanted is False:
-        return tuple(pairs)
-    found: list[PromptPair] = []
-    for index, pair in enumerate(pairs):
-        single = len(pair.answers) == len(pair.wrong) == 1
-        where = ioi_positions(pair.ids, pair.answers[0], pair.wrong[0]) if single else None
-        if where is None:
-            if wanted is None:
-                return tuple(pairs)
-            raise InputError(
-                f"pair {index} ({pair.text!r}) does not have its answer once and its wrong answer "
-                f"twice, as prompts of IOI do; its ids may be those of another tokenizer, or say "
-                f"ioi=False"
-            )
-        found.append(replace(pair, positions={**where, **pair.positions}))
-    return tuple(found)
+        return dict(pairs)
+    if wanted:
+        return errors.each(pairs, _with_ioi_positions)
+    try:
+        return {index: _with_ioi_positions(pair) for index, pair in pairs.items()}
+    except PairError:
+        return dict(pairs)
+
+
+def _with_ioi_positions(pair: PromptPair) -> PromptPair:
+    single = len(pair.answers) == len(pair.wrong) == 1
+    where = ioi_positions(pair.ids, pair.answers[0], pair.wrong[0]) if single else None
+    if where is None:
+        raise PairError(
+            NOT_IOI,
+            "it does not have its answer once and its wrong answer twice, as prompts of IOI do; "
+            "its ids may be those of another tokenizer, or say ioi=False",
+        )
+    return replace(pair, positions={**where, **pair.positions})
 
 
 def notes_on(pairs: Sequence[PromptPair]) -> tuple[str, ...]:

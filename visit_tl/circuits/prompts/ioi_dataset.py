@@ -8,18 +8,30 @@ from typing import Any
 
 from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, replaced
 from visit_tl.circuits.prompts.draws import check_seed
-from visit_tl.circuits.prompts.foreign import notes_on
+from visit_tl.circuits.prompts.foreign import notes_on, shown, well_formed
 from visit_tl.circuits.prompts.make import ioi_positions
 from visit_tl.circuits.prompts.pair import PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report, Usable
 from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens, token_after_space
+from visit_tl.circuits.prompts.unusable import (
+    MALFORMED,
+    NOT_IOI,
+    SEVERAL_TOKENS,
+    PairError,
+    RowErrors,
+)
 from visit_tl.errors import InputError
 from visit_tl.model.tokens import Tokens
 
 
 def read_ioi_dataset(
-    dataset: Any, model: Any = None, *, seed: int = 0, prepend_bos: bool | None = None
+    dataset: Any,
+    model: Any = None,
+    *,
+    seed: int = 0,
+    prepend_bos: bool | None = None,
+    unusable: str = "raise",
 ) -> PromptSet:
     """Read the prompts of a `transformer_lens.evals.IOIDataset`.
 
@@ -33,6 +45,8 @@ def read_ioi_dataset(
             dataset's own tokenizer.
         seed: Of the names that the corruptions choose.
         prepend_bos: Whether a BOS is put first; None is what the dataset says.
+        unusable: What becomes of samples that cannot be used with this tokenizer: `raise` refuses
+            the dataset, `skip` leaves them out and lists them in `report.unusable`.
 
     Returns:
         The prompts, in the order of the dataset; `report.notes` says how many are different (with
@@ -40,8 +54,10 @@ def read_ioi_dataset(
 
     Raises:
         InputError: it is no such dataset, a text does not end with its IO, or a name is not a
-            single token, or not in the text once (IO) or twice (S).
+            single token, or not in the text once (IO) or twice (S). With `skip`, only if no sample
+            can be used.
     """
+    errors = RowErrors("the dataset", unusable, "sample")
     samples = getattr(dataset, "samples", None)
     if not isinstance(samples, list) or not samples:
         raise InputError(
@@ -53,14 +69,23 @@ def read_ioi_dataset(
     offered: tuple[str, ...] = tuple(dict.fromkeys(getattr(dataset, "names", ())))
     found = {name: token_after_space(tokens, name) for name in offered}
     names = {name: token for name, token in found.items() if token is not None}
-    pairs = tuple(
-        _pair(tokens, index, sample, names, (seed, bos)) for index, sample in enumerate(samples)
+    errors.begin({index: _text(sample) for index, sample in enumerate(samples)})
+    read = errors.each(
+        dict(enumerate(enumerate(samples))),
+        lambda each: _pair(tokens, each[0], each[1], names, (seed, bos)),
     )
+    pairs = tuple(read.values())
     rejected = tuple(name for name in offered if name not in names)
     rows = (Usable("names", tuple(names), rejected, "not a single token with its space"),)
     eos = tokens.eos
     pad_id = 0 if eos is None else eos
-    return PromptSet(pairs, name_of(tokens), "ioi", pad_id, Report(rows, notes_on(pairs)))
+    report = errors.report(Report(rows, notes_on(pairs)))
+    return PromptSet(pairs, name_of(tokens), "ioi", pad_id, report)
+
+
+def _text(sample: Any) -> str:
+    text = sample.get("text") if isinstance(sample, dict) else None
+    return text if isinstance(text, str) else ""
 
 
 def _pair(
@@ -70,24 +95,26 @@ def _pair(
     names: Mapping[str, int],
     options: tuple[int, bool | None],
 ) -> PromptPair:
-    where = f"sample {index}"
     if not isinstance(sample, dict) or not all(
         isinstance(sample.get(key), str) for key in ("text", "IO", "S")
     ):
-        raise InputError(f"{where} is {sample!r}; expected a dict of the texts text, IO and S")
+        raise PairError(
+            MALFORMED, f"it is {shown(sample)}; expected a dict of the texts text, IO and S"
+        )
     seed, bos = options
     io, s = sample["IO"].strip(), sample["S"].strip()
     if not sample["text"].endswith(" " + io):
-        raise InputError(f"{where} ({sample['text']!r}) does not end with its answer, {' ' + io!r}")
-    text = sample["text"][: -len(io) - 1]
+        raise PairError(MALFORMED, f"it does not end with its answer, {' ' + io!r}")
+    text = well_formed(sample["text"][: -len(io) - 1], "the text")
     ids = tokens.encode(text, bos).ids
-    own = {name: _id(tokens, name, where) for name in (io, s)}
+    own = {name: _id(tokens, name) for name in (io, s)}
     positions = ioi_positions(ids, own[io], own[s])
     parts = re.split(rf"(?<!\w)({re.escape(io)}|{re.escape(s)})(?!\w)", text)
     if positions is None or sorted(parts[1::2]) != sorted([io, s, s]):
-        raise InputError(
-            f"{where} ({text!r}) does not have the name {io!r} once and {s!r} twice, each as one "
-            f"token with its space, the last of them {s!r}"
+        raise PairError(
+            NOT_IOI,
+            f"it does not have the name {io!r} once and {s!r} twice, each as one token with its "
+            f"space, the last of them {s!r}",
         )
     pool = list(names) if len(names) >= NAMES_NEEDED else []
     corrupted = {}
@@ -101,11 +128,12 @@ def _pair(
     return PromptPair(text, ids, (own[io],), (own[s],), positions, corrupted)
 
 
-def _id(tokens: Tokens, name: str, where: str) -> int:
+def _id(tokens: Tokens, name: str) -> int:
     token = token_after_space(tokens, name)
     if token is None:
-        raise InputError(
-            f"{where}: the name {name!r} is not a single token, with its space, of "
-            f"{name_of(tokens)}; make the dataset with names= that are"
+        raise PairError(
+            SEVERAL_TOKENS,
+            f"the name {name!r} is not a single token, with its space, of {name_of(tokens)}; make "
+            f"the dataset with names= that are",
         )
     return token

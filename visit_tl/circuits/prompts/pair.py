@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
+from visit_tl.circuits.prompts.unusable import MALFORMED, UNEQUAL, PairError, shorten
 from visit_tl.errors import InputError
 
 END: Final = "END"
@@ -24,6 +25,23 @@ class Corrupted:
     ids: tuple[int, ...]
 
 
+class FirstToken(NamedTuple):
+    """The first of the two tokens of an answer, where the tokenizer splits answers in two.
+
+    The prompt then ends with `token`, so that one run shows both: what came first at END - 1, and
+    what comes after it at END. A first token other than `token` decides by itself.
+
+    Attributes:
+        token: The first token that does not decide; the last id of the prompt.
+        right: First tokens that make the answer right, whatever follows.
+        wrong: First tokens that make it wrong, whatever follows.
+    """
+
+    token: int
+    right: tuple[int, ...]
+    wrong: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class PromptPair:
     """A clean prompt and its corruptions.
@@ -37,6 +55,8 @@ class PromptPair:
             have IO, S1, S1+1 and S2 too.
         corrupted: The corrupted prompts, by the name of the corruption.
         template: Which template made it, such as `ABBA-07`; empty where it is not known.
+        first: Where answers are of two tokens, the first of them; `answers` and `wrong` are then
+            what may follow `first.token`.
     """
 
     text: str
@@ -46,6 +66,7 @@ class PromptPair:
     positions: Mapping[str, int]
     corrupted: Mapping[str, Corrupted]
     template: str = ""
+    first: FirstToken | None = None
 
     @property
     def order(self) -> str:
@@ -55,32 +76,51 @@ class PromptPair:
         return "ABBA" if self.positions["IO"] < self.positions["S1"] else "BABA"
 
 
-def check(index: int, pair: PromptPair, first: PromptPair) -> None:
-    """Refuse a pair that is not of equal lengths, or not like the first of its set.
+def check_alone(pair: PromptPair) -> None:
+    """Refuse a pair that cannot be patched, whatever set it is in.
 
     Raises:
-        InputError: it is not, or a position is outside it; the message names the pair.
+        PairError: it is of unequal lengths, has no answer, or has a position outside it.
     """
-    where = f"pair {index} ({_short(pair.text)})"
     for name, corrupted in pair.corrupted.items():
         if len(corrupted.ids) != len(pair.ids):
-            raise InputError(
-                f"{where}: the clean prompt has {len(pair.ids)} tokens and the corrupted one "
-                f"{name!r} ({_short(corrupted.text)}) has {len(corrupted.ids)}; patching needs "
-                f"equal lengths, so replace words by words of as many tokens, or leave the pair out"
+            raise PairError(
+                UNEQUAL,
+                f"the clean prompt has {len(pair.ids)} tokens and the corrupted one {name!r} "
+                f"({shorten(corrupted.text)}) has {len(corrupted.ids)}; patching needs equal "
+                f"lengths, so replace words by words of as many tokens, or leave the pair out",
             )
-    if not pair.answers:
-        raise InputError(f"{where} has no answer; give the id of at least one right next token")
+    if not pair.answers and not (pair.first and pair.first.right):
+        raise PairError(MALFORMED, "it has no answer; give the id of at least one right next token")
     if pair.positions.get(END) != len(pair.ids) - 1:
-        raise InputError(
-            f"{where}: END is {pair.positions.get(END)}, but the last of its {len(pair.ids)} "
-            f"tokens is {len(pair.ids) - 1}"
+        raise PairError(
+            MALFORMED,
+            f"END is {pair.positions.get(END)}, but the last of its {len(pair.ids)} tokens is "
+            f"{len(pair.ids) - 1}",
         )
     for name, position in pair.positions.items():
         if not 0 <= position < len(pair.ids):
-            raise InputError(
-                f"{where}: the position {name} is {position}, outside 0..{len(pair.ids) - 1}"
+            raise PairError(
+                MALFORMED, f"the position {name} is {position}, outside 0..{len(pair.ids) - 1}"
             )
+    if pair.first is not None and (len(pair.ids) < 2 or pair.ids[-1] != pair.first.token):
+        raise PairError(
+            MALFORMED,
+            f"the first token of its answers is {pair.first.token}, so its prompt must end with it",
+        )
+
+
+def check(index: int, pair: PromptPair, first: PromptPair) -> None:
+    """Refuse a pair that cannot be patched, or is not like the first of its set.
+
+    Raises:
+        InputError: it is not; the message names the pair.
+    """
+    where = f"pair {index} ({shorten(pair.text)})"
+    try:
+        check_alone(pair)
+    except PairError as error:
+        raise InputError(f"{where}: {error}") from error
     for what in ("corrupted", "positions"):
         own, others = set(getattr(pair, what)), set(getattr(first, what))
         if own != others:
@@ -88,7 +128,8 @@ def check(index: int, pair: PromptPair, first: PromptPair) -> None:
                 f"{where} has {what} {sorted(own)}, but pair 0 has {sorted(others)}; "
                 f"all pairs of a set need the same"
             )
-
-
-def _short(text: str, limit: int = 60) -> str:
-    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
+    if (pair.first is None) != (first.first is None):
+        raise InputError(
+            f"{where} has answers of {2 - (pair.first is None)} tokens, but pair 0 of "
+            f"{2 - (first.first is None)}; all pairs of a set need the same"
+        )

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from visit_tl.circuits.prompts.pair import END, PromptPair, check
+from visit_tl.circuits.prompts.pair import PromptPair, check
 from visit_tl.circuits.prompts.report import Report
 from visit_tl.errors import InputError
 
@@ -188,15 +188,28 @@ class PromptSet:
             InputError: they are of another number of prompts or positions, or a prompt has several
                 answers.
         """
-        if logits.shape[0] != len(self) or logits.shape[1] < max(self.lengths):
-            raise InputError(
-                f"logits of {logits.shape[0]} prompts and {logits.shape[1]} positions were given; "
-                f"this set has {len(self)} prompts of up to {max(self.lengths)} tokens"
-            )
-        rows = torch.arange(len(self), device=logits.device)
-        last = logits[rows, self.positions[END].to(logits.device)]
-        answers, wrong = self.answers.to(logits.device), self.wrong.to(logits.device)
-        return last[rows, answers] - last[rows, wrong]
+        from visit_tl.circuits.prompts.answer_scores import logit_difference
+
+        return logit_difference(self, logits)
+
+    def probability_difference(
+        self, logits: Float[Tensor, "prompt pos d_vocab"]
+    ) -> Float[Tensor, " prompt"]:
+        """Probability of all right answers minus that of all wrong ones, at END; in [-1, 1].
+
+        The metric of greater-than (Hanna, Liu and Variengien 2023). Where answers are of two
+        tokens (`pair.first`), the first one counts where it decides by itself, and else together
+        with what follows it.
+
+        Args:
+            logits: Of this set's prompts, clean or corrupted; padding after END does no harm.
+
+        Raises:
+            InputError: they are of another number of prompts, positions or tokens.
+        """
+        from visit_tl.circuits.prompts.answer_scores import probability_difference
+
+        return probability_difference(self, logits)
 
     # --- to look at ----------------------------------------------------------------------------
 
@@ -230,7 +243,8 @@ class PromptSet:
         span = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
         return (
             f"PromptSet({len(self)} {self.task} prompts of {span} tokens of {self.tokenizer}; "
-            f"corruptions: {', '.join(self.corruptions) or 'none'})"
+            f"corruptions: {', '.join(self.corruptions) or 'none'}"
+            f"{'; ' if self.report.unusable else ''}{self.report.left_out})"
         )
 
     # --- to keep -------------------------------------------------------------------------------

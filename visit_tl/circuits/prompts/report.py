@@ -1,7 +1,9 @@
-"""What could be used of what was offered to a maker of prompts, and why not the rest."""
+"""What could be used of what was offered to a maker or reader of prompts, and why not the rest."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,16 +34,48 @@ class Usable:
 
 
 @dataclass(frozen=True)
+class Unusable:
+    """A row of a file that was left out.
+
+    Attributes:
+        index: Which one, counted from 0 in the order of the file.
+        text: Its clean prompt; empty where it has none.
+        kind: The reason in a few words; equal ones are counted together.
+        reason: What is wrong with this one.
+    """
+
+    index: int
+    text: str
+    kind: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.index} ({self.text!r}): {self.reason}"
+
+
+@dataclass(frozen=True)
 class Report:
     """How a set of prompts came about.
 
     Attributes:
         rows: What was usable, one row a kind.
         notes: What a reader of a file should know of it, one sentence each.
+        offered: How many pairs the file has; None where no file was read.
+        unusable: Those that were left out, in the order of the file.
     """
 
     rows: tuple[Usable, ...] = ()
     notes: tuple[str, ...] = ()
+    offered: int | None = None
+    unusable: tuple[Unusable, ...] = ()
+
+    @property
+    def left_out(self) -> str:
+        """How many pairs were left out and why, in one line; empty if none was."""
+        if not self.unusable:
+            return ""
+        of = "" if self.offered is None else f" of {self.offered}"
+        return f"{len(self.unusable)}{of} pairs left out: {count_kinds(self.unusable)}"
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a kind: offered, usable, rejected and why."""
@@ -60,5 +94,19 @@ class Report:
         ]
         return pd.DataFrame(rows, columns=columns)
 
+    def unusable_to_dataframe(self) -> pd.DataFrame:
+        """One row a pair that was left out: its number in the file, text, kind and reason."""
+        import pandas as pd
+
+        rows = [(each.index, each.text, each.kind, each.reason) for each in self.unusable]
+        return pd.DataFrame(rows, columns=["index", "text", "kind", "reason"])
+
     def __str__(self) -> str:
-        return "\n".join([*map(str, self.rows), *self.notes])
+        left_out = [self.left_out, *map(str, self.unusable)] if self.unusable else []
+        return "\n".join([*map(str, self.rows), *self.notes, *left_out])
+
+
+def count_kinds(unusable: Iterable[Unusable]) -> str:
+    """The reasons and how often each, the most frequent first."""
+    counts = Counter(each.kind for each in unusable)
+    return ", ".join(f"{kind} ({count})" for kind, count in counts.most_common())

@@ -85,6 +85,13 @@ def token_after_space(tokens: Tokens, word: str) -> int | None:
     return ids[-1] if tokens.text(ids[-1]).strip() == word else None
 
 
+def first_token(tokens: Tokens, word: str) -> int | None:
+    """The id of the first token of a word in the middle of a sentence; None if there is none."""
+    base = _plain(tokens, _CARRIER)
+    ids = _plain(tokens, f"{_CARRIER} {word}")
+    return ids[len(base)] if len(ids) > len(base) and ids[: len(base)] == base else None
+
+
 def pieces(tokens: Tokens, words: Sequence[str]) -> str:
     """How the tokenizer splits each word in the middle of a sentence, for messages."""
     skipped = len(_plain(tokens, _CARRIER))

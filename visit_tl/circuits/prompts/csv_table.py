@@ -1,0 +1,75 @@
+"""Prompts in CSV: cells as the text that is there, rows as long as the header."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visit_tl.circuits.prompts.foreign import read_text
+from visit_tl.circuits.prompts.unusable import MALFORMED, PairError
+from visit_tl.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV with every cell as text.
+
+    Raises:
+        InputError: it is not there, is no CSV, or is cut off.
+    """
+    import pandas as pd
+
+    text = read_text(path)
+    # Rows longer than the header would be taken for rows with an index, or be cut with a warning.
+    options = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(StringIO(text), **options)
+    except (pd.errors.ParserWarning, ValueError, OverflowError) as error:
+        raise InputError(f"{path} is not CSV, or is cut off: {error}") from error
+
+
+def take_columns(
+    path: Path, table: pd.DataFrame, wanted: Sequence[str], arguments: str
+) -> dict[int, dict[str, str]]:
+    """The rows, by number, with these columns.
+
+    Raises:
+        InputError: there is no such column, or no row.
+    """
+    missing = [column for column in wanted if column not in table.columns]
+    if missing:
+        raise InputError(
+            f"{path} has no column {', '.join(map(repr, missing))}; it has "
+            f"{', '.join(map(repr, map(str, table.columns)))}. Name its columns by {arguments}"
+        )
+    if not len(table):
+        raise InputError(
+            f"a set of prompts needs at least one prompt, but {path} has a header only"
+        )
+    rows = table[list(dict.fromkeys(wanted))].to_dict("records")
+    return {index: {str(key): row[key] for key in row} for index, row in enumerate(rows)}
+
+
+def default_corruptions(table: pd.DataFrame, corrupted: Sequence[str] | None) -> list[str]:
+    """The caller's columns; else `corrupted`, and `corrupted_hard` where the file has it."""
+    if corrupted is not None:
+        return [corrupted] if isinstance(corrupted, str) else list(corrupted)
+    return ["corrupted", *(["corrupted_hard"] if "corrupted_hard" in table.columns else [])]
+
+
+def need_cells(row: Mapping[str, str]) -> None:
+    """Refuse a row with an empty cell.
+
+    Raises:
+        PairError: a cell is empty.
+    """
+    for column, cell in row.items():
+        if not isinstance(cell, str) or not cell.strip():
+            raise PairError(MALFORMED, f"the cell {column!r} is empty; the file may be cut off")

@@ -1,0 +1,183 @@
+"""Prompts of greater-than, whose right answers are the later years of a century."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visit_tl.circuits.prompts.csv_table import (
+    default_corruptions,
+    need_cells,
+    read_table,
+    take_columns,
+)
+from visit_tl.circuits.prompts.foreign import notes_on
+from visit_tl.circuits.prompts.pair import END, Corrupted, PromptPair, check_alone
+from visit_tl.circuits.prompts.records import PromptSet
+from visit_tl.circuits.prompts.report import Report
+from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens
+from visit_tl.circuits.prompts.unusable import DISAGREE, MALFORMED, YEARS, PairError, RowErrors
+from visit_tl.circuits.prompts.year_tokens import (
+    YearTokens,
+    digits_note,
+    split_years,
+    with_digit,
+    year_tokens,
+)
+from visit_tl.model.tokens import Tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def read_greater_than(
+    path: str | Path,
+    model: Any,
+    *,
+    corrupted: Sequence[str] | None = None,
+    label: str = "label",
+    prepend_bos: bool | None = None,
+    unusable: str = "raise",
+) -> PromptSet:
+    """Read prompts of greater-than (Hanna, Liu and Variengien 2023) from EAP-IG's CSV.
+
+    A prompt such as "The war lasted from the year 1352 to the year 13" has the label 52: the years
+    53 to 99 are right, 00 to 52 are wrong. `prompts.probability_difference(logits)` is the metric
+    of the paper: the probability of the right years less that of the wrong ones.
+
+    Where each year is one token, `answers` and `wrong` are the years. Where a tokenizer writes
+    years digit by digit, both prompts get the first digit of the label at their end ("... to the
+    year 135"), so that one run shows what came first and what comes next: 6 to 9 in place of the
+    5 is right whatever follows, 0 to 4 is wrong, and after the 5 the digits 3 to 9 are right and 0
+    to 2 are wrong (`pair.first`, `answers`, `wrong`). A year is right or wrong as soon as its first
+    digit tells, so a first digit with no second one after it counts too.
+
+    Args:
+        path: The CSV, with `clean`, `corrupted` and the label.
+        model: A TransformerLens model, a `ModelView`, or a tokenizer of transformers.
+        corrupted: Columns with corrupted prompts, each read as a corruption of that name; None is
+            `corrupted`, and `corrupted_hard` where the file has it.
+        label: Column with the year, 0 to 99.
+        prepend_bos: Whether a BOS is put first; None is the model's own default. EAP-IG puts one.
+        unusable: What becomes of pairs that cannot be used: `raise` refuses the file, `skip` leaves
+            them out and lists them in `report.unusable`.
+
+    Returns:
+        The prompts, in the order of the file; `report.notes` says how years are written.
+
+    Raises:
+        InputError: the file is missing, cut off or lacks a column; the tokenizer writes years
+            neither as one token nor digit by digit; or a pair cannot be used: its label is no year
+            or not that of the prompt, no year is later, or the prompt does not end with a century.
+    """
+    path = Path(path)
+    errors = RowErrors(path, unusable)
+    tokens = open_tokens(model)
+    table = read_table(path)
+    names = default_corruptions(table, corrupted)
+    return greater_than_of_table(path, table, tokens, errors, names, label, prepend_bos)
+
+
+def greater_than_of_table(
+    path: Path,
+    table: pd.DataFrame,
+    tokens: Tokens,
+    errors: RowErrors,
+    corrupted: Sequence[str],
+    label: str,
+    prepend_bos: bool | None,
+) -> PromptSet:
+    """The prompts of a table that was read; see `read_greater_than`."""
+    cells = take_columns(path, table, ["clean", *corrupted, label], "corrupted= and label=")
+    errors.begin({index: row["clean"] for index, row in cells.items()})
+    years = year_tokens(tokens)
+
+    def parse(row: dict[str, str]) -> PromptPair:
+        need_cells(row)
+        year = _year(row["clean"], row[label])
+        # The year itself is a wrong answer, as in the paper.
+        answers, wrong = years.years[year + 1 :], years.years[: year + 1]
+        if years.digits:
+            later, others = range(year + 1, 100), range(year + 1)
+            answers, wrong, first = split_years(years.digits, later, others)
+            digit = (str(year // 10), first.token)
+            read = {
+                name: with_digit(tokens, row[name], prepend_bos, *digit)
+                for name in ("clean", *corrupted)
+            }
+        else:
+            first = None
+            read = {
+                name: (row[name], tokens.encode(row[name], prepend_bos).ids)
+                for name in ("clean", *corrupted)
+            }
+        text, ids = read["clean"]
+        pair = PromptPair(
+            text=text,
+            ids=ids,
+            answers=answers,
+            wrong=wrong,
+            positions={END: len(ids) - 1},
+            corrupted={name: Corrupted(*read[name]) for name in corrupted},
+            first=first,
+        )
+        check_alone(pair)
+        return pair
+
+    found = errors.each(cells, parse)
+    pairs = tuple(found.values())
+    eos = tokens.eos
+    notes = (_note(tokens, years, [cells[index]["clean"] for index in found]), *notes_on(pairs))
+    return PromptSet(
+        pairs,
+        name_of(tokens),
+        "greater-than",
+        0 if eos is None else eos,
+        errors.report(Report(notes=tuple(filter(None, notes)))),
+    )
+
+
+def _year(text: str, cell: str) -> int:
+    """The label as a year, if it is that of the prompt.
+
+    Raises:
+        PairError: it is not.
+    """
+    if not re.fullmatch(r"[0-9]{1,2}", cell.strip()):
+        raise PairError(MALFORMED, f"the label {cell[:40]!r} is no year of two digits, 0 to 99")
+    year = int(cell)
+    century = re.search(r"(?<![0-9])[0-9]{2}\Z", text)
+    if century is None:
+        raise PairError(
+            YEARS, "it does not end with the two digits of a century, which a year could follow"
+        )
+    stated = re.findall(rf"(?<![0-9]){century.group()}([0-9]{{2}})(?![0-9])", text)
+    if stated and f"{year:02d}" not in stated:
+        raise PairError(
+            DISAGREE,
+            f"the label is {year}, but the prompt names the year {century.group()}{stated[-1]}",
+        )
+    if year == 99:
+        raise PairError(YEARS, "the label is 99, and no year of two digits is later")
+    return year
+
+
+def _note(tokens: Tokens, years: YearTokens, texts: Sequence[str]) -> str:
+    """How the years are written, where that is not one token after the century."""
+    if years.digits:
+        return digits_note(tokens)
+    other = 0
+    for text in texts:
+        century = text[-2:]
+        stated = re.findall(rf"(?<![0-9]){century}([0-9]{{2}})(?![0-9])", text)
+        for year in stated[-1:]:
+            ids = tokens.encode(text + year, False).ids
+            other += ids != (*tokens.encode(text, False).ids, years.years[int(year)])
+    if not other:
+        return ""
+    return (
+        f"in {other} pairs {name_of(tokens)} would write the year in other tokens than its century "
+        f"and two digits, so it may not expect two digits there"
+    )
