@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError
+from visit_tl.model.from_transformers import is_transformers_model
+from visit_tl.model.given import model_given, where_inside
 from visit_tl.model.norm import Norm, read_norm
 from visit_tl.model.tokens import Tokens
 
@@ -49,7 +51,11 @@ class ModelView:
     changes it.
 
     Args:
-        model: The model, as the caller has it.
+        model: The model, as the caller has it; or a wrapper around it, or its name (see
+            `visit_tl.model.given`).
+
+    Attributes:
+        model: The model itself.
 
     Raises:
         ModelError: it is no such model, or one that cannot be taken apart exactly; the message
@@ -57,6 +63,7 @@ class ModelView:
     """
 
     def __init__(self, model: Any) -> None:
+        model = model_given(model)
         _require_transformer_lens(model)
         self.model = model
         cfg = model.cfg
@@ -259,9 +266,19 @@ def _require_transformer_lens(model: Any) -> None:
     if missing:
         raise ModelError(
             f"{type(model).__name__} is no TransformerLens model (it has no "
-            f"{', '.join(missing)}); pass a HookedTransformer, a TransformerBridge, or what "
-            f"visit_tl.load_model gives"
+            f"{', '.join(missing)}); {_what_to_pass(model)}"
         )
+
+
+def _what_to_pass(model: Any) -> str:
+    if is_transformers_model(model):
+        return (
+            "it is a model of transformers: pass what "
+            "visit_tl.load_model(model, tokenizer=tokenizer) gives"
+        )
+    if (inside := where_inside(model)) is not None:
+        return f"it holds one: pass model.{inside}"
+    return "pass a HookedTransformer, a TransformerBridge, or what visit_tl.load_model gives"
 
 
 def _weight(module: Any, name: str, where: str) -> Tensor:
