@@ -36,8 +36,13 @@ _STATED: Final[dict[str, tuple[str, ...]]] = {
     "rope.freq_base": ("rope_theta",),
     "rope.scaling.factor": ("factor",),
 }
-# What the same number is where a configuration does not have it.
-_UNSAID: Final = {"rope.scaling.factor": 1.0}
+# What it means that a configuration does not have such a number; of others it means nothing.
+_UNSAID: Final = {
+    "attention.sliding_window": 0,
+    "attn_logit_softcapping": 0,
+    "final_logit_softcapping": 0,
+    "rope.scaling.factor": 1,
+}
 
 
 def is_gguf(path: Path) -> bool:
@@ -149,30 +154,52 @@ def _require_all(path: Path, reader: Any, hf_model: Any, unfilled: list[str]) ->
 
 def _require_same_numbers(path: Path, kind: str, reader: Any, config: Any) -> None:
     """The configuration says what the file says, where both say something."""
-    for key, names in _STATED.items():
+    read_of = {key: _of_config(config, names) for key, names in _STATED.items()}
+    read_of["rope.dimension_count"] = _rotated(config)
+    for key, read in read_of.items():
         field = reader.fields.get(f"{kind}.{key}")
         stated = None if field is None else field.contents()
-        read = _of_config(config, names)
         read = _UNSAID.get(key) if read is None else read
         if not isinstance(stated, int | float) or not isinstance(read, int | float):
             continue
+        if key == "attention.sliding_window" and min(stated, read or stated) >= _context(config):
+            continue  # such a window hides nothing
         if not math.isclose(stated, read, rel_tol=1e-5):
             raise ModelError(
                 f"{path} says {kind}.{key} = {stated:g}, and transformers "
-                f"{transformers_version()} reads {names[0]} = {read:g}; the model would compute "
-                f"something else. Open it from its original folder instead"
+                f"{transformers_version()} reads {read:g}; the model would compute something "
+                f"else. Open it from its original folder instead"
             )
 
 
 def _of_config(config: Any, names: tuple[str, ...]) -> Any:
     """The first of these that a configuration or its rotary part has."""
-    rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    rotary = rotary.get("full_attention", rotary)
+    rotary = _rotary(config)
     for name in names:
         found = rotary.get(name, getattr(config, name, None))
         if found is not None:
             return found
     return None
+
+
+def _rotary(config: Any) -> dict[str, Any]:
+    """What a configuration says of rotary positions."""
+    said = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return said.get("full_attention", said)
+
+
+def _rotated(config: Any) -> float | None:
+    """How many dimensions of a head are turned; None where nothing is said."""
+    heads = getattr(config, "num_attention_heads", None)
+    width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else None)
+    share = _rotary(config).get(
+        "partial_rotary_factor", getattr(config, "partial_rotary_factor", None)
+    )
+    return None if width is None else int(width * (1 if share is None else share))
+
+
+def _context(config: Any) -> int:
+    return int(getattr(config, "max_position_embeddings", None) or 0)
 
 
 def _forget_quantisation(hf_model: Any) -> None:
