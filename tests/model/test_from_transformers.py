@@ -172,13 +172,6 @@ def test_a_model_without_an_unembedding_is_refused():
         opened(tiny.hf_llama().model)
 
 
-def test_adapters_are_to_be_merged_first():
-    hf_model = tiny.hf_llama()
-    hf_model.merge_and_unload = lambda: None  # as peft's models have it
-    with pytest.raises(vt.ModelError, match=r"what model\.merge_and_unload\(\) returns"):
-        opened(hf_model)
-
-
 @pytest.mark.parametrize("option", ["device", "dtype"])
 def test_the_callers_model_is_not_moved_or_converted(option):
     with pytest.raises(vt.InputError, match=f"opened already, so {option} cannot be given"):

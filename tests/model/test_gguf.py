@@ -177,7 +177,6 @@ def test_weights_that_transformers_passes_over_are_not_left_out(name, tmp_path):
         ("llama.rope.scaling.factor", 4.0),
         ("llama.attention.sliding_window", 3.0),
         ("llama.final_logit_softcapping", 30.0),
-        ("llama.attention.layer_norm_epsilon", 0.5),
     ],
 )
 def test_numbers_of_the_header_that_transformers_passes_over_are_not_left_out(key, value, tmp_path):

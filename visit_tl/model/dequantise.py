@@ -43,8 +43,7 @@ def gguf_model(gguf: Path, dtype: Any) -> tuple[Any, list[str]]:
     """
     from transformers import AutoModelForCausalLM
 
-    model: Any
-    model, said = AutoModelForCausalLM.from_pretrained(
+    opened: Any = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
         local_files_only=True,
@@ -52,6 +51,7 @@ def gguf_model(gguf: Path, dtype: Any) -> tuple[Any, list[str]]:
         output_loading_info=True,
         **{dtype_argument(): dtype},
     )
+    model, said = opened
     unfilled = {*said["missing_keys"], *(key for key, *_ in said["mismatched_keys"])}
     return model, sorted(unfilled)
 

@@ -55,11 +55,6 @@ def open_transformers(hf_model: Any, tokenizer: Any, kwargs: dict[str, Any]) -> 
             f"{kind} is opened already, so {', '.join(asked)} cannot be given; move or convert it "
             f"before, as in load_model(model.to(...), tokenizer=tokenizer)"
         )
-    if hasattr(hf_model, "merge_and_unload"):
-        raise ModelError(
-            f"{kind} adds adapters to its weights; give load_model what "
-            f"model.merge_and_unload() returns"
-        )
     if hf_model.get_output_embeddings() is None:
         raise ModelError(
             f"{kind} has no unembedding, so nothing of it reads as words; open it with "

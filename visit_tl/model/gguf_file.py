@@ -188,7 +188,7 @@ def _rotary(config: Any) -> dict[str, Any]:
     return said.get("full_attention", said)
 
 
-def _rotated(config: Any) -> float | None:
+def _rotated(config: Any) -> int | None:
     """How many dimensions of a head are turned; None where nothing is said."""
     heads = getattr(config, "num_attention_heads", None)
     width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else None)

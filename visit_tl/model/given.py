@@ -6,6 +6,8 @@ import os
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from visit_tl.model.from_transformers import is_transformers_model
+
 # Where a wrapper keeps the model that it calls: torch.compile, and DataParallel and its kind.
 _INNER: Final = ("_orig_mod", "module")
 
@@ -40,13 +42,18 @@ def model_inside(model: Any) -> Any:
     return model
 
 
-def where_inside(model: Any) -> str | None:
-    """The attribute of a module at which it holds a model of TransformerLens, if it does."""
-    modules = getattr(model, "named_modules", None)
-    if not callable(modules):
-        return None
-    found = (name for name, module in model.named_modules() if name and _is_model(module))
-    return next(found, None)
+def what_to_pass(model: Any) -> str:
+    """What to give instead of what is no model of TransformerLens, to end an error with."""
+    if is_transformers_model(model):
+        return (
+            "it is a model of transformers: pass what "
+            "visit_tl.load_model(model, tokenizer=tokenizer) gives"
+        )
+    modules = model.named_modules() if callable(getattr(model, "named_modules", None)) else ()
+    for name, module in modules:
+        if name and hasattr(module, "cfg") and hasattr(module, "run_with_hooks"):
+            return f"it holds one: pass model.{name}"
+    return "pass a HookedTransformer, a TransformerBridge, or what visit_tl.load_model gives"
 
 
 def _inside(model: Any) -> Any:
@@ -76,7 +83,3 @@ def _computes_the_same(wrapper: Any, inner: Any) -> bool:
         except Exception:
             _TRIED[wrapper] = False
     return _TRIED[wrapper]
-
-
-def _is_model(module: Any) -> bool:
-    return hasattr(module, "cfg") and hasattr(module, "run_with_hooks")

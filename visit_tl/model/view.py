@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError
-from visit_tl.model.from_transformers import is_transformers_model
-from visit_tl.model.given import model_given, where_inside
+from visit_tl.model.given import model_given, what_to_pass
 from visit_tl.model.norm import Norm, read_norm
 from visit_tl.model.tokens import Tokens
 
@@ -266,19 +265,8 @@ def _require_transformer_lens(model: Any) -> None:
     if missing:
         raise ModelError(
             f"{type(model).__name__} is no TransformerLens model (it has no "
-            f"{', '.join(missing)}); {_what_to_pass(model)}"
+            f"{', '.join(missing)}); {what_to_pass(model)}"
         )
-
-
-def _what_to_pass(model: Any) -> str:
-    if is_transformers_model(model):
-        return (
-            "it is a model of transformers: pass what "
-            "visit_tl.load_model(model, tokenizer=tokenizer) gives"
-        )
-    if (inside := where_inside(model)) is not None:
-        return f"it holds one: pass model.{inside}"
-    return "pass a HookedTransformer, a TransformerBridge, or what visit_tl.load_model gives"
 
 
 def _weight(module: Any, name: str, where: str) -> Tensor:
