@@ -172,6 +172,13 @@ def test_a_model_without_an_unembedding_is_refused():
         opened(tiny.hf_llama().model)
 
 
+def test_adapters_around_a_model_are_refused_with_what_to_give():
+    hf_model = tiny.hf_llama()
+    hf_model.get_base_model = lambda: None  # as peft's models have it
+    with pytest.raises(vt.ModelError, match=r"give load_model what model\.get_base_model\(\)"):
+        opened(hf_model)
+
+
 @pytest.mark.parametrize("option", ["device", "dtype"])
 def test_the_callers_model_is_not_moved_or_converted(option):
     with pytest.raises(vt.InputError, match=f"opened already, so {option} cannot be given"):
@@ -183,8 +190,11 @@ def test_an_architecture_that_transformer_lens_does_not_know_is_named():
     hf_model = tiny.hf_llama()
     hf_model.config.architectures = ["UnheardOfForCausalLM"]
     hf_model.config.model_type = "unheard-of"
-    with pytest.raises(vt.ModelError, match=r"cannot open 'unheard-of'.*Expected a decoder"):
+    with pytest.raises(
+        vt.ModelError, match=r"cannot open 'unheard-of'.*Expected a decoder"
+    ) as caught:
         opened(hf_model)
+    assert "HF_HUB_OFFLINE" not in str(caught.value)
 
 
 def test_a_model_of_transformer_lens_needs_no_opening():

@@ -55,6 +55,11 @@ def open_transformers(hf_model: Any, tokenizer: Any, kwargs: dict[str, Any]) -> 
             f"{kind} is opened already, so {', '.join(asked)} cannot be given; move or convert it "
             f"before, as in load_model(model.to(...), tokenizer=tokenizer)"
         )
+    if callable(getattr(hf_model, "get_base_model", None)):
+        raise ModelError(
+            f"{kind} is adapters around a model; give load_model what model.get_base_model() "
+            f"returns, which has them in its layers, or merge them with model.merge_and_unload()"
+        )
     if hf_model.get_output_embeddings() is None:
         raise ModelError(
             f"{kind} has no unembedding, so nothing of it reads as words; open it with "

@@ -93,10 +93,7 @@ def load_model(
     """
     if is_transformers_model(opened := model_inside(name)):
         _import_libraries()
-        with (
-            _refusals(name_of(opened), _DECODER),
-            _quiet(not verbose),
-        ):
+        with _refusals(name_of(opened), _DECODER), _quiet(not verbose):
             return open_transformers(opened, tokenizer, kwargs)
     if not isinstance(name, str | os.PathLike):
         raise InputError(
@@ -246,7 +243,8 @@ def _refusal(name: str, error: Exception, remedy: str) -> str:
         files = sorted(file.name for file in folder.glob("*.gguf"))
         hint = f" It holds {files[0]}: give the path of that file." if files else ""
         parts.append(f"It is a folder without config.json.{hint}")
-    elif not folder.exists() and os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}:
+    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}
+    if offline and remedy != _DECODER and not folder.exists():
         parts.append("HF_HUB_OFFLINE is set: only models already on this machine can be opened.")
     parts.append(remedy)
     return " ".join(parts)
