@@ -107,6 +107,8 @@ def wrapped(
         with tempfile.TemporaryDirectory(prefix="visit-tl-") as place:
             config = copy.deepcopy(hf_model.config)
             config.architectures = architectures(hf_model)
+            # TransformerLens 2 asks GPT-2 for it; transformers has stopped to write it.
+            config.n_ctx = getattr(config, "n_ctx", config.max_position_embeddings)
             config.save_pretrained(place)
             return hooked_from_folder(Path(place), hf_model, tokenizer, dtype, device, kwargs)
     from transformer_lens.model_bridge import TransformerBridge
