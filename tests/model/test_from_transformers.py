@@ -30,7 +30,12 @@ def opened(hf_model, **options):
     return vt.load_model(hf_model, tokenizer=tiny.tokenizer(), verbose=False, **options)
 
 
-@pytest.mark.parametrize("make", [tiny.hf_gpt2, tiny.hf_llama], ids=["gpt2", "llama"])
+def hf_gpt2():
+    # TransformerLens 2 knows GPT-2 with MLPs of four times the width only.
+    return tiny.hf_gpt2(n_inner=64)
+
+
+@pytest.mark.parametrize("make", [hf_gpt2, tiny.hf_llama], ids=["gpt2", "llama"])
 def test_a_model_of_transformers_is_opened_with_its_numbers(make):
     hf_model = make()
     own = logits(make())

@@ -187,7 +187,9 @@ def _open_folder(folder: Path, kwargs: dict[str, Any]) -> Any:
         folder, attn_implementation="eager", local_files_only=True, **{dtype_argument(): dtype}
     )
     hf_model = hf_model.to(device)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = kwargs.pop("tokenizer", None)
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return wrapped(hf_model, tokenizer, folder, dtype, device, kwargs)
 
 
