@@ -57,7 +57,8 @@ test: $(VENV)/test  ## every test
 # The core tests with the releases of TransformerLens that are not the newest, each in an environment
 # of its own under build/. What is about pages, browsers and the embedded model is not about releases.
 RELEASES := 2.18 3.9
-CORE := tests/atlas tests/causal tests/circuits tests/graph tests/studies tests/test_by_hand.py tests/test_cli.py \
+CORE := tests/atlas tests/causal tests/circuits tests/graph tests/studies tests/model/test_from_transformers.py \
+	tests/model/test_gguf.py tests/model/test_given.py tests/test_by_hand.py tests/test_cli.py \
 	tests/test_components.py tests/test_lens.py tests/test_refusals.py tests/test_releases.py \
 	tests/test_states.py tests/test_tokens.py tests/test_trace.py
 # The beartype that 2.18 insists on cannot check this package; the other releases do that.
