@@ -180,7 +180,7 @@ def models() -> None:
 
     for model in EMBEDDED:
         _say(f"{model.name}: {model.description} ({model.licence})")
-    _say("Any other name, or a local folder, is opened by TransformerLens.")
+    _say("A GGUF file, a local folder, and any other name that TransformerLens opens will do too.")
 
 
 @app.command()
