@@ -22,7 +22,9 @@ from visit_tl.model.releases import TESTED
 ROOT = Path(__file__).parent.parent
 PROMISED = ("3.10", "3.11", "3.12", "3.13")
 LANES = ("oldest", "tl-2.18", "tl-3.9")
-PIN = re.compile(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!]+)(?: ; (.*))?")  # no URL, no index, no local tag
+PIN = re.compile(
+    r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!]+)(?: ; (.*))?"
+)  # no URL, no index, no local tag
 
 
 def pins(name, python="3.11.7"):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from visit_tl.graph.ids import NodeId
     from visit_tl.graph.records import Edge, Node
     from visit_tl.lens import Readout, read
+    from visit_tl.model.kept import release_models
     from visit_tl.model.load import load_model
     from visit_tl.model.view import ModelView
     from visit_tl.states import LensTable, lens_table
@@ -43,6 +44,7 @@ _HOMES = {
     "flow_graphs": "visit_tl.xray",
     "generate": "visit_tl.xray",
     "load_model": "visit_tl.model.load",
+    "release_models": "visit_tl.model.kept",
     "FlowGraph": "visit_tl.graph.flow",
     "Node": "visit_tl.graph.records",
     "Edge": "visit_tl.graph.records",
@@ -92,6 +94,7 @@ __all__ = [
     "lens_table",
     "load_model",
     "read",
+    "release_models",
     "view",
 ]
 

@@ -117,7 +117,7 @@ def bench(
     """Time the bare product, the readout, TransformerLens's readout, the forward pass and graphs.
 
     Args:
-        model: A HookedTransformer or TransformerBridge, or what `load_model` gives.
+        model: As for `flow_graph`.
         vectors: How many vectors the readouts read.
         repeats: How often each is done; the quickest counts.
         prompts: For how many prompts at once graphs are timed.
@@ -137,7 +137,7 @@ def bench(
         if number < 1:
             raise InputError(f"{name} must be at least 1, got {number}")
     view = ModelView(model)
-    asked = _Asked(view, model, vectors, repeats)
+    asked = _Asked(view, view.model, vectors, repeats)
     jobs = [
         asked.readout(view, view.name),
         asked.graph(),

@@ -19,6 +19,7 @@ from visit_tl.errors import VisitError
 from visit_tl.graph import conserve
 from visit_tl.model import releases
 from visit_tl.model.facts import UNKNOWN, facts
+from visit_tl.model.given import model_given
 from visit_tl.model.own_cache import NEW_TOKENS, generation_error
 from visit_tl.model.patch import Write
 from visit_tl.model.replay import KeptRun
@@ -185,11 +186,15 @@ def check(model: Any) -> CheckReport:
     is left as it was.
 
     Args:
-        model: A HookedTransformer or TransformerBridge, or what `load_model` gives.
+        model: As for `flow_graph`.
 
     Returns:
         What was found. A model that cannot be taken apart is no error: the verdict says why.
+
+    Raises:
+        ModelError: a name that cannot be opened.
     """
+    model = model_given(model)
     laws: list[LawError] = []
     missing: tuple[str, ...] | None = None
     tolerance: float | None = None

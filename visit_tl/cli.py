@@ -44,7 +44,10 @@ def graph(
         Path | None, typer.Option("--json", help="Write the graph here (.json).")
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", help="Embedded model, local folder or TransformerLens name.")
+        str,
+        typer.Option(
+            "--model", help="Embedded model, GGUF file, local folder or TransformerLens name."
+        ),
     ] = "smollm2-135m",
     layers: Annotated[
         str | None, typer.Option("--layers", help="Blocks, such as 22-29 or 29. Default: all.")
@@ -125,7 +128,7 @@ def graph(
 @app.command()
 def check(
     model: Annotated[
-        str, typer.Argument(help="Embedded model, local folder or TransformerLens name.")
+        str, typer.Argument(help="Embedded model, GGUF file, local folder or TransformerLens name.")
     ],
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -146,7 +149,7 @@ def check(
 @app.command()
 def bench(
     model: Annotated[
-        str, typer.Argument(help="Embedded model, local folder or TransformerLens name.")
+        str, typer.Argument(help="Embedded model, GGUF file, local folder or TransformerLens name.")
     ] = "smollm2-135m",
     vectors: Annotated[
         int, typer.Option("--vectors", help="How many vectors the readouts read.")
@@ -177,7 +180,7 @@ def models() -> None:
 
     for model in EMBEDDED:
         _say(f"{model.name}: {model.description} ({model.licence})")
-    _say("Any other name, or a local folder, is opened by TransformerLens.")
+    _say("A GGUF file, a local folder, and any other name that TransformerLens opens will do too.")
 
 
 @app.command()

@@ -29,7 +29,7 @@ def build(
         list[str], typer.Option("--target", help="A token that graphs will follow; repeat it.")
     ],
     model: Annotated[
-        str, typer.Argument(help="Embedded model, local folder or TransformerLens name.")
+        str, typer.Argument(help="Embedded model, GGUF file, local folder or TransformerLens name.")
     ] = "smollm2-135m",
     k: Annotated[int, typer.Option("--k", help="How many top and bottom tokens.")] = 5,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,

@@ -55,7 +55,9 @@ def flow_graph(
 
     Args:
         model: A HookedTransformer or TransformerBridge, or what `load_model` gives. It is run once
-            and left exactly as it was.
+            and left exactly as it was. A wrapper that computes the same (`torch.compile(model)`,
+            `DataParallel(model)`) stands for the model in it. A name or path that `load_model`
+            takes is opened once and kept (see `visit_tl.release_models`).
         prompt: Text, or token ids of shape [pos] or [1, pos].
         target: The token to follow, as text (one token, with its space) or id; None is the model's
             own prediction.

@@ -385,12 +385,12 @@ def test_unknown_names_are_refused_with_the_possible_ones():
     assert "cannot open 'smolm2-135m'" in text
     assert "Did you mean 'smollm2-135m'?" in text
     assert "HF_HUB_OFFLINE is set" in text
-    assert "an embedded model (smollm2-135m), a folder" in text
+    assert "an embedded model (smollm2-135m), a GGUF file, a folder" in text
     assert "\n" not in text
 
 
 def test_folders_that_hold_no_model_are_refused(tmp_path):
-    with pytest.raises(ModelError, match="there is no folder"):
+    with pytest.raises(ModelError, match="there is no file or folder"):
         load_model(str(tmp_path / "absent"))
     with pytest.raises(ModelError, match=r"a folder without config\.json"):
         load_model(str(tmp_path), verbose=False)

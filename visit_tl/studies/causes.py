@@ -60,7 +60,7 @@ def causes(
     for pair, answer, against in rows:
         where = pair.positions
         measured = effects(
-            model,
+            view.model,
             list(pair.ids),
             logit_difference(answer, against),
             nodes=[head.at(where[name]) for name, heads in chosen.items() for head in heads],

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from visit_tl.circuits.prompts.pair import END
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.errors import InputError
+from visit_tl.model.given import model_given
 from visit_tl.model.view import ModelView
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def baseline(
     """Run a model on prompts, batches of equal length, and read the answers at END.
 
     Args:
-        model: A TransformerLens model or a `ModelView`.
+        model: As for `flow_graph`, or a `ModelView`.
         prompts: The prompts; each must have one answer and one wrong answer.
         corruption: Run these corrupted prompts instead of the clean ones.
         batch_size: How many prompts at once.
@@ -116,7 +117,7 @@ def baseline(
     """
     if type(batch_size) is not int or batch_size < 1:
         raise InputError(f"batch_size is a number of prompts, at least 1; got {batch_size!r}")
-    model = model.model if isinstance(model, ModelView) else model
+    model = model.model if isinstance(model, ModelView) else model_given(model)
     tokens, _ = prompts.padded(corruption)
     answers, wrong, ends = prompts.answers, prompts.wrong, prompts.positions[END]
     largest = int(max(tokens.max(), answers.max(), wrong.max()))

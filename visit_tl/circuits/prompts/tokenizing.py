@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from visit_tl.errors import InputError
+from visit_tl.model.given import model_given
 from visit_tl.model.tokens import Tokens
 from visit_tl.model.view import ModelView
 
@@ -53,8 +54,7 @@ def open_tokens(model: Any) -> Tokens:
     """
     if isinstance(model, Tokens):
         return model
-    if isinstance(model, ModelView):
-        model = model.model
+    model = model.model if isinstance(model, ModelView) else model_given(model)
     if hasattr(model, "to_tokens") and hasattr(model, "cfg"):
         cfg = model.cfg
         name = str(getattr(cfg, "model_name", None) or type(model).__name__)
