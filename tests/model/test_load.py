@@ -445,7 +445,7 @@ def no_network(monkeypatch):
 
 
 @pytest.mark.model
-def test_the_second_load_converts_nothing_and_is_offline_and_quiet(smol, no_network, capfd, monkeypatch):
+def test_the_second_load_converts_nothing_offline_and_quiet(smol, no_network, capfd, monkeypatch):
     import torch
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
