@@ -135,18 +135,6 @@ def test_tokens_with_one_and_the_same_column_have_one_rank_wherever_their_tiles_
     assert torch.equal(ranks[:, 0], (logits > logits[:, 5:6]).sum(-1))
 
 
-def test_the_product_of_onednn_is_that_of_torch(monkeypatch):
-    view = ModelView(wide())
-    vectors = torch.randn(40, view.d_model, generator=torch.Generator().manual_seed(7))
-    quick = lens.read(view, vectors, [17], k=5)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    plain = lens.read(view, vectors, [17], k=5)
-    assert torch.equal(quick.top_ids, plain.top_ids)
-    assert torch.equal(quick.target_ranks, plain.target_ranks)
-    torch.testing.assert_close(quick.entropy, plain.entropy, atol=1e-5, rtol=1e-6)
-    torch.testing.assert_close(quick.target_logits, plain.target_logits, atol=1e-5, rtol=1e-6)
-
-
 @pytest.mark.parametrize("tile", [2, 3, 5, 64])
 def test_ties_at_the_edge_of_k_go_to_the_lower_id_whatever_the_tiles(tile, monkeypatch):
     model = tiny.native(normalization_type=None)

@@ -16,7 +16,7 @@ import torch
 from visit_tl import kernel_store
 from visit_tl.errors import InputError
 from visit_tl.kernel import Kernel
-from visit_tl.kernel_trial import quickest
+from visit_tl.kernel_trial import trial
 from visit_tl.machine import processor
 from visit_tl.model.view import ModelView
 from visit_tl.product import ways
@@ -84,9 +84,12 @@ def kernel_for(
         large = view.W_U.numel() >= _NUMBERS
         if not large or (vectors is not None and vectors * view.W_U.numel() < WORTH):
             return Choice(USUAL, "the usual; nothing was tried yet for so little work")
-        kernel = quickest(view, USUAL, torch.get_num_threads())
-        kernel_store.save(facts, kernel)
-        _found[place] = Choice(kernel, "by a trial on this machine")
+        tried = trial(view, USUAL, torch.get_num_threads())
+        if tried.complete:
+            kernel_store.save(facts, tried.kernel)
+            _found[place] = Choice(tried.kernel, "by a trial on this machine")
+        else:
+            _found[place] = Choice(USUAL, "the usual; the machine was too busy for a trial")
         return _found[place]
 
 

@@ -1,15 +1,16 @@
 """Which kernel is the quickest here, found by reading a little with each in turn.
 
 Processors differ in more than can be looked up: in which library multiplies quicker, in how large a
-tile stays in the nearest cache, in what a thread costs. So each kernel reads the same vectors from
-the same part of the vocabulary, several times round, since other work on the machine comes and
-goes; the quickest time of each counts, and those that are far behind are left out of later rounds.
+tile stays in the nearest cache, in what a thread costs. So each kernel reads some vectors from the
+same part of the vocabulary, several times round, since other work on the machine comes and goes;
+the quickest time of each counts, and those that are far behind are left out of later rounds.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -26,20 +27,38 @@ _BEHIND: Final = 1.25
 """How many times the quickest a kernel may take to be tried again."""
 _CLEAR: Final = 0.97
 """What a kernel must take of the usual one's time to be taken instead of it."""
-_K: Final = 5
 _TILES: Final = ((256, 2048), (256, 4096), (512, 2048), (128, 4096), (512, 4096))
-_WIDE: Final = 1024
-"""The d_model from which on the product is so much of the work that fewer vectors tell."""
+_SPAN: Final = 4096
+"""Tokens that are read in a round."""
+_K: Final = 5
+
+Read = Callable[[int], None]
+"""Read vectors from the part of the vocabulary of a round."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial found.
+
+    Attributes:
+        kernel: The quickest, or the usual one if no other is clearly quicker.
+        seconds: The time of each that was tried, per vector and part of the vocabulary.
+        complete: Whether each was tried; on a busy machine there may be no time for it.
+    """
+
+    kernel: Kernel
+    seconds: dict[Kernel, float]
+    complete: bool
 
 
 def candidates(view: ModelView, threads: int) -> list[Kernel]:
-    """The kernels that are tried, likely ones first: tiles are as high as there are threads."""
+    """The kernels that are tried, likely ones first; the more threads, the higher the tiles."""
     share = min(4, max(1, threads // 4))
     found = ways(view.W_U.device, torch.float32)
     return [Kernel(way, rows * share, columns) for rows, columns in _TILES for way in found]
 
 
-def quickest(view: ModelView, usual: Kernel, threads: int) -> Kernel:
+def trial(view: ModelView, usual: Kernel, threads: int) -> Trial:
     """Try the candidates on a model's own unembedding, for less than a second.
 
     Args:
@@ -49,44 +68,56 @@ def quickest(view: ModelView, usual: Kernel, threads: int) -> Kernel:
     """
     kernels = candidates(view, threads)
     kernels = [usual, *(kernel for kernel in kernels if kernel != usual)]
-    rows = max(kernel.rows for kernel in kernels) // (1 if view.d_model <= _WIDE else 2)
-    last = min(view.d_vocab, max(kernel.columns for kernel in kernels))
+    parts = max(1, view.d_vocab // _SPAN)
+    generator = torch.Generator().manual_seed(0)
+
+    def reader(kernel: Kernel) -> Read:
+        vectors = torch.randn((kernel.rows, view.d_model), generator=generator)
+        targets = torch.zeros((kernel.rows, 1), dtype=torch.long)
+        tiled = TiledReadout(view, vectors, targets, _K, kernel, apply_norm=True)
+
+        def read(turn: int) -> None:
+            start = turn % parts * _SPAN
+            tiled.see(start, min(start + _SPAN, view.d_vocab))
+
+        return read
+
     with torch.no_grad():
-        vectors = view.W_U[:, torch.arange(rows, device=view.W_U.device) % view.d_vocab].T.float()
-        targets = torch.zeros((rows, 1), dtype=torch.long, device=vectors.device)
-
-        def reader(kernel: Kernel) -> Callable[[], None]:
-            tiled = TiledReadout(view, vectors, targets, _K, kernel, apply_norm=True)
-            return lambda: tiled.see(0, last)
-
-        return _quickest(kernels, reader, time.perf_counter)
+        return compared(kernels, reader, time.perf_counter)
 
 
-def _quickest(
-    kernels: Sequence[Kernel],
-    reader: Callable[[Kernel], Callable[[], None]],
-    clock: Callable[[], float],
-) -> Kernel:
-    """The kernel whose reader was the quickest; the first, unless another is clearly quicker."""
-    best: dict[Kernel, float] = {}
-    readers: dict[Kernel, Callable[[], None]] = {}
+def compared(
+    kernels: Sequence[Kernel], reader: Callable[[Kernel], Read], clock: Callable[[], float]
+) -> Trial:
+    """Time the readers of kernels in turns, each for as many vectors as its tile is high.
+
+    Args:
+        kernels: What is tried, the usual one first.
+        reader: Makes the reader of a kernel.
+        clock: Seconds since some time.
+    """
     end = clock() + SECONDS
-    for kernel in _turns(kernels, best):
+    best: dict[Kernel, float] = {}
+    readers: dict[Kernel, Read] = {}
+    for turn, kernel in _turns(kernels, best):
         if kernel not in readers:
             readers[kernel] = reader(kernel)
         start = clock()
-        readers[kernel]()
+        readers[kernel](turn)
         now = clock()
-        best[kernel] = min(best.get(kernel, float("inf")), now - start)
+        best[kernel] = min(best.get(kernel, float("inf")), (now - start) / kernel.rows)
         if now >= end:
             break
-    found = min(best, key=lambda kernel: best[kernel])
-    return found if best[found] < _CLEAR * best[kernels[0]] else kernels[0]
+    quickest = min(best, key=lambda kernel: best[kernel])
+    clear = best[quickest] < _CLEAR * best[kernels[0]]
+    return Trial(quickest if clear else kernels[0], best, len(best) == len(kernels))
 
 
-def _turns(kernels: Sequence[Kernel], best: dict[Kernel, float]) -> Iterator[Kernel]:
-    """Round after round of the kernels, as what is known of them leaves them in the trial."""
-    yield from kernels
-    for _ in range(_ROUNDS - 1):
+def _turns(kernels: Sequence[Kernel], best: dict[Kernel, float]) -> Iterator[tuple[int, Kernel]]:
+    """Round after round of the kernels that are not known to be far behind."""
+    yield from ((0, kernel) for kernel in kernels)
+    for turn in range(1, _ROUNDS):
         limit = _BEHIND * min(best.values())
-        yield from [kernel for kernel in kernels if best[kernel] <= limit]
+        # What is made and seen first takes longer: nothing is left out for it.
+        kept = [kernel for kernel in kernels if turn == 1 or best[kernel] <= limit]
+        yield from ((turn, kernel) for kernel in kept)

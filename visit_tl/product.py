@@ -93,6 +93,13 @@ def exact(
     """
     if rows.device.type == "cpu" or not _has_float64(rows.device):
         return plain(rows, columns)
+    return rounded(rows, columns)
+
+
+def rounded(
+    rows: Float[Tensor, "row d_model"], columns: Float[Tensor, "d_model column"]
+) -> Float[Tensor, "row column"]:
+    """The product in float64, rounded to the type of its rows."""
     return (rows.double() @ columns.double()).to(rows.dtype)
 
 

@@ -26,7 +26,8 @@ def untransformed(
     view: ModelView, x: Float[Tensor, "row d_model"], tokens: Int[Tensor, " token"]
 ) -> Float[Tensor, "row token"]:
     """Logits before the transform, which of the others are asked for making no difference."""
-    return biased(view, exact(x, view.W_U[:, tokens].to(x.dtype)), tokens)
+    # Rows of the transpose: a tied unembedding lies in memory as one row a token.
+    return biased(view, exact(x, view.W_U.T[tokens].T.to(x.dtype)), tokens)
 
 
 def biased(
