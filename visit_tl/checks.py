@@ -17,6 +17,7 @@ from visit_tl import components
 from visit_tl.causal.replay import Replay
 from visit_tl.errors import VisitError
 from visit_tl.graph import conserve
+from visit_tl.kernel_choice import kernel_for
 from visit_tl.model import releases
 from visit_tl.model.facts import UNKNOWN, facts
 from visit_tl.model.given import model_given
@@ -106,6 +107,7 @@ class CheckReport:
     tested: str = ""
     patched: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+    readout: str = _NOT_TRIED
 
     @property
     def exact(self) -> bool:
@@ -150,6 +152,7 @@ class CheckReport:
             ("hooks missing", hooks),
             ("patching", self.patching),
             ("generation", self.generation),
+            ("readout", self.readout),
             ("tested with", self.tested),
             ("verdict", self.verdict),
         ]
@@ -199,7 +202,7 @@ def check(model: Any) -> CheckReport:
     missing: tuple[str, ...] | None = None
     tolerance: float | None = None
     reason: str | None = None
-    patching = generation = _NOT_TRIED
+    patching = generation = readout = _NOT_TRIED
     patched: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     try:
@@ -215,6 +218,7 @@ def check(model: Any) -> CheckReport:
         reason = None if reason is None else f"{reason}{left_on(model)}"
         patching = _patching(view, ids)
         generation = _generation(view, ids)
+        readout = str(kernel_for(view))
     except VisitError as error:
         reason = _one_line(str(error))
     except Exception as error:
@@ -234,6 +238,7 @@ def check(model: Any) -> CheckReport:
         tested=releases.tested(),
         patched=patched,
         adapters=adapters,
+        readout=readout,
         **facts(model),
     )
 
