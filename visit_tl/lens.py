@@ -102,8 +102,9 @@ def _asked(
         InputError: one is not in the vocabulary, or there is not a row for each vector.
     """
     alike = not isinstance(targets, Tensor)
-    rows = targets
-    if alike:
+    if isinstance(targets, Tensor):
+        rows = targets
+    else:
         rows = torch.tensor(list(targets), dtype=torch.long, device=view.W_U.device).expand(n, -1)
     if rows.shape[:-1] != (n,):
         raise InputError(f"targets of {n} vectors must be [{n}, target], got {list(rows.shape)}")
