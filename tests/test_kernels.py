@@ -96,6 +96,23 @@ def test_where_products_depend_on_their_shape_float64_settles_what_is_in_doubt(m
     assert torch.equal(ranks, (logits[:, None] > logits[:, targets][..., None]).sum(-1))
 
 
+@pytest.mark.parametrize("scale", [50.0, 1000.0])
+def test_logits_far_below_the_largest_weigh_nothing(scale):
+    view, twins = made(501)
+    view.W_U = view.W_U * scale
+    vectors = torch.randn(20, view.d_model, generator=torch.Generator().manual_seed(6))
+    logits = lens.logits(view, view.final_norm(vectors))
+    assert (logits.amax(-1) - logits.amin(-1)).min() > 80
+    probs = logits.double().softmax(-1)
+    readout = lens.read(view, vectors, twins)
+    entropy = torch.special.entr(probs).sum(-1)
+    # What float32 leaves of logits so large, as an error of their exponentials.
+    error = 2**-21 * float(logits.abs().max())
+    own = probs.gather(1, readout.top_ids)
+    torch.testing.assert_close(readout.top_probs.double(), own, atol=error, rtol=0)
+    torch.testing.assert_close(readout.entropy.double(), entropy, atol=error, rtol=1e-4)
+
+
 def test_every_tensor_is_made_where_the_weights_are():
     """With another default device, whatever is made without saying where meets the others."""
     view, twins = made(501)
