@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import TENSOR, Position, Token
 from visit_tl.errors import InputError
 from visit_tl.model.view import ModelView
 
@@ -123,36 +125,44 @@ class Divergence:
         return (log_p.exp() * (log_p - log_q)).sum()
 
 
-def logit_difference(correct: int | str, wrong: int | str, position: int = -1) -> LogitDifference:
+@checked
+def logit_difference(
+    correct: Token, wrong: Token, position: Position | None = -1
+) -> LogitDifference:
     """Logit of `correct` less logit of `wrong` at a position.
 
     Args:
         correct: Id, or text that is one token (with its space).
         wrong: Likewise.
-        position: Negative ones count from the end.
+        position: Negative ones count from the end; None is the last.
     """
-    return LogitDifference(correct, wrong, position)
+    return LogitDifference(correct, wrong, _last_if_none(position))
 
 
-def probability(token: int | str, position: int = -1) -> Probability:
+@checked
+def probability(token: Token, position: Position | None = -1) -> Probability:
     """Probability of a token at a position, in [0, 1]; arguments as `logit_difference`."""
-    return Probability(token, position)
+    return Probability(token, _last_if_none(position))
 
 
-def log_probability(token: int | str, position: int = -1) -> Probability:
+@checked
+def log_probability(token: Token, position: Position | None = -1) -> Probability:
     """Logarithm of `probability`, in nats."""
-    return Probability(token, position, log=True)
+    return Probability(token, _last_if_none(position), log=True)
 
 
-def kl(clean_logits: Tensor | None = None, position: int = -1) -> Divergence:
+@checked
+def kl(
+    clean_logits: Annotated[Tensor, TENSOR] | None = None, position: Position | None = -1
+) -> Divergence:
     """KL(clean || run) at a position, in nats; 0 for the clean run itself.
 
     Args:
         clean_logits: Logits of the clean run, `[1, pos, d_vocab]` or `[pos, d_vocab]`; None takes
             those of the clean run that the metric is then used with.
-        position: Negative ones count from the end.
+        position: Negative ones count from the end; None is the last.
     """
-    return Divergence(clean_logits, position)
+    return Divergence(clean_logits, _last_if_none(position))
 
 
 def metric_name(metric: Metric) -> str:
@@ -209,6 +219,10 @@ def evaluate(metric: Metric, logits: Float[Tensor, "1 pos d_vocab"]) -> float:
             f"must be finite"
         )
     return value
+
+
+def _last_if_none(position: int | None) -> int:
+    return -1 if position is None else position
 
 
 def _row(logits: Tensor, position: int) -> Tensor:

@@ -10,8 +10,8 @@ from visit_tl.errors import InputError
 
 
 def unpadded(
-    prompts: Sequence[str | Sequence[int]] | Tensor, attention_mask: Tensor | None
-) -> list[str | Sequence[int]]:
+    prompts: Sequence[str | Sequence[int] | Tensor] | Tensor, attention_mask: Tensor | None
+) -> list[str | Sequence[int] | Tensor]:
     """The prompts one by one, without padding.
 
     Raises:
@@ -32,7 +32,7 @@ def unpadded(
         raise InputError(
             f"the attention_mask is {list(attention_mask.shape)}, the batch {list(prompts.shape)}"
         )
-    rows: list[str | Sequence[int]] = []
+    rows: list[str | Sequence[int] | Tensor] = []
     for i, (ids, mask) in enumerate(zip(prompts, attention_mask.bool(), strict=True)):
         at = mask.nonzero().flatten()
         if len(at) == 0 or int(at[-1] - at[0]) + 1 != len(at):

@@ -15,6 +15,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import File, Flag, ModelName
 from visit_tl.errors import InputError, ModelError, VisitError
 from visit_tl.model.dequantise import dtype_argument, quiet_progress_bars
 from visit_tl.model.embedded import (
@@ -29,11 +31,12 @@ from visit_tl.model.embedded import (
 __all__ = ["EMBEDDED", "EmbeddedModel", "load_model"]
 
 
+@checked
 def load_model(
-    name: str = "smollm2-135m",
+    name: ModelName = "smollm2-135m",
     *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    verbose: bool = True,
+    cache_dir: File | None = None,
+    verbose: Flag = True,
     **kwargs: Any,
 ) -> Any:
     """Open a model by name.

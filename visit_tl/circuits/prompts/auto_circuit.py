@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import File, Flag, Model
 from visit_tl.circuits.prompts.foreign import known_ids, notes_on, read_json, with_ioi_positions
 from visit_tl.circuits.prompts.pair import END, Corrupted, PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
@@ -18,13 +20,14 @@ from visit_tl.model.tokens import Tokens
 _KEYS = ("clean", "corrupt", "answers", "wrong_answers")
 
 
+@checked
 def read_auto_circuit(
-    path: str | Path,
-    model: Any = None,
+    path: File,
+    model: Model = None,
     *,
-    ioi: bool | None = None,
-    prepend_bos: bool | None = None,
-    bos_counted: bool | None = None,
+    ioi: Flag | None = None,
+    prepend_bos: Flag | None = None,
+    bos_counted: Flag | None = None,
 ) -> PromptSet:
     """Read prompts from AutoCircuit's JSON: `prompts`, and perhaps `word_idxs` and `seq_labels`.
 

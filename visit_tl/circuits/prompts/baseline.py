@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm.auto import tqdm
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Count, Flag, Model, Name
 from visit_tl.circuits.prompts.pair import END
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.errors import InputError
@@ -93,13 +95,14 @@ class Baseline:
         )
 
 
+@checked
 def baseline(
-    model: Any,
+    model: Model,
     prompts: PromptSet,
     *,
-    corruption: str | None = None,
-    batch_size: int = 32,
-    verbose: bool = True,
+    corruption: Name | None = None,
+    batch_size: Count = 32,
+    verbose: Flag = True,
 ) -> Baseline:
     """Run a model on prompts, batches of equal length, and read the answers at END.
 

@@ -9,6 +9,8 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import File, Flag, Model, Name, Names
 from visit_tl.circuits.prompts.foreign import known_ids, notes_on, read_text, with_ioi_positions
 from visit_tl.circuits.prompts.pair import END, Corrupted, PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
@@ -21,15 +23,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked
 def read_eap_ig(
-    path: str | Path,
-    model: Any,
+    path: File,
+    model: Model,
     *,
-    corrupted: Sequence[str] | None = None,
-    answer: str = "correct_idx",
-    wrong: str | None = "incorrect_idx",
-    ioi: bool | None = None,
-    prepend_bos: bool | None = None,
+    corrupted: Names | None = None,
+    answer: Name = "correct_idx",
+    wrong: Name | None = "incorrect_idx",
+    ioi: Flag | None = None,
+    prepend_bos: Flag | None = None,
 ) -> PromptSet:
     """Read prompts from EAP-IG's CSV: `clean`, `corrupted`, and token ids of the answers.
 
