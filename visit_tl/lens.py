@@ -87,7 +87,7 @@ def read(
     Raises:
         InputError: no vectors, a wrong width, k or a target out of range.
     """
-    n = vectors.shape[0]
+    n = vectors.shape[0] if vectors.ndim == 2 else 0
     if n == 0 or vectors.shape[1] != view.d_model:
         raise InputError(
             f"the lens of {view.name} reads [component, {view.d_model}] with at least one "

@@ -68,7 +68,6 @@ class Plan:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.call = name_of_call(function)
         self.checks: dict[str, Check | None] = {}
         self.takes_model = False
         self._positional: list[str] = []
@@ -86,31 +85,33 @@ class Plan:
             parts = list(_parts(_hint(function, parameter)))
             self.takes_model |= any(isinstance(p, Unchecked) and p.model for p in parts)
             unread = any(isinstance(part, Unchecked) for part in parts)
-            self.checks[name] = None if unread else Check(self.call, name, parts)
+            self.checks[name] = None if unread else Check(function, name, parts)
 
     def read(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments in plain form."""
-        names = self._positional
+        names, owner = self._positional, None
+        if names and names[0] in ("self", "cls") and args:
+            owner = args[0] if isinstance(args[0], type) else type(args[0])
         read = list(args)
         for i, value in enumerate(args):
             name = names[i] if i < len(names) else self._rest
             check = self.checks.get(name or "")
             if check is not None:
-                read[i] = check(value)
+                read[i] = check(value, owner)
         for name, value in kwargs.items():
             check = self.checks.get(name)
             if check is not None and name != self._rest:
-                kwargs[name] = check(value)
+                kwargs[name] = check(value, owner)
         return tuple(read), kwargs
 
 
 class Check:
     """The check of one argument."""
 
-    def __init__(self, call: str, name: str, parts: list[Any]) -> None:
-        self._call, self._name = call, name
+    def __init__(self, function: Callable[..., Any], name: str, parts: list[Any]) -> None:
+        self._function, self._name = function, name
         self._taken = [part for part in parts if isinstance(part, Taken)]
         self._none = type(None) in parts
         own = [part for part in parts if isinstance(part, type) and part is not type(None)]
@@ -122,7 +123,7 @@ class Check:
         # An iterator can be read once: of several kinds, the first says how.
         self._form = next((taken.form for taken in self._taken), None)
 
-    def __call__(self, value: Any) -> Any:
+    def __call__(self, value: Any, owner: type | None = None) -> Any:
         """The argument in plain form.
 
         Raises:
@@ -137,33 +138,38 @@ class Check:
             new = self._own + tuple(c for t in self._taken for c in t.known_classes())
             if new != self._classes:
                 self._classes = new
-                return self(value)
+                return self(value, owner)
         if self._form is None:
-            raise self._refused(ArgumentTypeError, value)
+            raise self._refused(ArgumentTypeError, value, owner)
         try:
             read = self._form(value)
         except NotPlainError as error:
-            raise self._refused(ArgumentValueError, value, str(error)) from error.__cause__
+            raise self._refused(ArgumentValueError, value, owner, str(error)) from error.__cause__
         if isinstance(read, self._classes):
             return read
         if not self._reads:
-            raise self._refused(ArgumentTypeError, value)
+            raise self._refused(ArgumentTypeError, value, owner)
         if self._validator is None:
             self._validator = _validator(self._reads)
         try:
             return self._validator.validate_python(read)
         except ValueError as error:  # pydantic's ValidationError is one
             kind, why = _reason(error, read)
-            raise self._refused(kind, value, why) from None
+            raise self._refused(kind, value, owner, why) from None
 
     def _refused(
-        self, kind: type[ArgumentTypeError | ArgumentValueError], value: Any, why: str = ""
+        self,
+        kind: type[ArgumentTypeError | ArgumentValueError],
+        value: Any,
+        owner: type | None,
+        why: str = "",
     ) -> ArgumentTypeError | ArgumentValueError:
         words = [taken.words for taken in self._taken]
         words += [f"a {one.__name__}" for one in self._own]
         words += ["None"] if self._none else []
         example = next((taken.example for taken in self._taken if taken.example), "")
-        return kind(refusal(self._call, self._name, ", or ".join(words), example, value, why))
+        call = name_of_call(self._function, owner)
+        return kind(refusal(call, self._name, ", or ".join(words), example, value, why))
 
 
 def _hint(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
@@ -219,5 +225,5 @@ def _reason(error: Any, read: Any) -> tuple[type[ArgumentTypeError | ArgumentVal
     why = ""
     if where and isinstance(read, list):
         item = "".join(f"[{i}]" for i in where)
-        why = f"item {item} is {short(deepest['input'])}"
+        why = f"whose item {item} is {short(deepest['input'])}"
     return (ArgumentValueError if wrong else ArgumentTypeError), why

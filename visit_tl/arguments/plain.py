@@ -43,13 +43,19 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in items] if isinstance(items, list) else items
 
 
+def names(value: Any) -> Any:
+    """A list of texts; one is a list of one."""
+    items = one_or_many(value)
+    return [text(item) for item in items] if isinstance(items, list) else items
+
+
 def many(value: Any) -> Any:
     """The items of anything that can be gone through once, untouched; other things as they are."""
     if isinstance(value, (*_NO_LISTS, type)) or not isinstance(value, Iterable):
         return value
     items = _tried(lambda: list(islice(value, LONGEST + 1)))
     if len(items) > LONGEST:
-        raise NotPlainError(f"it gives more than {LONGEST} items")
+        raise NotPlainError(f"which gives more than {LONGEST} items")
     return items
 
 
@@ -94,7 +100,7 @@ def text(value: Any) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise NotPlainError(f"its character {error.start} is half of a pair") from None
+            raise NotPlainError(f"whose character {error.start} is half of a pair") from None
     return value
 
 
@@ -104,7 +110,7 @@ def path(value: Any) -> Any:
     if not isinstance(named, str):
         return named
     if "\0" in named:
-        raise NotPlainError("it holds a NUL character")
+        raise NotPlainError("which holds a NUL character")
     text(named)
     return value
 
@@ -162,4 +168,6 @@ def _tried(read: Any) -> Any:
     try:
         return read()
     except Exception as error:
-        raise NotPlainError(f"reading it failed with {type(error).__name__}: {error}") from error
+        raise NotPlainError(
+            f"and reading it failed with {type(error).__name__}: {error}"
+        ) from error

@@ -58,9 +58,9 @@ Flags = Annotated[Sequence[bool], Taken("a list of True and False", "[True, Fals
 
 Word = Annotated[str, Taken("a text", classes=(str,))]
 Name = Annotated[str, Taken("a name", classes=(str,))]
-Names = Annotated[Sequence[str], Taken("a list of names", reads="Texts", form=plain.one_or_many)]
+Names = Annotated[Sequence[str], Taken("a list of names", reads="Texts", form=plain.names)]
 NameOrNames = Annotated[
-    str | Sequence[str], Taken("a name or a list of names", reads="Texts", form=plain.one_or_many)
+    str | Sequence[str], Taken("a name or a list of names", reads="Texts", form=plain.names)
 ]
 Kinds = Annotated[Any, Taken("a kind of node", "'head'", classes=(str,))]
 How = Annotated[str, Taken("'resample', 'mean' or 'zero'", "'mean'", classes=(str,))]

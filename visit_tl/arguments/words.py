@@ -46,16 +46,22 @@ def short(value: Any) -> str:
     return shown if len(shown) <= 2 * _LONGEST else f"{shown[: 2 * _LONGEST]}..."
 
 
-def name_of_call(function: Any) -> str:
-    """A call as people write it: `flow_graph`, `FlowGraph.at`, `FlowGraph[...]`."""
+def name_of_call(function: Any, owner: type | None) -> str:
+    """A call as people write it: `flow_graph`, `FlowGraph.at`, `FlowGraph[...]`.
+
+    Args:
+        function: What is called.
+        owner: The class that it is called on, which may have the method from another.
+    """
     name = function.__qualname__.rpartition("<locals>.")[2]
+    if owner is not None:
+        name = f"{owner.__name__}.{name.rpartition('.')[2]}"
     return name.replace(".__getitem__", "[...]").replace(".__init__", "")
 
 
 def refusal(call: str, name: str, words: str, example: str, given: Any, why: str) -> str:
-    """One sentence: `k of flow_graph is an integer of at least 1, such as k=5; got None`."""
+    """One sentence: `flow_graph: k must be an integer of at least 1, got None; for example k=5`."""
+    said = f"{call}: {name} must be {words}, got {short(given)}{f', {why}' if why else ''}"
     if not example:
-        such = ""
-    else:
-        such = f", such as {example}" if call.endswith("[...]") else f", such as {name}={example}"
-    return f"{name} of {call} is {words}{such}; got {short(given)}{f' ({why})' if why else ''}"
+        return said
+    return f"{said}; for example {example if call.endswith('[...]') else f'{name}={example}'}"

@@ -98,8 +98,6 @@ class Asked:
             raise InputError(
                 "how='mean' and mean_over=[prompts of as many tokens] go together; one is missing"
             )
-        if type(self.top) is not int or self.top < 0:
-            raise InputError(f"top is how many nodes are measured, from 0 up; got {self.top!r}")
 
 
 def chosen_nodes(view: ModelView, nodes: Nodes | None, prompt: Prompt) -> tuple[NodeId, ...]:

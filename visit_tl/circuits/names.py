@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, get_args
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Flag, Spelled
+from visit_tl.arguments.words import short
 from visit_tl.errors import GraphError
 from visit_tl.graph.ids import NodeId
 
@@ -293,4 +294,4 @@ def _unknown(spelled: Any) -> GraphError:
 
 
 def _shown(spelled: Any) -> str:
-    return repr(str(spelled)) if isinstance(spelled, NodeId | Part) else repr(spelled)
+    return repr(str(spelled)) if isinstance(spelled, NodeId | Part) else short(spelled)

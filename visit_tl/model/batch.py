@@ -18,8 +18,6 @@ def unpadded(
         InputError: a single text, a tensor that is no batch, or a mask that does not fit or has
             holes.
     """
-    if isinstance(prompts, str):
-        raise InputError("prompts is one text; pass a list of texts, or call flow_graph")
     if not isinstance(prompts, Tensor):
         if attention_mask is not None:
             raise InputError("an attention_mask goes with a batch of token ids, not with a list")

@@ -46,6 +46,8 @@ def agreement(
     import pandas as pd
 
     chosen = [name for name in scores.names if name != truth] if names is None else list(names)
+    if not chosen:
+        raise InputError(f"no score is named that {truth!r} could be held against")
     for name in (truth, *chosen):
         if not np.isfinite(scores[name]).all():
             raise InputError(f"{name!r} was not measured for every head; agreement needs them all")

@@ -12,7 +12,7 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Count, Flag, Model, Name
 from visit_tl.circuits.prompts.pair import END
 from visit_tl.circuits.prompts.records import PromptSet
-from visit_tl.errors import InputError
+from visit_tl.errors import InputError, ModelError
 from visit_tl.model.view import ModelView
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ def baseline(
     tokens, _ = prompts.padded(corruption)
     answers, wrong, ends = prompts.answers, prompts.wrong, prompts.positions[END]
     largest = int(max(tokens.max(), answers.max(), wrong.max()))
+    if not callable(model) or not hasattr(model, "cfg"):
+        raise ModelError(f"a {type(model).__name__} is no model of TransformerLens")
     if largest >= int(model.cfg.d_vocab):
         raise InputError(
             f"the prompts hold the token id {largest}, but the model's vocabulary is "

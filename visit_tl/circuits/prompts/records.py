@@ -198,9 +198,9 @@ class PromptSet:
             InputError: they are of another number of prompts or positions, or a prompt has several
                 answers.
         """
-        if logits.shape[0] != len(self) or logits.shape[1] < max(self.lengths):
+        if logits.ndim != 3 or logits.shape[0] != len(self) or logits.shape[1] < max(self.lengths):
             raise InputError(
-                f"logits of {logits.shape[0]} prompts and {logits.shape[1]} positions were given; "
+                f"logits are [prompt, pos, d_vocab], got {list(logits.shape)}; "
                 f"this set has {len(self)} prompts of up to {max(self.lengths)} tokens"
             )
         rows = torch.arange(len(self), device=logits.device)
