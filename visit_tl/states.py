@@ -173,7 +173,7 @@ def lens_table(
         model: As for `flow_graph`.
         prompt: As for `flow_graph`.
         target: The token to follow; None is the model's own prediction after the last token.
-        layers: Consecutive blocks; None is all.
+        layers: Consecutive blocks, one or several; None or `all` is all.
         prepend_bos: As for `flow_graph`.
         k: How many top and bottom tokens each cell keeps.
 

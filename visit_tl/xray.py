@@ -80,8 +80,8 @@ def flow_graph(
         prompt: Text, or token ids of shape [pos] or [1, pos].
         target: The token to follow, as text (one token, with its space) or id; None is the model's
             own prediction.
-        layers: Consecutive blocks; None is all.
-        position: Query position; negative ones count from the end.
+        layers: Consecutive blocks, one or several; None or `all` is all.
+        position: Query position; negative ones count from the end; None is the last.
         prepend_bos: Whether a BOS goes before a text; None is the model's own default, but no
             second one before a text that begins with BOS already (`graph.bos_in_prompt`).
         cache: Activations of this prompt that the caller already has, instead of a forward pass.
@@ -96,8 +96,8 @@ def flow_graph(
         expand: Through how many memories to follow the answer back, one after the other: the blocks
             that made the state which a memory was read from join the graph, at its position
             (default 0, or 1 if `positions` are given).
-        positions: Key positions that may be followed; negative ones count from the end; None is
-            all.
+        positions: Key positions that may be followed, one or several; negative ones count from
+            the end; None or `all` is all.
         max_nodes: How many nodes following may add. The memories that add the largest share to the
             stream come first; those that found no room are `graph.unfollowed`.
         fwd_hooks: As `run_with_hooks` takes them: the graph is of the run that they patched, as it

@@ -90,6 +90,8 @@ def things():
         "visit_tl.generate": small,
         "visit_tl.circuits.compare": {"scores": np.ones((12, 12))},
         "visit_tl.causal.faithfulness_curve": {"scores": {"L0H1->logits": 0.5}},
+        "visit_tl.causal.edge_effects": {"edges": ["L0H1->logits"]},
+        "visit_tl.causal.completeness": {"random": 1},
         "visit_tl.circuits.prompts.ioi": {"model": words, "n": 1, **few},
         "visit_tl.load_model": {"name": "../absent"},
         "visit_tl.circuits.load": {"name": "ioi-wang-2022"},

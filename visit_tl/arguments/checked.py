@@ -119,6 +119,7 @@ class Check:
         self._lazy = any(isinstance(one, str) for taken in self._taken for one in taken.classes)
         self._classes = self._own + tuple(c for t in self._taken for c in t.known_classes())
         self._validator: Any = None
+        self._long = any(taken.long for taken in self._taken)
         self._reads = [taken.reads for taken in self._taken if taken.reads]
         # An iterator can be read once: of several kinds, the first says how.
         self._form = next((taken.form for taken in self._taken), None)
@@ -139,6 +140,8 @@ class Check:
             if new != self._classes:
                 self._classes = new
                 return self(value, owner)
+        if self._long and type(value) is list and set(map(type, value)) == {int}:
+            return value
         if self._form is None:
             raise self._refused(ArgumentTypeError, value, owner)
         try:

@@ -21,6 +21,8 @@ class Taken:
             "" where only `classes` are taken.
         classes: Classes whose instances are taken as they are: builtins, or `module:Name` for
             those that need not be imported.
+        long: Whether it may be thousands of integers. A list of nothing else is then taken without
+            a look at each: whoever reads it asks for their range anyway.
         form: Turns natural forms into the plain one that `reads` describes.
     """
 
@@ -29,6 +31,7 @@ class Taken:
     reads: str = ""
     classes: tuple[type | str, ...] = ()
     form: Callable[[Any], Any] = plain
+    long: bool = False
 
     def known_classes(self) -> tuple[type, ...]:
         """The classes that are there; of a module that was never imported there is no instance."""

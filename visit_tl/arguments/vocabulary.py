@@ -119,7 +119,7 @@ else:
     ]
     PromptLike = Annotated[
         Any, Taken("a text, or the token ids of one prompt", "'The capital of Japan is'", "Prompt",
-                   (_TENSOR,), plain.prompt),
+                   (_TENSOR,), plain.prompt, long=True),
     ]  # fmt: skip
     PromptsLike = Annotated[
         Any, Taken("a list of prompts, each a text or token ids", "['one', 'two']", "Prompts",

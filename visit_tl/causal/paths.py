@@ -80,7 +80,7 @@ def edge_effects(
         receivers: Only edges to these parts, or to these inputs of heads (`9.6<q>`).
         how: `resample` takes the corrupted run's value, `mean` that of `mean_over`, `zero` none.
         mean_over: Prompts of the same number of tokens, over which writes are averaged.
-        positions: Where the writer's value is changed; None is everywhere.
+        positions: Where the writer's value is changed, one or several; None or `all` is everywhere.
         prepend_bos: As for `flow_graph`.
         verbose: Show a progress bar.
 

@@ -123,7 +123,7 @@ def baseline(
     tokens, _ = prompts.padded(corruption)
     answers, wrong, ends = prompts.answers, prompts.wrong, prompts.positions[END]
     largest = int(max(tokens.max(), answers.max(), wrong.max()))
-    if not callable(model) or not hasattr(model, "cfg"):
+    if getattr(model, "cfg", None) is None:
         raise ModelError(f"a {type(model).__name__} is no model of TransformerLens")
     if largest >= int(model.cfg.d_vocab):
         raise InputError(
