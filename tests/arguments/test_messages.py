@@ -78,11 +78,11 @@ def test_what_methods_refuse_names_their_class(graph):
 def test_the_errors_are_also_pythons_own(graph):
     assert issubclass(A_TYPE, TypeError) and issubclass(A_VALUE, ValueError)
     assert issubclass(A_TYPE, vt.InputError) and issubclass(A_VALUE, vt.InputError)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'kk'"):
+    with pytest.raises(TypeError, match="kk"):
         vt.flow_graph(None, "a", kk=5)
     with pytest.raises(TypeError, match="missing .*argument"):
         vt.flow_graph()
-    with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were given"):
+    with pytest.raises(TypeError, match="positional arguments"):
         vt.flow_graph(None, "a", "b")
 
 
