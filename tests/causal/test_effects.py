@@ -529,7 +529,10 @@ def test_a_file_that_is_no_progress_is_refused(tmp_path):
         ({}, "pass corrupted="),
         ({"corrupted": OTHER[:-1]}, "corrupted has 6 tokens but the prompt has 7"),
         ({"how": "mean"}, "go together; one is missing"),
-        ({"how": "mean", "mean_over": "a b"}, "mean_over is one text"),
+        (
+            {"how": "mean", "mean_over": "a b"},
+            "mean_over must be a list of prompts, each a text or token ids",
+        ),
         ({"how": "mean", "mean_over": [OTHER, [0, 1]]}, r"mean_over\[1\] has 2 tokens"),
         ({"how": "zero", "mean_over": [OTHER]}, "go together; one is missing"),
         ({"how": "average"}, "how='average' is not known; choose 'resample', 'mean', 'zero'"),
