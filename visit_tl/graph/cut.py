@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
+from visit_tl.arguments.several import integers
+from visit_tl.arguments.vocabulary import Layers
 from visit_tl.errors import GraphError
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.records import Column, Edge, Node
 
 
-def to_layers(graph: FlowGraph, layers: Iterable[int]) -> FlowGraph:
+def to_layers(graph: FlowGraph, layers: Layers) -> FlowGraph:
     """Consecutive blocks of a graph; see `FlowGraph.subgraph`.
 
     Raises:
         GraphError: a layer is not in this graph, or the layers have a gap.
     """
-    kept = tuple(sorted(set(layers)))
+    if layers == "all":
+        return graph
+    kept = tuple(sorted(set(integers(layers))))
     outside = [layer for layer in kept if layer not in graph.layers]
     if not kept or outside:
         raise GraphError(

@@ -7,11 +7,11 @@ or as JSON in which `<` is escaped, so none of it can become markup or script.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 from plotly.offline import get_plotlyjs
 
+from visit_tl.arguments.vocabulary import Layers
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.view import page_parts, window
 from visit_tl.view.labels import for_html
@@ -41,7 +41,7 @@ def page(
     graph: FlowGraph,
     *,
     theme: str = "light",
-    layers: Iterable[int] | None = None,
+    layers: Layers | None = None,
 ) -> str:
     """The graph as one HTML file that needs nothing else.
 
@@ -83,7 +83,7 @@ def page(
     return "".join(parts[p] if i % 2 else p for i, p in enumerate(pieces))
 
 
-def _opening(own: FlowGraph, theme: str, layers: Iterable[int] | None) -> dict[str, Any]:
+def _opening(own: FlowGraph, theme: str, layers: Layers | None) -> dict[str, Any]:
     """What the page shows first."""
     whole = [own.layers[0], own.layers[-1]]
     ranges = {

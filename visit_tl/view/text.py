@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Layers
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import Kind
 from visit_tl.graph.records import Effect, Hidden, Node, total
@@ -36,7 +38,8 @@ _TOKEN: Final = 14
 _NARROW: Final = 9
 
 
-def text(graph: FlowGraph, *, layers: Iterable[int] | None = None) -> str:
+@checked
+def text(graph: FlowGraph, *, layers: Layers | None = None) -> str:
     """The graph as text, at most 110 columns wide; the same graph gives the same text.
 
     Args:
