@@ -202,15 +202,21 @@ def test_a_model_without_a_tokenizer_is_checked(monkeypatch):
     assert vt.check(model).exact
 
 
+def test_the_kernel_that_reads_is_named(monkeypatch):
+    monkeypatch.setenv("VISIT_TL_READOUT", "torch:100x200")
+    assert vt.check(bridge("gpt2")).readout == "torch:100x200 (set by VISIT_TL_READOUT)"
+
+
 def test_the_text_is_one_line_a_fact_in_columns():
     lines = str(report(reason="not\nthis <one>")).splitlines()
     assert lines[0] == "model            m"
     assert "a = b            1.0e-07 at hook_z" in lines
-    assert lines[-6:] == [
+    assert lines[-7:] == [
         "tolerance        1e-04",
         "hooks missing    none",
         "patching         rows",
         "generation       not tried",
+        "readout          not tried",
         "tested with      all",
         "verdict          refused: not this <one>",
     ]
@@ -220,7 +226,7 @@ def test_the_html_is_escaped():
     nasty = '<img src=x onerror="alert(1)">&'
     page = report(model=nasty, norm=nasty, missing=(nasty,), reason=nasty)._repr_html_()
     assert nasty not in page and page.count(html.escape(nasty)) == 4
-    assert page.startswith("<table>") and page.count("<tr>") == page.count("</tr>") == 17
+    assert page.startswith("<table>") and page.count("<tr>") == page.count("</tr>") == 18
 
 
 def test_tables_of_several_models_go_together():

@@ -63,8 +63,7 @@ def test_reading_equals_the_full_softmax(model):
 def test_tiles_and_row_blocks_do_not_change_what_is_read(model, monkeypatch):
     view = ModelView(model)
     vectors = torch.randn(17, view.d_model, generator=torch.Generator().manual_seed(2))
-    monkeypatch.setattr(lens, "_TILE", 7)
-    monkeypatch.setattr(lens, "_ROWS", 4)
+    monkeypatch.setenv("VISIT_TL_READOUT", "torch:4x7")
     assert_equal(lens.read(view, vectors, [3, 50], k=9), expect(view, vectors, [3, 50], 9))
 
 
@@ -136,18 +135,6 @@ def test_tokens_with_one_and_the_same_column_have_one_rank_wherever_their_tiles_
     assert torch.equal(ranks[:, 0], (logits > logits[:, 5:6]).sum(-1))
 
 
-def test_the_product_of_onednn_is_that_of_torch(monkeypatch):
-    view = ModelView(wide())
-    vectors = torch.randn(40, view.d_model, generator=torch.Generator().manual_seed(7))
-    quick = lens.read(view, vectors, [17], k=5)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    plain = lens.read(view, vectors, [17], k=5)
-    assert torch.equal(quick.top_ids, plain.top_ids)
-    assert torch.equal(quick.target_ranks, plain.target_ranks)
-    torch.testing.assert_close(quick.entropy, plain.entropy, atol=1e-5, rtol=1e-6)
-    torch.testing.assert_close(quick.target_logits, plain.target_logits, atol=1e-5, rtol=1e-6)
-
-
 @pytest.mark.parametrize("tile", [2, 3, 5, 64])
 def test_ties_at_the_edge_of_k_go_to_the_lower_id_whatever_the_tiles(tile, monkeypatch):
     model = tiny.native(normalization_type=None)
@@ -156,7 +143,7 @@ def test_ties_at_the_edge_of_k_go_to_the_lower_id_whatever_the_tiles(tile, monke
         model.unembed.original_component.weight.zero_()
         model.unembed.original_component.bias.zero_()
     view = ModelView(model)
-    monkeypatch.setattr(lens, "_TILE", tile)
+    monkeypatch.setenv("VISIT_TL_READOUT", f"torch:512x{tile}")
     readout = lens.read(view, torch.ones(2, view.d_model), [40], k=5)
     assert readout.top_ids.tolist() == readout.bottom_ids.tolist() == [[0, 1, 2, 3, 4]] * 2
     assert readout.target_ranks.tolist() == [[0], [0]]
@@ -176,11 +163,9 @@ def test_any_stack_reads_as_the_full_softmax(seed, rows, scale, k, tile):
     view = ModelView(made("gpt2"))
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randn(rows, view.d_model, generator=generator) * scale
-    before, lens._TILE = lens._TILE, tile
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISIT_TL_READOUT", f"torch:512x{tile}")
         readout = lens.read(view, vectors, [seed % tiny.D_VOCAB], k=k)
-    finally:
-        lens._TILE = before
     wanted = expect(view, vectors, [seed % tiny.D_VOCAB], k)
     # In float32 two neighbours may swap; their probabilities then agree all the same.
     for name in ("top_ids", "bottom_ids", "target_ranks"):

@@ -547,7 +547,7 @@ class TestHookedTransformer:
             model.unembed.W_U.zero_()
             model.unembed.b_U.zero_()
         view = ModelView(model)
-        monkeypatch.setattr(lens, "_TILE", tile)
+        monkeypatch.setenv("VISIT_TL_READOUT", f"torch:512x{tile}")
         readout = lens.read(view, torch.ones(2, view.d_model), [40], k=5)
         assert readout.top_ids.tolist() == readout.bottom_ids.tolist() == [[0, 1, 2, 3, 4]] * 2
 

@@ -19,6 +19,7 @@ from visit_tl.arguments.vocabulary import Model
 from visit_tl.causal.replay import Replay
 from visit_tl.errors import VisitError
 from visit_tl.graph import conserve
+from visit_tl.kernel_choice import kernel_for
 from visit_tl.model import releases
 from visit_tl.model.facts import UNKNOWN, facts
 from visit_tl.model.given import model_given
@@ -108,6 +109,7 @@ class CheckReport:
     tested: str = ""
     patched: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+    readout: str = _NOT_TRIED
 
     @property
     def exact(self) -> bool:
@@ -152,6 +154,7 @@ class CheckReport:
             ("hooks missing", hooks),
             ("patching", self.patching),
             ("generation", self.generation),
+            ("readout", self.readout),
             ("tested with", self.tested),
             ("verdict", self.verdict),
         ]
@@ -202,7 +205,7 @@ def check(model: Model) -> CheckReport:
     missing: tuple[str, ...] | None = None
     tolerance: float | None = None
     reason: str | None = None
-    patching = generation = _NOT_TRIED
+    patching = generation = readout = _NOT_TRIED
     patched: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     try:
@@ -218,6 +221,7 @@ def check(model: Model) -> CheckReport:
         reason = None if reason is None else f"{reason}{left_on(model)}"
         patching = _patching(view, ids)
         generation = _generation(view, ids)
+        readout = str(kernel_for(view))
     except VisitError as error:
         reason = _one_line(str(error))
     except Exception as error:
@@ -237,6 +241,7 @@ def check(model: Model) -> CheckReport:
         tested=releases.tested(),
         patched=patched,
         adapters=adapters,
+        readout=readout,
         **facts(model),
     )
 

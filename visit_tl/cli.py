@@ -155,18 +155,24 @@ def bench(
         int, typer.Option("--vectors", help="How many vectors the readouts read.")
     ] = 3600,
     repeats: Annotated[int, typer.Option("--repeats", help="The quickest of so many counts.")] = 3,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Where the model runs, such as cuda.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")
+    ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print a table for a page of documentation.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Time the readout, the forward pass and whole graphs beside the bare product."""
+    """Time readouts, whole graphs and patching beside the bare product and a loop of hooks."""
     try:
         from visit_tl.bench import bench as measure
         from visit_tl.model.load import load_model
 
-        opened = load_model(model, verbose=not quiet)
+        opened = load_model(model, verbose=not quiet, **_placed(device, dtype))
         report = measure(opened, vectors=vectors, repeats=repeats, verbose=not quiet)
     except VisitError as error:
         refused(error, debug)
@@ -201,6 +207,24 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.exit(0)
     sys.exit(0)
+
+
+def _placed(device: str | None, dtype: str | None) -> dict[str, Any]:
+    """Where and as what a model is opened, as arguments for `load_model`."""
+    import torch
+
+    placed: dict[str, Any] = {}
+    if device is not None:
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise typer.BadParameter(f"--device {device}: {error}") from None
+        placed["device"] = device
+    if dtype is not None:
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise typer.BadParameter(f"--dtype takes float32, bfloat16 or float16, got {dtype!r}")
+        placed["dtype"] = getattr(torch, dtype)
+    return placed
 
 
 def _numbered(out: Path | None, json: Path | None, generate: int, force: bool) -> list[list[Path]]:

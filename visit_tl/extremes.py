@@ -35,8 +35,12 @@ class Extremes:
     _bar: Tensor | None = None
     _found: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
-    def see(self, tile: Float[Tensor, "row column"], start: int) -> None:
-        """Take in the columns from `start` on, all rows of them. Tiles come in any order."""
+    def see(self, tile: Float[Tensor, "row column"], start: int) -> Float[Tensor, " row"]:
+        """Take in the columns from `start` on, all rows of them. Tiles come in any order.
+
+        Returns:
+            The largest number of each row of the tile.
+        """
         n = tile.shape[1]
         members = math.gcd(n, _GROUPS)
         if n // members < self.k:
@@ -44,7 +48,8 @@ class Extremes:
         # Group g holds the columns g, g + width, g + 2 width ...: neighbours stay in one vector.
         width = n // members
         grouped = tile.view(self.rows, members, width)
-        peaks = torch.stack((grouped.amax(1), grouped.amin(1).neg_()))
+        largest = grouped.amax(1)
+        peaks = torch.stack((largest, grouped.amin(1).neg_()))
         # The k best peaks are k different numbers: what is below the worst of them is out.
         known = peaks if self._bar is None else torch.cat((self._bar, peaks), -1)
         self._bar = known.topk(min(self.k, known.shape[-1]), dim=-1).values
@@ -55,6 +60,7 @@ class Extremes:
         opened, member = (~(numbers < bar[side, row][:, None])).nonzero(as_tuple=True)
         key = (side * self.rows + row)[opened]
         self._keep(key, numbers[opened, member], start + member * width + group[opened])
+        return largest.amax(-1)
 
     def best(
         self,

@@ -1,4 +1,4 @@
-"""What a readout depends on besides the vector: the unembedding, the final norm and the logits."""
+"""What a readout depends on besides the vector: unembedding, norm, logits and kernel."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from visit_tl.atlas.places import Places
+from visit_tl.kernel_choice import kernel_for
 from visit_tl.model.view import ModelView
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the files; raise it when their meaning or the lens's arithmetic changes."""
 
 
@@ -23,7 +24,10 @@ def fingerprint(view: ModelView, places: Places, k: int) -> str:
     norm, transform = view.final_norm, view.output_transform
     # Logits are transformed one by one, so a transform is known by what it makes of some.
     probe = torch.cat((torch.linspace(-300, 300, 601), torch.logspace(-6, 3, 100)))
-    facts = (FORMAT, torch.__version__, k, places, norm.kind, norm.eps, tuple(view.W_U.shape))
+    # The last bits of a number depend on how it is worked out: settled now, not while reading.
+    kernel = kernel_for(view).kernel
+    facts = (FORMAT, torch.__version__, kernel.way, kernel.columns, k, places)
+    facts = (*facts, norm.kind, norm.eps, tuple(view.W_U.shape))
     hashed = hashlib.sha256(repr(facts).encode())
     transformed = probe if transform is None else transform(probe.clone())
     for tensor in (view.W_U, view.b_U, norm.weight, norm.bias, transformed):

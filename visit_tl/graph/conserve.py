@@ -13,10 +13,10 @@ from torch import Tensor
 
 from visit_tl.components import grouped, head_outputs
 from visit_tl.errors import DecompositionError, ModelError
-from visit_tl.lens import logits
 from visit_tl.model.standing import left_on
 from visit_tl.model.view import LayerWeights, ModelView
 from visit_tl.trace import LayerTrace, Trace
+from visit_tl.unembed import logits
 
 # Relative L2 error of a sum, by the dtype of the model; what is measured is the model's own
 # rounding, since sums are taken in float32. The largest over SmolLM2-135M's 30 blocks and two
