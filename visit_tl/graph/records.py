@@ -59,7 +59,14 @@ class TokenProbs(Sequence[TokenProb]):
     @overload
     def __getitem__(self, index: slice) -> tuple[TokenProb, ...]: ...
     def __getitem__(self, index: int | slice) -> TokenProb | tuple[TokenProb, ...]:
-        return tuple(self)[index]
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        n = len(self)
+        at = range(n)[index]
+        # Packed in the machine's own order and sizes, so that one of them is found by its place.
+        (token,) = struct.unpack_from("i", self._numbers, 4 * at)
+        (prob,) = struct.unpack_from("f", self._numbers, 4 * (n + at))
+        return TokenProb(self._texts[token], token, prob)
 
     def __len__(self) -> int:
         return len(self._numbers) // 8
