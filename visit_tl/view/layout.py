@@ -233,10 +233,10 @@ def _heads(
         order = sorted(lines, key=lambda p: (-max(_strength(nodes[i]) for i in lines[p]), p))
         sizes = [_line_height(lines[position], tall) for position in order]
         needed = max([sum(sizes), *(_line_height([i], tall) for i in whole)])
-        middles |= {i: depth + needed / 2 for i in whole}
+        middles |= dict.fromkeys(whole, depth + needed / 2)
         line_top = depth + (needed - sum(sizes)) / 2
         for position, size in zip(order, sizes, strict=True):
-            middles |= {i: line_top + size / 2 for i in lines[position]}
+            middles |= dict.fromkeys(lines[position], line_top + size / 2)
             line_top += size
         depth += needed + GAP
     return middles, max(depth - GAP, 0.0)
@@ -266,7 +266,7 @@ def _lines(
     depth = 0.0
     for neuron in order:
         size = _line_height(lines[neuron], tall)
-        middles |= {i: depth + size / 2 for i in lines[neuron]}
+        middles |= dict.fromkeys(lines[neuron], depth + size / 2)
         depth += size
     return middles, depth
 
