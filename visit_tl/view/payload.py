@@ -7,17 +7,18 @@ the page shows; tokens are `labels.visible` and never markup. What is not a numb
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import KINDS, NodeId
-from visit_tl.graph.records import EDGE_KINDS, Effect, Node, TokenProb
+from visit_tl.graph.records import EDGE_KINDS, Effect, Node, TokenProb, TokenProbs
 from visit_tl.view.depths import block_widths, blocks
 from visit_tl.view.labels import visible
 from visit_tl.view.layout import layout
+from visit_tl.view.rounding import short, shorts
 from visit_tl.view.route_layout import Route, route
 from visit_tl.view.widths import strengths
 from visit_tl.view.words import COEFFICIENT_WORDS, KIND_WORDS, SCORE_WORDS
@@ -77,7 +78,7 @@ def payload(graph: FlowGraph) -> dict[str, Any]:
             "source": list(graph.ends[0]),
             "target": list(graph.ends[1]),
             "kind": [EDGE_KINDS.index(edge.kind) for edge in graph.edges],
-            "score": [_short(edge.score) for edge in graph.edges],
+            "score": shorts([edge.score for edge in graph.edges]),
             "effect": _effects(edge.effect for edge in graph.edges),
         },
         "depths": drawn,
@@ -109,21 +110,21 @@ def _nodes(nodes: Sequence[Node], texts: _Texts) -> dict[str, Any]:
                 ("at", "position"),
             )
         },
-        "top": [_reads(node.top, texts, 3) for node in nodes],
-        "bottom": [_reads(node.bottom, texts, 2) for node in nodes],
+        "top": _reads([node.top for node in nodes], texts, 3),
+        "bottom": _reads([node.bottom for node in nodes], texts, 2),
         "rank": [node.rank for node in nodes],
         **{
-            name: [_short(getattr(node, name)) for node in nodes]
+            name: shorts([getattr(node, name) for node in nodes])
             for name in ("entropy", "norm", "prob", "coefficient")
         },
         "attribution": {
-            i: _short(node.attribution)
+            i: short(node.attribution)
             for i, node in enumerate(nodes)
             if node.attribution is not None
         },
         "token": [-1 if node.token is None else texts.token(node.token) for node in nodes],
         "attention": {
-            i: [_short(a, 2) for a in node.attention]
+            i: shorts(node.attention, 2)
             for i, node in enumerate(nodes)
             if node.attention is not None
         },
@@ -161,13 +162,13 @@ def _flow(parts: Iterable[_Part], *, only_blocks: bool) -> dict[str, Any]:
         drawn["x"] += [_tenth(box.left) for box in boxes]
         drawn["y"] += [_tenth(box.top) for box in boxes]
         drawn["height"] += [_tenth(box.height) for box in boxes]
-        drawn["strength"] += [_short(worth[i], 2) for i in place.placed]
+        drawn["strength"] += shorts([worth[i] for i in place.placed], 2)
         edges["source"] += [numbers[i] for i in part.ends[0]]
         edges["target"] += [numbers[i] for i in part.ends[1]]
         edges["kind"] += [EDGE_KINDS.index(edge.kind) for edge in part.edges]
-        edges["score"] += [_short(edge.score) for edge in part.edges]
+        edges["score"] += shorts([edge.score for edge in part.edges])
         edges["width"] += [_tenth(width) for width in place.edge_widths]
-        edges["strength"] += [_short(strength, 2) for strength in strong]
+        edges["strength"] += shorts(strong, 2)
         drawn["pictures"].append(
             {
                 "position": one.position,
@@ -193,8 +194,10 @@ def _strengths(graph: FlowGraph, of_edges: Sequence[float]) -> list[float]:
     for edge, source, target, strength in zip(graph.edges, *graph.ends, of_edges, strict=True):
         # What leads to a head's query is the norm of its source: the same for all.
         if edge.kind != "flow" and not {kinds[source], kinds[target]} <= {"head_query", "key"}:
-            best[source] = max(best[source], strength)
-            best[target] = max(best[target], strength)
+            if strength > best[source]:
+                best[source] = strength
+            if strength > best[target]:
+                best[target] = strength
     for pair, strength in zip(pairs, best, strict=True):
         found[pair] = max(found.get(pair, 0.0), strength)
     return [
@@ -218,7 +221,7 @@ def _route(made: Route, order: Mapping[NodeId, int]) -> dict[str, Any]:
         "x": [_tenth(stop.x) for stop in made.stops],
         "y": [_tenth(stop.y) for stop in made.stops],
         "role": [_ROLES.index(stop.role) for stop in made.stops],
-        "strength": [_short(stop.strength, 2) for stop in made.stops],
+        "strength": shorts([stop.strength for stop in made.stops], 2),
         "rows": [[position, _tenth(y)] for position, y in made.rows],
         "columns": [[_index(layer), _tenth(x)] for layer, x in made.columns],
         "width": made.width,
@@ -227,21 +230,35 @@ def _route(made: Route, order: Mapping[NodeId, int]) -> dict[str, Any]:
             "source": [order[link.source] for link in made.links],
             "target": [order[link.target] for link in made.links],
             "kind": [_LINKS.index(link.kind) for link in made.links],
-            "score": [_short(link.score) for link in made.links],
+            "score": shorts([link.score for link in made.links]),
             "via": [-1 if link.via is None else order[link.via] for link in made.links],
         },
     }
 
 
-def _reads(reads: Iterable[TokenProb], texts: _Texts, digits: int) -> list[Any]:
-    """Text and probability in turn."""
-    return [part for r in reads for part in (texts.token(r.token), _short(r.prob, digits))]
+def _reads(all_reads: list[Sequence[TokenProb]], texts: _Texts, digits: int) -> list[list[Any]]:
+    """Text and probability in turn, for each readout."""
+    told: list[int] = []
+    probs: list[float] = []
+    sizes = []
+    for reads in all_reads:
+        if isinstance(reads, TokenProbs):
+            tokens, chances = reads.unpacked()
+        else:
+            tokens, chances = [r.token for r in reads], [r.prob for r in reads]
+        told += map(texts.token, tokens)
+        probs += chances
+        sizes.append(len(reads))
+    in_turn: list[Any] = [None] * (2 * len(told))
+    in_turn[::2], in_turn[1::2] = told, shorts(probs, digits)
+    ends = list(accumulate(sizes, initial=0))
+    return [in_turn[2 * start : 2 * end] for start, end in pairwise(ends)]
 
 
 def _effects(effects: Iterable[Effect | None]) -> dict[int, list[Any]]:
     """Only those that were measured, by index: the value, and 1 if it is exact."""
     return {
-        i: [_short(effect.value), int(effect.exact)]
+        i: [short(effect.value), int(effect.exact)]
         for i, effect in enumerate(effects)
         if effect is not None
     }
@@ -254,12 +271,3 @@ def _index(value: int | None) -> int:
 def _tenth(value: float) -> float | int:
     rounded = round(value, 1)
     return int(rounded) if rounded.is_integer() else rounded
-
-
-def _short(value: float | None, digits: int = 3) -> float | int | None:
-    if value is None or not math.isfinite(value):
-        return None
-    rounded = float(f"{value:.{digits}g}")
-    # The largest floats round up to infinity.
-    rounded = rounded if math.isfinite(rounded) else value
-    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e6 else rounded

@@ -44,7 +44,8 @@ def widths(graph: FlowGraph) -> tuple[float, ...]:
     for name, members in groups.items():
         scale = _scale(name, members, sizes, graph.ends)
         for i in members:
-            found[i] = max(THINNEST, scale * sizes[i])
+            if (width := scale * sizes[i]) > THINNEST:
+                found[i] = width
     return tuple(found)
 
 
