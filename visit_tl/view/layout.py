@@ -254,20 +254,14 @@ def _lines(
         neuron: next((i for i in line if nodes[i].kind != "neuron_key"), line[0])
         for neuron, line in lines.items()
     }
-    order = sorted(
-        lines,
-        key=lambda n: (
-            n is None,
-            -(_number(nodes[signed[n]].coefficient) or 0.0),
-            -1 if n is None else n,
-        ),
-    )
+    size = {n: _number(nodes[i].coefficient) or 0.0 for n, i in signed.items()}
+    order = sorted(lines, key=lambda n: (n is None, -size[n], -1 if n is None else n))
     middles: dict[int, float] = {}
     depth = 0.0
     for neuron in order:
-        size = _line_height(lines[neuron], tall)
-        middles |= dict.fromkeys(lines[neuron], depth + size / 2)
-        depth += size
+        high = _line_height(lines[neuron], tall)
+        middles |= dict.fromkeys(lines[neuron], depth + high / 2)
+        depth += high
     return middles, depth
 
 
