@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -75,11 +76,21 @@ class Container:
     source: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        _ = self.ends
+
+    @cached_property
+    def ends(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Where the source and where the target of every edge stand in `nodes`.
+
+        Worked out when the graph is made, and kept: looking up every name again is most of what a
+        picture would cost.
+        """
         order = {node.id: i for i, node in enumerate(self.nodes)}
         if len(order) != len(self.nodes):
             seen: set[NodeId] = set()
             twice = next(n.id for n in self.nodes if n.id in seen or seen.add(n.id))
             raise GraphError(f"the node {twice} is there twice")
+        sources, targets = array("i"), array("i")
         for edge in self.edges:
             start, end = order.get(edge.source), order.get(edge.target)
             if start is None or end is None:
@@ -92,6 +103,9 @@ class Container:
                 raise GraphError(
                     f"the edge {edge.source} -> {edge.target} runs against the forward pass"
                 )
+            sources.append(start)
+            targets.append(end)
+        return sources, targets
 
     @cached_property
     def _by_id(self) -> dict[NodeId, Node]:

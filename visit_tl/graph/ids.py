@@ -139,7 +139,8 @@ class NodeId:
     @checked
     def at(self, position: Position | None) -> NodeId:
         """The same node at another position."""
-        return replace(self, position=position)
+        # Nearly every node that is asked for is at the graph's own position, and asked for there.
+        return self if position is self.position else replace(self, position=position)
 
     def _name(self) -> str:
         if self.kind in _FINAL:
