@@ -102,7 +102,9 @@ newest:  ## the core tests with the newest release of everything, in build/newes
 OTHER_CORE := tests/arguments tests/graph tests/model/test_from_transformers.py tests/test_by_hand.py \
 	tests/test_cli.py tests/test_components.py tests/test_lens.py tests/test_states.py tests/test_tokens.py \
 	tests/test_trace.py
-OTHER ?= $(firstword $(foreach v,3.10 3.13 3.12 3.11,$(if $(filter-out $(VERSION),$v),$(shell python$v -c 'print("python$v")' 2>/dev/null))))
+OTHER ?= $(shell for v in $(filter-out $(VERSION),3.10 3.13 3.12 3.11); do \
+	for python in python$$v $$HOME/.pyenv/versions/$$v.*/bin/python; do \
+	$$python -c "print('$$python')" 2>/dev/null && exit; done; done)
 OTHER_VERSION = $(shell $(OTHER) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 pythons:  ## tests with another Python than $(PYTHON), where one is found
 ifeq ($(OTHER),)
