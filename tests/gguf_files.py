@@ -51,6 +51,7 @@ def write_gguf(
     config = hf_model.config
     kind = architecture or config.model_type
     writer = gguf.GGUFWriter(path, kind)
+    writer.add_name("tiny")  # without one, transformers before 5 does not open it
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 import visit_tl as vt
 from visit_tl.cli import app
 
-pytestmark = pytest.mark.model
+# A page is many graphs of the real model, one after the other.
+pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

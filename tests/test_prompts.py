@@ -56,7 +56,7 @@ def test_a_continuation_ends_with_the_text_or_the_context(native):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a b",), "prompts is one text; pass a list"),
+        (("a b",), "prompts must be a list of prompts, each a text or token ids, got 'a b'"),
         ((torch.tensor([1, 2]),), r"a batch of token ids is \[batch, pos\], got \[2\]"),
         ((["a", ""],), "the prompt is empty"),
     ],

@@ -134,3 +134,11 @@ class TestACacheThatDoesNotFitIsRefused:
             InputError, match=r"the cache has no blocks\.0\.hook_resid_pre; make it"
         ):
             vt.flow_graph(native, PROMPT, cache=cache)
+
+
+def test_a_model_without_adapters_is_not_searched_for_them_again(native, monkeypatch):
+    from visit_tl.model.view import ModelView
+
+    view = ModelView(native)
+    monkeypatch.setattr(torch.nn.Module, "modules", lambda self: pytest.fail("searched"))
+    assert view.weights(0).W_O.shape[0] == view.n_heads

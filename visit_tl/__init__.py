@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from visit_tl import atlas, causal, circuits, view
     from visit_tl.checks import check
     from visit_tl.errors import (
+        ArgumentTypeError,
+        ArgumentValueError,
         DecompositionError,
         FileError,
         GraphError,
@@ -58,6 +60,8 @@ _HOMES = {
     "VisitError": "visit_tl.errors",
     "ModelError": "visit_tl.errors",
     "InputError": "visit_tl.errors",
+    "ArgumentTypeError": "visit_tl.errors",
+    "ArgumentValueError": "visit_tl.errors",
     "DecompositionError": "visit_tl.errors",
     "GraphError": "visit_tl.errors",
     "FileError": "visit_tl.errors",
@@ -68,6 +72,8 @@ _HOMES = {
 _ROOMS = ("atlas", "causal", "circuits", "view")
 
 __all__ = [
+    "ArgumentTypeError",
+    "ArgumentValueError",
     "DecompositionError",
     "Edge",
     "FileError",

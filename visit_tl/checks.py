@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from visit_tl import components
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Model
 from visit_tl.causal.replay import Replay
 from visit_tl.errors import VisitError
 from visit_tl.graph import conserve
@@ -182,7 +184,8 @@ class CheckReport:
         return f"<table>{cells}</table>"
 
 
-def check(model: Any) -> CheckReport:
+@checked
+def check(model: Model) -> CheckReport:
     """Take a model apart on a short prompt and measure how well its parts sum to its wholes.
 
     Every block is measured at the last of up to eight tokens, spread over the vocabulary. The model

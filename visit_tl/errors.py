@@ -20,6 +20,14 @@ class InputError(VisitError):
     """A prompt, target, layer, position, head or budget that does not fit the model."""
 
 
+class ArgumentTypeError(InputError, TypeError):
+    """An argument of another type than the call takes, such as a text for a number."""
+
+
+class ArgumentValueError(InputError, ValueError):
+    """An argument of the right type that the call does not take, such as a count below 1."""
+
+
 class DecompositionError(VisitError):
     """The parts do not sum to the whole: the numbers of a graph would be wrong."""
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import TENSOR, TOKEN_IDS, Count, Flag
 from visit_tl.errors import InputError
 from visit_tl.kernel_choice import kernel_for
 from visit_tl.model.view import ModelView
@@ -51,13 +54,14 @@ class Readout:
     target_ranks: Int[Tensor, "component target"]
 
 
+@checked
 def read(
     view: ModelView,
-    vectors: Float[Tensor, "component d_model"],
-    targets: Sequence[int] | Int[Tensor, "component target"] = (),
+    vectors: Annotated[Float[Tensor, "component d_model"], TENSOR],
+    targets: Annotated[Sequence[int] | Int[Tensor, "component target"], TOKEN_IDS] = (),
     *,
-    k: int = 5,
-    apply_norm: bool = True,
+    k: Count = 5,
+    apply_norm: Flag = True,
 ) -> Readout:
     """Read vectors through the final norm and the unembedding, `softmax(ln_f(x) W_U + b_U)`.
 
@@ -75,7 +79,7 @@ def read(
     Raises:
         InputError: no vectors, a wrong width, k or a target out of range.
     """
-    n = vectors.shape[0]
+    n = vectors.shape[0] if vectors.ndim == 2 else 0
     if n == 0 or vectors.shape[1] != view.d_model:
         raise InputError(
             f"the lens of {view.name} reads [component, {view.d_model}] with at least one "

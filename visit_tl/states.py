@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.several import integers
+from visit_tl.arguments.vocabulary import (
+    Count,
+    Flag,
+    Layers,
+    Model,
+    NodeName,
+    NumberName,
+    Positions,
+    PromptLike,
+    Theme,
+    Token,
+)
 from visit_tl.errors import InputError
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Hook, Node
@@ -44,7 +58,8 @@ class LensTable:
     cells: tuple[tuple[Node | None, ...], ...] = field(repr=False)
     patched: tuple[str, ...] = ()
 
-    def __getitem__(self, state: str | NodeId) -> Node:
+    @checked
+    def __getitem__(self, state: NodeName) -> Node:
         """The cell of that id, such as `table["L9.resid_post@4"]`; without @, the last position.
 
         Raises:
@@ -74,29 +89,35 @@ class LensTable:
         columns = zip(*self.cells, strict=True)
         return tuple(i for i, column in enumerate(columns) if any(c is not None for c in column))
 
-    def columns(self, positions: Iterable[int] | None = None) -> tuple[int, ...]:
+    @checked
+    def columns(self, positions: Positions | None = None) -> tuple[int, ...]:
         """Positions to show: those asked for, negative ones from the end, or all that are known.
 
         Raises:
             InputError: a position is outside the prompt, or there is none.
         """
         n = len(self.tokens)
-        asked = self.known if positions is None else tuple(positions)
+        if positions is None or positions == "all":
+            asked = self.known
+        else:
+            asked = tuple(integers(positions))
         if outside := [i for i in asked if not -n <= i < n]:
             raise InputError(f"position {outside[0]} is outside the prompt of {n} tokens")
         if not asked:
             raise InputError("no positions to show")
         return tuple(sorted({i % n for i in asked}))
 
+    @checked
     def figure(
-        self, by: str = "rank", *, positions: Iterable[int] | None = None, theme: str = "light"
+        self, by: NumberName = "rank", *, positions: Positions | None = None, theme: Theme = "light"
     ) -> go.Figure:
         """The table as a Plotly figure; see `visit_tl.view.lens_table.figure`."""
         from visit_tl.view.lens_table import figure
 
         return figure(self, by, positions=positions, theme=theme)
 
-    def text(self, positions: Iterable[int] | None = None) -> str:
+    @checked
+    def text(self, positions: Positions | None = None) -> str:
         """The table as text; see `visit_tl.view.lens_table.text`."""
         from visit_tl.view.lens_table import text
 
@@ -133,14 +154,15 @@ class LensTable:
         return f"<pre>{for_html(self.text())}</pre>"
 
 
+@checked
 def lens_table(
-    model: Any,
-    prompt: str | Sequence[int] | Tensor,
+    model: Model,
+    prompt: PromptLike,
     *,
-    target: str | int | None = None,
-    layers: Iterable[int] | int | None = None,
-    prepend_bos: bool | None = None,
-    k: int = 5,
+    target: Token | None = None,
+    layers: Layers | None = None,
+    prepend_bos: Flag | None = None,
+    k: Count = 5,
 ) -> LensTable:
     """Read the residual stream before the first block and after each, at every position.
 
@@ -151,7 +173,7 @@ def lens_table(
         model: As for `flow_graph`.
         prompt: As for `flow_graph`.
         target: The token to follow; None is the model's own prediction after the last token.
-        layers: Consecutive blocks; None is all.
+        layers: Consecutive blocks, one or several; None or `all` is all.
         prepend_bos: As for `flow_graph`.
         k: How many top and bottom tokens each cell keeps.
 

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from torch import Tensor
-
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.several import integers, node_ids
+from visit_tl.arguments.vocabulary import (
+    Cached,
+    Count,
+    Flag,
+    Hooks,
+    Integer,
+    Layers,
+    Mask,
+    Model,
+    Neurons,
+    NodeNames,
+    Position,
+    Positions,
+    Preset,
+    PromptLike,
+    PromptsLike,
+    Token,
+    Tokens,
+    Whole,
+)
 from visit_tl.atlas.atlas import open_atlas
 from visit_tl.errors import InputError
 from visit_tl.graph import prune
@@ -31,25 +51,26 @@ _TOGETHER: Final = 24 * 2**20
 """Bytes of rows of weights that wait to be read together, each once for all prompts."""
 
 
+@checked
 def flow_graph(
-    model: Any,
-    prompt: str | Sequence[int] | Tensor,
+    model: Model,
+    prompt: PromptLike,
     *,
-    target: str | int | None = None,
-    layers: Iterable[int] | int | None = None,
-    position: int = -1,
-    prepend_bos: bool | None = None,
-    cache: Cache | None = None,
-    batch: int | None = None,
-    preset: str = "default",
-    heads: int | None = None,
-    values: int | None = None,
-    neurons: int | tuple[int, int] | None = None,
-    k: int = 5,
-    expand: int | None = None,
-    positions: Iterable[int] | None = None,
-    max_nodes: int = MAX_NODES,
-    fwd_hooks: FwdHooks = (),
+    target: Token | None = None,
+    layers: Layers | None = None,
+    position: Position | None = -1,
+    prepend_bos: Flag | None = None,
+    cache: Cached | None = None,
+    batch: Integer | None = None,
+    preset: Preset = "default",
+    heads: Count | None = None,
+    values: Count | None = None,
+    neurons: Neurons | None = None,
+    k: Count = 5,
+    expand: Whole | None = None,
+    positions: Positions | None = None,
+    max_nodes: Whole = MAX_NODES,
+    fwd_hooks: Hooks | None = (),
 ) -> FlowGraph:
     """X-ray one forward pass: every part that mattered, read as words (paper, section 4).
 
@@ -61,8 +82,8 @@ def flow_graph(
         prompt: Text, or token ids of shape [pos] or [1, pos].
         target: The token to follow, as text (one token, with its space) or id; None is the model's
             own prediction.
-        layers: Consecutive blocks; None is all.
-        position: Query position; negative ones count from the end.
+        layers: Consecutive blocks, one or several; None or `all` is all.
+        position: Query position; negative ones count from the end; None is the last.
         prepend_bos: Whether a BOS goes before a text; None is the model's own default, but no
             second one before a text that begins with BOS already (`graph.bos_in_prompt`).
         cache: Activations of this prompt that the caller already has, instead of a forward pass.
@@ -77,8 +98,8 @@ def flow_graph(
         expand: Through how many memories to follow the answer back, one after the other: the blocks
             that made the state which a memory was read from join the graph, at its position
             (default 0, or 1 if `positions` are given).
-        positions: Key positions that may be followed; negative ones count from the end; None is
-            all.
+        positions: Key positions that may be followed, one or several; negative ones count from
+            the end; None or `all` is all.
         max_nodes: How many nodes following may add. The memories that add the largest share to the
             stream come first; those that found no room are `graph.unfollowed`.
         fwd_hooks: As `run_with_hooks` takes them: the graph is of the run that they patched, as it
@@ -97,27 +118,28 @@ def flow_graph(
     tokens = view.tokens.encode(prompt, prepend_bos)
     job = _Job(view, target, layers, prune.budget(preset, heads, values, neurons))
     job.follow(expand, positions, max_nodes)
-    return _built(view, k, [job.plan(tokens, position, cache, batch, fwd_hooks)])[0]
+    return _built(view, k, [job.plan(tokens, position, cache, batch, fwd_hooks or ())])[0]
 
 
+@checked
 def flow_graphs(
-    model: Any,
-    prompts: Sequence[str | Sequence[int]] | Tensor,
+    model: Model,
+    prompts: PromptsLike,
     *,
-    attention_mask: Tensor | None = None,
-    target: str | int | Sequence[str | int] | None = None,
-    layers: Iterable[int] | int | None = None,
-    position: int = -1,
-    prepend_bos: bool | None = None,
-    preset: str = "default",
-    heads: int | None = None,
-    values: int | None = None,
-    neurons: int | tuple[int, int] | None = None,
-    k: int = 5,
-    expand: int | None = None,
-    positions: Iterable[int] | None = None,
-    max_nodes: int = MAX_NODES,
-    verbose: bool = True,
+    attention_mask: Mask | None = None,
+    target: Tokens | None = None,
+    layers: Layers | None = None,
+    position: Position | None = -1,
+    prepend_bos: Flag | None = None,
+    preset: Preset = "default",
+    heads: Count | None = None,
+    values: Count | None = None,
+    neurons: Neurons | None = None,
+    k: Count = 5,
+    expand: Whole | None = None,
+    positions: Positions | None = None,
+    max_nodes: Whole = MAX_NODES,
+    verbose: Flag = True,
 ) -> list[FlowGraph]:
     """The graph of each of several prompts, each exactly as `flow_graph` gives it alone.
 
@@ -164,20 +186,21 @@ def flow_graphs(
     return _built(view, k, (job.plan(tokens, position) for job, tokens in bar))
 
 
+@checked
 def generate(
-    model: Any,
-    prompt: str | Sequence[int] | Tensor,
-    n: int,
+    model: Model,
+    prompt: PromptLike,
+    n: Count,
     *,
-    target: str | int | None = None,
-    layers: Iterable[int] | int | None = None,
-    prepend_bos: bool | None = None,
-    preset: str = "default",
-    heads: int | None = None,
-    values: int | None = None,
-    neurons: int | tuple[int, int] | None = None,
-    k: int = 5,
-    verbose: bool = True,
+    target: Token | None = None,
+    layers: Layers | None = None,
+    prepend_bos: Flag | None = None,
+    preset: Preset = "default",
+    heads: Count | None = None,
+    values: Count | None = None,
+    neurons: Neurons | None = None,
+    k: Count = 5,
+    verbose: Flag = True,
 ) -> list[FlowGraph]:
     """Continue a prompt greedily, with a graph of the step that made each new token.
 
@@ -203,8 +226,6 @@ def generate(
     """
     from tqdm.auto import tqdm
 
-    if n < 1:
-        raise InputError(f"n must be an integer of at least 1, got {n}")
     view = ModelView(model)
     job = _Job(view, target, layers, prune.budget(preset, heads, values, neurons))
 
@@ -221,12 +242,13 @@ def generate(
     return _built(view, k, plans(view.tokens.encode(prompt, prepend_bos)))
 
 
+@checked
 def attention(
-    model: Any,
-    prompt: str | Sequence[int] | Tensor,
-    heads: Iterable[str | NodeId],
+    model: Model,
+    prompt: PromptLike,
+    heads: NodeNames,
     *,
-    prepend_bos: bool | None = None,
+    prepend_bos: Flag | None = None,
 ) -> AttentionView:
     """Where some heads look, from every position, drawn by CircuitsVis.
 
@@ -248,7 +270,7 @@ def attention(
     view = ModelView(model)
     tokens = view.tokens.encode(prompt, prepend_bos)
     chosen: list[tuple[int, int]] = []
-    for node in (NodeId.parse(head) for head in heads):
+    for node in (NodeId.parse(head) for head in node_ids(heads)):
         layer, head = node.layer, node.head
         if layer is None or head is None or layer >= view.n_layers or head >= view.n_heads:
             raise InputError(
@@ -276,30 +298,23 @@ class _Job:
         self,
         view: ModelView,
         target: str | int | None,
-        layers: Iterable[int] | int | None,
+        layers: Layers | None,
         budget: prune.Budget,
     ) -> None:
         self.view, self.budget = view, budget
         self.layers = view.check_layers(layers)
         self.target = None if target is None else view.tokens.single(target)
 
-    def follow(self, expand: int | None, positions: Iterable[int] | None, max_nodes: int) -> None:
-        """Whether and how far to follow memories back.
-
-        Raises:
-            InputError: a number below 0.
-        """
-        self.positions = None if positions is None else list(positions)
+    def follow(self, expand: int | None, positions: Positions | None, max_nodes: int) -> None:
+        """Whether and how far to follow memories back."""
+        self.positions = None if positions is None or positions == "all" else integers(positions)
         self.expand = (0 if positions is None else 1) if expand is None else expand
         self.max_nodes = max_nodes
-        for name, number in (("expand", self.expand), ("max_nodes", max_nodes)):
-            if type(number) is not int or number < 0:
-                raise InputError(f"{name} must be an integer of at least 0, got {number!r}")
 
     def plan(
         self,
         tokens: Prompt,
-        position: int,
+        position: int | None,
         cache: Cache | None = None,
         batch: int | None = None,
         fwd_hooks: FwdHooks = (),
@@ -314,7 +329,7 @@ class _Job:
                 return Trace.run_at(self.view, tokens, at, layers=layers, fwd_hooks=fwd_hooks)
             return Trace.from_cache_at(self.view, cache, tokens, at, layers=layers, batch=batch)
 
-        position = self.view.check_position(position, len(tokens.ids))
+        position = self.view.check_position(-1 if position is None else position, len(tokens.ids))
         trace = traces([position], self.layers)[position]
         if not self.expand:
             return self.chosen(trace)

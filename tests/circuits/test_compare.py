@@ -361,7 +361,7 @@ def test_a_reference_of_another_shape_names_the_heads_out_of_range():
         ([[1.0], [1.0, 2.0]], {}, "scores must be numbers"),
         ("ab", {}, "scores must be numbers .* str is none of them"),
         (SCORES, {"by": "norm"}, "by = 'norm' chooses a number of a graph's heads"),
-        (SCORES, {"threshold": math.nan}, "the threshold is NaN"),
+        (SCORES, {"threshold": math.nan}, "threshold must be a finite number"),
         (graph(*HEADS), {"by": "rank", "absolute": True}, "a rank has no sign"),
     ],
 )

@@ -238,8 +238,12 @@ def test_nodes_are_found_by_their_position_too(expanded):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"expand": -1}, InputError, "expand must be an integer of at least 0, got -1"),
-        ({"expand": True}, InputError, "expand must be an integer of at least 0, got True"),
+        ({"expand": -1}, InputError, "expand must be an integer of at least 0, or None, got -1"),
+        (
+            {"expand": True},
+            InputError,
+            "expand must be an integer of at least 0, or None, got True",
+        ),
         ({"expand": 1, "max_nodes": -1}, InputError, "max_nodes must be an integer"),
         ({"positions": [99]}, InputError, "position 99 is outside the prompt"),
         ({"positions": [4], "position": 2}, InputError, "position 4 comes after the graph's own"),

@@ -37,6 +37,18 @@ def test_ancestors_and_descendants_meet_only_in_the_node(graph):
     assert graph.descendants("logits") == frozenset()
 
 
+def test_edges_know_where_their_ends_stand(graph):
+    for edge, source, target in zip(graph.edges, *graph.ends, strict=True):
+        assert graph.nodes[source].id == edge.source and graph.nodes[target].id == edge.target
+    part = graph.subgraph([1])
+    for edge, source, target in zip(part.edges, *part.ends, strict=True):
+        assert part.nodes[source].id == edge.source and part.nodes[target].id == edge.target
+
+
+def test_a_graph_of_one_position_is_its_own_part(graph):
+    assert graph.at(graph.position) is graph
+
+
 def test_words_are_found_among_what_nodes_promote(graph):
     word = graph["L1H0"].label
     assert graph["L1H0"] in graph.find(word)

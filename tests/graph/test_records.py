@@ -21,8 +21,11 @@ def test_packed_tokens_are_a_sequence_of_what_went_in():
     assert len(PACKED) == 2 and list(PACKED) == list(TOP)
     assert PACKED[0] == TOP[0] and PACKED[-1] == TOP[1] and PACKED[:1] == TOP[:1]
     assert TOP[1] in PACKED and [*reversed(PACKED)] == [*reversed(TOP)]
-    with pytest.raises(IndexError):
-        PACKED[2]
+    for outside in (2, -3):
+        with pytest.raises(IndexError):
+            PACKED[outside]
+    assert PACKED[-2] == TOP[0]
+    assert PACKED.unpacked() == ([" b", "<0xE2>"], (0.375, 2**-20))
     assert not TokenProbs([], [], {})
     assert PACKED + PACKED == PACKED + TOP == TOP + PACKED == TOP + TOP
 

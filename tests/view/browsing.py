@@ -15,20 +15,16 @@ QUIET = (
     *("--disable-background-networking", "--disable-component-update"),
 )
 
-# Where Plotly drew the polygon of a node: the middle of what has the node's colour there is not
-# known to Plotly, so the place is worked out as a reader of the picture would: from the axes.
+# Where the page drew a node, worked out as a reader of the picture would: from its place and scale.
 _PLACE = """name => {
   const model = window.tested || (window.tested = readPayload(
     JSON.parse(document.getElementById("data").textContent)));
   const figure = document.getElementById("figure"), box = figure.getBoundingClientRect();
   const depth = model.depths[figure.dataset.depth], node = model.byName.get(name);
   const slot = depth.slot[node], [x, y] = nodeMiddle(depth, slot);
-  const {xaxis, yaxis, margin} = figure.layout;
-  const wide = box.width - margin.l - margin.r, tall = box.height - margin.t - margin.b;
-  return [
-    box.left + margin.l + wide * (x - xaxis.range[0]) / (xaxis.range[1] - xaxis.range[0]),
-    box.top + margin.t + tall * (y - yaxis.range[1]) / (yaxis.range[0] - yaxis.range[1]),
-  ];
+  const place = figure.querySelector("svg").dataset.place.split(" ");
+  const [left, top, x0, y0, sx, sy] = place.map(Number);
+  return [box.left + left + (x - x0) * sx, box.top + top + (y - y0) * sy];
 }"""
 
 
@@ -102,8 +98,7 @@ class Tab:
     def labels(self):
         """The texts in the figure."""
         return self.page.evaluate(
-            "() => [...document.querySelectorAll('#figure .textpoint text')]"
-            ".map(e => e.textContent)"
+            "() => [...document.querySelectorAll('#figure .labels text')].map(e => e.textContent)"
         )
 
     def shot(self, name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -260,8 +261,9 @@ def test_the_keyboard_walks_along_edges(opened, six):
 def test_zoom_by_buttons_keys_and_wheel_and_move_by_dragging(opened, six):
     tab = opened(six[1])
     wide = """() => {
-      const [a, b] = document.getElementById("figure").layout.xaxis.range;
-      return [a, b - a];
+      const drawn = document.querySelector("#figure svg");
+      const [, , x0, , sx] = drawn.dataset.place.split(" ").map(Number);
+      return [x0, drawn.querySelector("clipPath rect").width.baseVal.value / sx];
     }"""
     first = tab.page.evaluate(wide)
     tab.page.locator("#in").click()
@@ -280,12 +282,33 @@ def test_zoom_by_buttons_keys_and_wheel_and_move_by_dragging(opened, six):
     tab.page.keyboard.up("Control")
     tab.until(f"({wide})()[1] < {first[1] * 0.9}")
     tab.page.locator("#fit").click()
+    wide_px = tab.page.evaluate(
+        "() => document.querySelector('#figure clipPath rect').width.baseVal.value"
+    )
+    tab.page.mouse.move(500, 420)
+    tab.page.mouse.down()
+    tab.page.mouse.move(440, 430, steps=4)
+    moved = "name => document.querySelector('#figure .' + name).getAttribute('transform')"
+    parts = [tab.page.evaluate(moved, name) for name in ("plot", "columns", "rows")]
+    assert parts == ["translate(-60 10)", "translate(-60 0)", "translate(0 10)"]
+    drawn = tab.page.locator("#figure").get_attribute("data-drawn")
+    tab.page.mouse.up()
+    assert tab.page.locator("#figure").get_attribute("data-drawn") == str(int(drawn) + 1)
+    assert tab.page.evaluate(wide) == pytest.approx([first[0] + 60 * first[1] / wide_px, first[1]])
+    assert tab.chosen is None
+
+
+def test_a_press_that_the_browser_takes_back_moves_nothing(opened, six):
+    tab = opened(six[1])
     tab.page.mouse.move(500, 420)
     tab.page.mouse.down()
     tab.page.mouse.move(440, 420, steps=4)
+    drawn = tab.page.locator("#figure").get_attribute("data-drawn")
+    tab.page.evaluate("() => window.dispatchEvent(new PointerEvent('pointercancel'))")
+    moved = "() => document.querySelector('#figure .plot').getAttribute('transform')"
+    assert tab.page.evaluate(moved) == "translate(0 0)"
     tab.page.mouse.up()
-    tab.until(f"({wide})()[0] > {first[0] + 5}")
-    assert tab.chosen is None
+    assert tab.page.locator("#figure").get_attribute("data-drawn") == drawn
 
 
 def test_the_theme_is_switched_in_place(opened, six):
@@ -294,7 +317,7 @@ def test_the_theme_is_switched_in_place(opened, six):
     assert tab.page.evaluate(ground) == "rgb(255, 255, 255)"
     tab.page.locator("#theme").click()
     assert tab.page.evaluate(ground) == "rgb(15, 19, 24)"
-    paper = "() => document.getElementById('figure').layout.paper_bgcolor"
+    paper = "() => document.querySelector('#figure svg > rect').getAttribute('fill')"
     assert tab.page.evaluate(paper) == "#0f1318"
     assert tab.page.locator("#theme").text_content() == "light"
 
@@ -432,7 +455,7 @@ def test_no_text_is_smaller_than_12_px_and_no_label_touches_another(opened, six)
     )
     assert small == []
     boxes = tab.page.evaluate(
-        """() => [...document.querySelectorAll("#figure .textpoint text")].map(e => {
+        """() => [...document.querySelectorAll("#figure .labels text")].map(e => {
           const b = e.getBoundingClientRect(); return [b.left, b.right, b.top, b.bottom]; })"""
     )
     assert len(boxes) > 20
@@ -475,6 +498,15 @@ def test_the_picture_is_saved_as_svg(opened, six):
     assert waiting.value.suggested_filename == "visit_tl.svg"
     assert saved.startswith("<svg")
     assert "logits" not in saved and saved.count("<path") > 20
+    # Well formed, and with everything in it that a file of its own needs.
+    root = ElementTree.fromstring(saved)
+    assert root.get("width") == str(int(tab.page.locator("#figure").bounding_box()["width"]))
+    shown = ["".join(e.itertext()) for e in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert set(tab.labels()) <= set(shown)
+    # A second file is the same: saving changes nothing.
+    with tab.page.expect_download() as waiting:
+        tab.page.locator("#save").click()
+    assert waiting.value.path().read_text(encoding="utf-8") == saved
 
 
 def test_four_thousand_nodes_are_drawn_and_answer_clicks(opened):
@@ -515,7 +547,7 @@ def test_a_long_prompt_leaves_the_figure_on_the_screen(opened):
     box = tab.page.locator("#figure").bounding_box()
     assert box["y"] + box["height"] <= 720 and box["height"] >= 380
     assert tab.part("attention").locator(".row").count() == len(long.tokens)
-    rows = tab.page.locator("#figure .yaxislayer-above text").count()
+    rows = tab.page.locator("#figure .rows text").count()
     assert 3 < rows < 20
     tab.shot("page-long")
 

@@ -11,7 +11,16 @@ import pytest
 from tests.view.synthetic import hostile, realistic
 from visit_tl.graph.ids import NodeId
 from visit_tl.view.layout import NODE_WIDTH, ROW, layout
-from visit_tl.view.widths import SPINE, WIDEST, WIDEST_FAN, WIDEST_SPINE, column_sums, widths
+from visit_tl.view.widths import (
+    SPINE,
+    WIDEST,
+    WIDEST_FAN,
+    WIDEST_SPINE,
+    column_sums,
+    heights,
+    sources,
+    widths,
+)
 
 GRAPHS = {"realistic": realistic(), "hostile": hostile(), "a part": realistic((4, 5), 12)}
 
@@ -120,9 +129,12 @@ def test_widths_are_in_proportion_within_a_group():
 
 def test_the_ballast_fills_plotlys_fullest_column_to_the_height(graph):
     place = layout(graph)
-    tall = {name: box.height for name, box in place.boxes.items()}
-    sums = column_sums(graph, tall)
-    assert sum(sums) == pytest.approx(sum(tall.values()))
+    tall = heights(graph, place.edge_widths)
+    assert {n.id: h for n, h in zip(graph, tall, strict=True) if h > 0} == {
+        name: box.height for name, box in place.boxes.items()
+    }
+    sums = column_sums(tall, sources(graph))
+    assert sum(sums) == pytest.approx(sum(tall))
     assert max(sums) <= place.height
     assert max(sums[0], sums[-1]) + place.ballast == pytest.approx(place.height)
 

@@ -10,12 +10,13 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from plotly.offline import get_plotlyjs
 
 from tests.view.synthetic import HOSTILE, hostile, realistic
 from visit_tl.errors import InputError
-from visit_tl.graph.ids import KINDS
+from visit_tl.graph.ids import KINDS, NodeId
+from visit_tl.view.depths import blocks
 from visit_tl.view.labels import visible
+from visit_tl.view.layout import layout
 from visit_tl.view.notebook import notebook_html
 from visit_tl.view.page import page
 from visit_tl.view.page_assets import SCRIPTS, colours, script
@@ -49,7 +50,7 @@ def made():
 
 
 def test_it_asks_the_network_for_nothing(made):
-    elements = Reader(made.replace(get_plotlyjs(), "")).elements
+    elements = Reader(made).elements
     fetching = {"src", "href", "action", "data", "poster", "srcset", "formaction", "background"}
     assert not [(t, a) for t, a in elements if fetching & set(a)]
     assert not {t for t, _ in elements} & {
@@ -107,22 +108,43 @@ def test_layers_that_are_not_there_are_refused():
 
 def test_a_page_is_small():
     graph = realistic(tuple(range(8)), 8)
-    size = len(page(graph).encode()) - len(get_plotlyjs().encode())
+    size = len(page(graph).encode())
     # Everything included. With real tokens it is 365 bytes a node: 2.5 MB for the 6822 nodes of a
     # graph of 30 blocks whose memories were followed back.
     assert size / len(graph) < 400
 
 
+def test_a_page_looks_up_names_a_few_times_a_node_and_lays_out_each_depth_once(monkeypatch):
+    graph = realistic(tuple(range(8)), 8)
+    looked_up, laid_out = [0], []
+    plain, place = NodeId.__hash__, layout
+
+    def counted(name):
+        looked_up[0] += 1
+        return plain(name)
+
+    def noted(graph, widths=None):
+        laid_out.append(len(graph))
+        return place(graph, widths)
+
+    monkeypatch.setattr(NodeId, "__hash__", counted)
+    monkeypatch.setattr("visit_tl.view.payload.layout", noted)
+    page(graph)
+    # Looking up the ends of every edge wherever they are needed took 120 a node.
+    assert looked_up[0] < 10 * len(graph)
+    assert laid_out == [len(blocks(graph)), len(graph)]
+
+
 def test_hostile_tokens_are_text():
     text = page(hostile())
-    assert "@@" not in re.sub("@@DATA@@", "", text.replace(get_plotlyjs(), ""))
+    assert "@@" not in re.sub("@@DATA@@", "", text)
     reader = Reader(text)
     assert not [a for _, attrs in reader.elements for a in attrs if a.startswith("on")]
     assert not [t for t, _ in reader.elements if t in ("img", "a")]
     chips = re.findall(r'class="token[^>]*><bdi>(.*?)</bdi>', text)
     assert [html.unescape(c) for c in chips] == [visible(token) for token in HOSTILE]
     scripts = [attrs for tag, attrs in reader.elements if tag == "script"]
-    assert len(scripts) == text.count("</script") == 5
+    assert len(scripts) == text.count("</script") == 4
     assert block(text, "data")["graph"]["tokens"] == [visible(token) for token in HOSTILE]
 
 

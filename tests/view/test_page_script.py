@@ -10,7 +10,7 @@ import pytest
 from tests.view.synthetic import HOSTILE, realistic
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.route import strongest
-from visit_tl.view.labels import for_plotly, visible
+from visit_tl.view.labels import isolated, visible
 from visit_tl.view.page_assets import SCRIPTS, script
 from visit_tl.view.payload import payload, to_json
 from visit_tl.view.style import rank_place
@@ -70,10 +70,17 @@ def test_what_is_no_number_is_said(run):
 
 
 @pytest.mark.parametrize("token", HOSTILE)
-def test_labels_are_escaped_as_python_does(run, token):
-    isolates = dict.fromkeys((0x2068, 0x2069))
-    shown = run("text => forPlotly(text)", visible(token))
-    assert shown.translate(isolates) == for_plotly(visible(token)).translate(isolates)
+def test_text_is_drawn_as_text_and_cannot_turn_its_surroundings(run, token):
+    shown = run(
+        """text => {
+          const made = written({x: 1, y: 2, lines: [[{text}], [{text: "b", bold: true}]]}, "start");
+          return [made.childElementCount, made.firstChild.childElementCount, made.textContent];
+        }""",
+        visible(token),
+    )
+    right_to_left = visible(token) != isolated(visible(token))
+    said = f"\u2068{visible(token)}\u2069" if right_to_left else visible(token)
+    assert shown == [2, 0, said + "b"]
 
 
 def test_reach_marks_all_ancestors_and_all_descendants(run):

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from visit_tl import components
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Count, Flag, Model, Tokens
 from visit_tl.atlas.atlas import open_atlas
 from visit_tl.errors import InputError
 from visit_tl.model.view import ModelView
 
 
-def build(
-    model: Any, targets: Sequence[str | int], *, k: int = 5, verbose: bool = True
-) -> tuple[int, int]:
+@checked
+def build(model: Model, targets: Tokens, *, k: Count = 5, verbose: Flag = True) -> tuple[int, int]:
     """Read all rows of W_O and W_out and all columns of W_in for some targets, and keep it.
 
     Not needed for a graph to be right, nor for the second graph to be quick: for studies that will
@@ -40,7 +38,8 @@ def build(
     from tqdm.auto import tqdm
 
     view = ModelView(model)
-    aims = np.array(sorted({view.tokens.single(target) for target in targets}), np.int64)
+    several = [targets] if isinstance(targets, str | int) else targets
+    aims = np.array(sorted({view.tokens.single(target) for target in several}), np.int64)
     if not len(aims):
         raise InputError("no targets were given; ranks are kept by target, so name some")
     if not 1 <= k <= view.d_vocab:

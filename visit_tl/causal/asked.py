@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from torch import Tensor
-
+from visit_tl.arguments.several import integers, node_ids
+from visit_tl.arguments.vocabulary import MeanOver, Nodes, Positions, PromptLike
 from visit_tl.causal.ablate import require_there
 from visit_tl.causal.metrics import Metric
-from visit_tl.errors import InputError
+from visit_tl.errors import GraphError, InputError
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import NodeId
 from visit_tl.model.tokens import Prompt
@@ -19,9 +18,6 @@ from visit_tl.model.view import ModelView
 HOW: Final = ("resample", "mean", "zero")
 DIRECTIONS: Final = ("noise", "denoise")
 _STATES: Final = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-
-Text = str | Sequence[int] | Tensor
-Nodes = FlowGraph | Iterable[NodeId | str] | str | None
 
 
 @dataclass(frozen=True)
@@ -36,9 +32,9 @@ class Prompts:
     def read(
         cls,
         view: ModelView,
-        clean: Text,
-        corrupted: Text | None,
-        mean_over: Sequence[Text] | None,
+        clean: PromptLike,
+        corrupted: PromptLike | None,
+        mean_over: MeanOver | None,
         prepend_bos: bool | None,
     ) -> Prompts:
         """Tokenise them.
@@ -47,11 +43,9 @@ class Prompts:
             InputError: they are not of equal length.
         """
 
-        def encode(text: Text) -> Prompt:
+        def encode(text: PromptLike) -> Prompt:
             return view.tokens.encode(text, prepend_bos)
 
-        if isinstance(mean_over, str):
-            raise InputError("mean_over is one text; pass a list of prompts")
         first = encode(clean)
         other = None if corrupted is None else encode(corrupted)
         means = tuple(encode(text) for text in mean_over or ())
@@ -104,17 +98,15 @@ class Asked:
             raise InputError(
                 "how='mean' and mean_over=[prompts of as many tokens] go together; one is missing"
             )
-        if type(self.top) is not int or self.top < 0:
-            raise InputError(f"top is how many nodes are measured, from 0 up; got {self.top!r}")
 
 
-def chosen_nodes(view: ModelView, nodes: Nodes, prompt: Prompt) -> tuple[NodeId, ...]:
+def chosen_nodes(view: ModelView, nodes: Nodes | None, prompt: Prompt) -> tuple[NodeId, ...]:
     """The nodes that are asked for, each once, all of them in the model.
 
     Raises:
         InputError: there are none, one is not there, or a graph is of another prompt.
     """
-    if nodes is None or nodes == "heads":
+    if nodes is None or (isinstance(nodes, str) and nodes == "heads"):
         grid = [(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
         return tuple(NodeId("head", layer, head) for layer, head in grid)
     if isinstance(nodes, FlowGraph):
@@ -124,15 +116,12 @@ def chosen_nodes(view: ModelView, nodes: Nodes, prompt: Prompt) -> tuple[NodeId,
                 f"{len(prompt.ids)} others; pass the graph's own prompt (its token_ids)"
             )
         chosen = [node.id for node in nodes]
-    elif isinstance(nodes, str):
-        if nodes not in _STATES:
-            raise InputError(
-                f"nodes={nodes!r} is not known; choose 'heads', {', '.join(map(repr, _STATES))}, a "
-                f"list of ids such as ['L9H6'], or a graph"
-            )
+    elif isinstance(nodes, str) and nodes in _STATES:
         chosen = [NodeId(nodes, layer) for layer in range(view.n_layers)]  # type: ignore[arg-type]
+    elif isinstance(nodes, str):
+        chosen = [_named(nodes)]
     else:
-        chosen = [NodeId.parse(node) for node in nodes]
+        chosen = [NodeId.parse(node) for node in node_ids(nodes)]
     if not chosen:
         raise InputError("no nodes were chosen; nodes=None is every head")
     for node in chosen:
@@ -141,7 +130,7 @@ def chosen_nodes(view: ModelView, nodes: Nodes, prompt: Prompt) -> tuple[NodeId,
 
 
 def chosen_positions(
-    view: ModelView, nodes: Nodes, positions: Any, prompt: Prompt
+    view: ModelView, nodes: Nodes | None, positions: Positions | None, prompt: Prompt
 ) -> tuple[int, ...]:
     """Where nodes are patched, ascending.
 
@@ -153,12 +142,21 @@ def chosen_positions(
         return (nodes.position if isinstance(nodes, FlowGraph) else n - 1,)
     if positions == "all":
         return tuple(range(n))
-    if isinstance(positions, str):
-        raise InputError(f"positions={positions!r} is not known; choose numbers, 'all' or None")
-    chosen = [positions] if isinstance(positions, int) else list(positions)
+    chosen = integers(positions)
     if not chosen:
         raise InputError("no positions were chosen; positions=None is the graph's, or the last")
     return tuple(sorted({view.check_position(position, n) for position in chosen}))
+
+
+def _named(name: str) -> NodeId:
+    """One node by its id."""
+    try:
+        return NodeId.parse(name)
+    except GraphError:
+        raise InputError(
+            f"nodes={name!r} is not known; choose 'heads', {', '.join(map(repr, _STATES))}, ids "
+            f"such as ['L9H6'], or a graph"
+        ) from None
 
 
 def _split(view: ModelView, prompt: Prompt) -> str:

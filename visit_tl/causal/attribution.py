@@ -6,14 +6,16 @@ every part's share is its inner product with one direction, and the shares sum t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Flag, Kinds, Model, NodeName, Position, PromptLike, Token
 from visit_tl.causal.belongs import require_same
 from visit_tl.causal.shares import LayerShares, Shares, total_of
 from visit_tl.errors import InputError
@@ -67,7 +69,8 @@ class Attribution:
     remainder: Mapping[str, float]
     layers: tuple[LayerShares, ...] = field(repr=False)
 
-    def __getitem__(self, node: str | NodeId) -> float:
+    @checked
+    def __getitem__(self, node: NodeName) -> float:
         """The share of one node, such as `a["L9H6"]`, `a["L9H6.v3"]` or `a["L9.mlp_out"]`.
 
         Raises:
@@ -97,7 +100,8 @@ class Attribution:
         """Every head's share."""
         return torch.stack([layer.heads for layer in self.layers])
 
-    def to_dataframe(self, *kinds: Kind) -> pd.DataFrame:
+    @checked
+    def to_dataframe(self, *kinds: Kinds) -> pd.DataFrame:
         """One row a node, in the order of the forward pass.
 
         Columns: node, kind, layer, head, attribution (logits), share (of the total).
@@ -123,6 +127,7 @@ class Attribution:
         frame = frame.astype({"layer": "Int64", "head": "Int64"})
         return frame.assign(share=frame["attribution"] / self.total)
 
+    @checked
     def onto(self, graph: FlowGraph) -> FlowGraph:
         """The same graph with `Node.attribution` set on every node that writes to the stream.
 
@@ -140,14 +145,15 @@ class Attribution:
         return replace(graph, nodes=nodes)
 
 
+@checked
 def attribute(
-    model: Any,
-    prompt: FlowGraph | str | Sequence[int] | Tensor,
-    target: str | int | None = None,
-    against: str | int | None = None,
+    model: Model,
+    prompt: PromptLike | FlowGraph,
+    target: Token | None = None,
+    against: Token | None = None,
     *,
-    position: int | None = None,
-    prepend_bos: bool | None = None,
+    position: Position | None = None,
+    prepend_bos: Flag | None = None,
 ) -> Attribution:
     """Split a logit, or a difference of two, over every part that wrote to the residual stream.
 

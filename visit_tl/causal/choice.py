@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, get_args
 
+from visit_tl.arguments.several import integers
+from visit_tl.arguments.vocabulary import Positions
 from visit_tl.causal.writes import Writes, WrittenRun
 from visit_tl.circuits.edges import Shape, model_edges
 from visit_tl.circuits.names import Edge, Part, parse_end
@@ -99,15 +101,15 @@ def choose(
     return tuple(sorted(chosen, key=lambda e: (e.target.order, e.source.order, e.input or "")))
 
 
-def positions_of(view: ModelView, positions: Iterable[int] | None, n: int) -> list[int]:
+def positions_of(view: ModelView, positions: Positions | None, n: int) -> list[int]:
     """Positions counted from 0, ascending; None is all of them.
 
     Raises:
         InputError: none, or one outside the prompt.
     """
-    if positions is None:
+    if positions is None or positions == "all":
         return list(range(n))
-    found = sorted({view.check_position(position, n) for position in positions})
+    found = sorted({view.check_position(position, n) for position in integers(positions)})
     if not found:
         raise InputError("positions is empty; None is all of them")
     return found

@@ -8,9 +8,19 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import (
+    Budgets,
+    EdgeScores,
+    Flag,
+    How,
+    MeanOver,
+    MetricFunctions,
+    Model,
+    PromptPairs,
+)
 from visit_tl.causal.choice import shape_of
 from visit_tl.causal.edges import EdgeEffects
-from visit_tl.causal.metrics import Metric
 from visit_tl.causal.pairs import Pairs
 from visit_tl.causal.scored import normalised
 from visit_tl.circuits.edges import model_edges
@@ -84,18 +94,19 @@ class FaithfulnessCurve:
         ).set_index("budget")
 
 
+@checked
 def faithfulness_curve(
-    model: Any,
-    pairs: Sequence[Any],
-    metric: Metric | Sequence[Metric],
-    scores: EdgeEffects | Mapping[Any, float],
+    model: Model,
+    pairs: PromptPairs,
+    metric: MetricFunctions,
+    scores: EdgeScores,
     *,
-    budgets: Sequence[float] = MIB_BUDGETS,
-    absolute: bool = True,
-    how: str = "resample",
-    mean_over: Sequence[Any] | None = None,
-    prepend_bos: bool | None = None,
-    verbose: bool = True,
+    budgets: Budgets = MIB_BUDGETS,
+    absolute: Flag = True,
+    how: How = "resample",
+    mean_over: MeanOver | None = None,
+    prepend_bos: Flag | None = None,
+    verbose: Flag = True,
 ) -> FaithfulnessCurve:
     """Keep the best-scored edges, more and more of them, and measure each circuit.
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Number, Spelled, Whole
 from visit_tl.circuits.names import Edge
 from visit_tl.errors import InputError
 
@@ -45,7 +47,8 @@ class EdgeEffects:
     def __len__(self) -> int:
         return len(self.edges)
 
-    def __getitem__(self, edge: str | Edge) -> float:
+    @checked
+    def __getitem__(self, edge: Spelled) -> float:
         """The effect of one edge, such as `effects["L0H1->L5H5<k>"]` or `effects["m3->logits"]`.
 
         Raises:
@@ -62,7 +65,8 @@ class EdgeEffects:
         """Effect by edge, as `visit_tl.circuits.compare` and `faithfulness_curve` take it."""
         return dict(zip(self.edges, self.values, strict=True))
 
-    def top(self, k: int) -> tuple[Edge, ...]:
+    @checked
+    def top(self, k: Whole) -> tuple[Edge, ...]:
         """The `k` edges of the largest absolute effect, largest first; ties in order.
 
         Raises:
@@ -72,7 +76,8 @@ class EdgeEffects:
             raise InputError(f"k is {k}; 0..{len(self.edges)} edges were measured")
         return tuple(sorted(self.edges, key=lambda edge: -abs(self.scores[edge]))[:k])
 
-    def with_effect(self, at_least: float = 0.0) -> tuple[Edge, ...]:
+    @checked
+    def with_effect(self, at_least: Number = 0.0) -> tuple[Edge, ...]:
         """The edges whose absolute effect is greater than `at_least`."""
         return tuple(edge for edge in self.edges if abs(self.scores[edge]) > at_least)
 

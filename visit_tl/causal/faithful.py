@@ -8,30 +8,43 @@ so every result names it.
 from __future__ import annotations
 
 import random as random_
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import (
+    Circuit,
+    Flag,
+    Given,
+    How,
+    Integer,
+    MeanOver,
+    MetricFunctions,
+    Model,
+    Parts,
+    PromptPairs,
+    Subsets,
+    Whole,
+)
 from visit_tl.causal.candidates import Candidate, candidate, without
 from visit_tl.causal.choice import shape_of
-from visit_tl.causal.metrics import Metric
 from visit_tl.causal.pairs import Pairs
 from visit_tl.causal.scored import Completeness, Faithfulness, Minimality
 from visit_tl.circuits.edges import model_edges
 from visit_tl.circuits.names import Part
 
 
+@checked
 def faithfulness(
-    model: Any,
-    pairs: Sequence[Any],
-    metric: Metric | Sequence[Metric],
-    circuit: Any,
+    model: Model,
+    pairs: PromptPairs,
+    metric: MetricFunctions,
+    circuit: Circuit,
     *,
-    how: str = "resample",
-    mean_over: Sequence[Any] | None = None,
-    random: int = 0,
-    seed: int = 0,
-    prepend_bos: bool | None = None,
-    verbose: bool = True,
+    how: How = "resample",
+    mean_over: MeanOver | None = None,
+    random: Whole = 0,
+    seed: Integer = 0,
+    prepend_bos: Flag | None = None,
+    verbose: Flag = True,
 ) -> Faithfulness:
     """How much of what the model does its circuit does alone.
 
@@ -81,19 +94,20 @@ def faithfulness(
     )
 
 
+@checked
 def completeness(
-    model: Any,
-    pairs: Sequence[Any],
-    metric: Metric | Sequence[Metric],
-    circuit: Any,
+    model: Model,
+    pairs: PromptPairs,
+    metric: MetricFunctions,
+    circuit: Circuit,
     *,
-    subsets: Mapping[str, Iterable[Any]] | None = None,
-    random: int = 10,
-    how: str = "resample",
-    mean_over: Sequence[Any] | None = None,
-    seed: int = 0,
-    prepend_bos: bool | None = None,
-    verbose: bool = True,
+    subsets: Subsets | None = None,
+    random: Whole = 10,
+    how: How = "resample",
+    mean_over: MeanOver | None = None,
+    seed: Integer = 0,
+    prepend_bos: Flag | None = None,
+    verbose: Flag = True,
 ) -> Completeness:
     """Whether the circuit without some of its parts does what the model without them does.
 
@@ -138,18 +152,19 @@ def completeness(
     )
 
 
+@checked
 def minimality(
-    model: Any,
-    pairs: Sequence[Any],
-    metric: Metric | Sequence[Metric],
-    circuit: Any,
+    model: Model,
+    pairs: PromptPairs,
+    metric: MetricFunctions,
+    circuit: Circuit,
     *,
-    parts: Iterable[Any] | None = None,
-    given: Mapping[Any, Iterable[Any]] | None = None,
-    how: str = "resample",
-    mean_over: Sequence[Any] | None = None,
-    prepend_bos: bool | None = None,
-    verbose: bool = True,
+    parts: Parts | None = None,
+    given: Given | None = None,
+    how: How = "resample",
+    mean_over: MeanOver | None = None,
+    prepend_bos: Flag | None = None,
+    verbose: Flag = True,
 ) -> Minimality:
     """Whether every part of the circuit is needed.
 

@@ -7,18 +7,27 @@ graph's position.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import (
+    Ends,
+    Flag,
+    How,
+    MeanOver,
+    MetricFunction,
+    Model,
+    PromptLike,
+)
 from visit_tl.causal.belongs import require_same
 from visit_tl.causal.bundles import bundle
 from visit_tl.causal.choice import other_writes, shape_of
 from visit_tl.causal.circuit import CircuitRun
-from visit_tl.causal.metrics import Metric, bind, evaluate, metric_name
+from visit_tl.causal.metrics import bind, evaluate, metric_name
 from visit_tl.causal.writes import WrittenRun
 from visit_tl.circuits.edges import model_edges
 from visit_tl.circuits.names import Edge as PartEdge
@@ -65,7 +74,8 @@ class GraphEdgeEffects:
     corrupted: float | None
     complete: bool
 
-    def __getitem__(self, ends: tuple[str | NodeId, str | NodeId]) -> float:
+    @checked
+    def __getitem__(self, ends: Ends) -> float:
         """The effect of one edge, such as `effects["L9.query", "L9H6.q"]`.
 
         Raises:
@@ -96,6 +106,7 @@ class GraphEdgeEffects:
             }
         )
 
+    @checked
     def onto(self, graph: FlowGraph) -> FlowGraph:
         """The same graph with `Edge.effect` set on every edge that was measured.
 
@@ -112,16 +123,17 @@ class GraphEdgeEffects:
         return replace(graph, edges=tuple(map(marked, graph.edges)))
 
 
+@checked
 def graph_edge_effects(
-    model: Any,
+    model: Model,
     graph: FlowGraph,
-    metric: Metric,
+    metric: MetricFunction,
     *,
-    corrupted: Any = None,
-    how: str = "resample",
-    mean_over: Sequence[Any] | None = None,
-    prepend_bos: bool | None = None,
-    verbose: bool = True,
+    corrupted: PromptLike | None = None,
+    how: How = "resample",
+    mean_over: MeanOver | None = None,
+    prepend_bos: Flag | None = None,
+    verbose: Flag = True,
 ) -> GraphEdgeEffects:
     """Cut the edges of a graph one at a time and measure what each does to a metric.
 

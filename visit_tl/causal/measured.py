@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import NodeName
 from visit_tl.errors import GraphError
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import NodeId
@@ -72,7 +74,8 @@ class Effects:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, node: str | NodeId) -> Effect:
+    @checked
+    def __getitem__(self, node: NodeName) -> Effect:
         """The effect of one node, such as `e["L9H6"]`.
 
         Raises:
@@ -104,6 +107,7 @@ class Effects:
                 grid[node.layer, node.head] = value
         return grid
 
+    @checked
     def onto(self, graph: FlowGraph) -> FlowGraph:
         """The graph with these effects on its nodes; other nodes lose theirs.
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.several import each
+from visit_tl.arguments.vocabulary import TENSOR, Position, Spelled, Token, Tokens
 from visit_tl.errors import InputError
 from visit_tl.model.view import ModelView
 
@@ -175,32 +178,38 @@ class Divergence:
         return (log_p.exp() * (log_p - log_q)).sum()
 
 
-def logit_difference(correct: int | str, wrong: int | str, position: int = -1) -> LogitDifference:
+@checked
+def logit_difference(
+    correct: Token, wrong: Token, position: Position | None = -1
+) -> LogitDifference:
     """Logit of `correct` less logit of `wrong` at a position.
 
     Args:
         correct: Id, or text that is one token (with its space).
         wrong: Likewise.
-        position: Negative ones count from the end.
+        position: Negative ones count from the end; None is the last.
     """
-    return LogitDifference(correct, wrong, position)
+    return LogitDifference(correct, wrong, _last_if_none(position))
 
 
-def probability(token: int | str, position: int = -1) -> Probability:
+@checked
+def probability(token: Token, position: Position | None = -1) -> Probability:
     """Probability of a token at a position, in [0, 1]; arguments as `logit_difference`."""
-    return Probability(token, position)
+    return Probability(token, _last_if_none(position))
 
 
-def log_probability(token: int | str, position: int = -1) -> Probability:
+@checked
+def log_probability(token: Token, position: Position | None = -1) -> Probability:
     """Logarithm of `probability`, in nats."""
-    return Probability(token, position, log=True)
+    return Probability(token, _last_if_none(position), log=True)
 
 
+@checked
 def probability_difference(
-    correct: Iterable[int | str],
-    wrong: Iterable[int | str],
-    position: int = -1,
-    first: tuple[int, tuple[int, ...], tuple[int, ...]] | None = None,
+    correct: Tokens,
+    wrong: Tokens,
+    position: Position | None = -1,
+    first: Spelled = None,
 ) -> ProbabilityDifference:
     """Probability of any token of `correct` less that of any of `wrong`, in [-1, 1].
 
@@ -210,38 +219,35 @@ def probability_difference(
     Args:
         correct: Ids, or texts that are one token (with their space).
         wrong: Likewise; empty for the probability of `correct` alone.
-        position: Negative ones count from the end.
+        position: Negative ones count from the end; None is the last.
         first: Where answers are of two tokens, `pair.first`: what came first at `position`, and
             which first tokens decide by themselves.
 
     Raises:
-        InputError: it is a text instead of several; there is no token; one is right and wrong.
+        InputError: there is no token; one is right and wrong.
     """
-    for tokens in (correct, wrong):
-        if isinstance(tokens, str) or not isinstance(tokens, Iterable):
-            raise InputError(
-                f"probability_difference takes several tokens on each side, got {tokens!r}; "
-                f"for one token say [{tokens!r}]"
-            )
-    right, other = tuple(correct), tuple(wrong)
+    right, other = tuple(each(correct)), tuple(each(wrong))
     if not right and not other and first is None:
         raise InputError(
             "probability_difference needs at least one token, but both sides are empty"
         )
     if both := [token for token in right if token in other]:
         raise InputError(f"the token {both[0]!r} is on both sides of probability_difference")
-    return ProbabilityDifference(right, other, position, first)
+    return ProbabilityDifference(right, other, _last_if_none(position), first)
 
 
-def kl(clean_logits: Tensor | None = None, position: int = -1) -> Divergence:
+@checked
+def kl(
+    clean_logits: Annotated[Tensor, TENSOR] | None = None, position: Position | None = -1
+) -> Divergence:
     """KL(clean || run) at a position, in nats; 0 for the clean run itself.
 
     Args:
         clean_logits: Logits of the clean run, `[1, pos, d_vocab]` or `[pos, d_vocab]`; None takes
             those of the clean run that the metric is then used with.
-        position: Negative ones count from the end.
+        position: Negative ones count from the end; None is the last.
     """
-    return Divergence(clean_logits, position)
+    return Divergence(clean_logits, _last_if_none(position))
 
 
 def metric_name(metric: Metric) -> str:
@@ -298,6 +304,10 @@ def evaluate(metric: Metric, logits: Float[Tensor, "1 pos d_vocab"]) -> float:
             f"must be finite"
         )
     return value
+
+
+def _last_if_none(position: int | None) -> int:
+    return -1 if position is None else position
 
 
 def _row(logits: Tensor, position: int) -> Tensor:

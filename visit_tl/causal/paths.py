@@ -8,12 +8,24 @@ edges, as in Conmy et al., 2023).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import (
+    Edges,
+    Flag,
+    How,
+    MeanOver,
+    MetricFunction,
+    Model,
+    Parts,
+    Positions,
+    PromptLike,
+)
 from visit_tl.causal.blocks import BlockRows
 from visit_tl.causal.choice import choose, other_writes, positions_of, shape_of
 from visit_tl.causal.edges import EdgeEffects
@@ -31,20 +43,21 @@ from visit_tl.model.view import ModelView
 SLOT: Final = {"q": "query", "k": "keys", "v": "values"}
 
 
+@checked
 def edge_effects(
-    model: Any,
-    prompt: str | Sequence[int] | Tensor | FlowGraph,
-    metric: Metric,
+    model: Model,
+    prompt: PromptLike | FlowGraph,
+    metric: MetricFunction,
     *,
-    corrupted: str | Sequence[int] | Tensor | None = None,
-    edges: FlowGraph | Iterable[Any] | None = None,
-    senders: Iterable[Any] | None = None,
-    receivers: Iterable[Any] | None = None,
-    how: str = "resample",
-    mean_over: Sequence[Any] | None = None,
-    positions: Iterable[int] | None = None,
-    prepend_bos: bool | None = None,
-    verbose: bool = True,
+    corrupted: PromptLike | None = None,
+    edges: Edges | None = None,
+    senders: Parts | None = None,
+    receivers: Parts | None = None,
+    how: How = "resample",
+    mean_over: MeanOver | None = None,
+    positions: Positions | None = None,
+    prepend_bos: Flag | None = None,
+    verbose: Flag = True,
 ) -> EdgeEffects:
     """Patch edges one at a time and measure what each does to a metric.
 
@@ -67,7 +80,7 @@ def edge_effects(
         receivers: Only edges to these parts, or to these inputs of heads (`9.6<q>`).
         how: `resample` takes the corrupted run's value, `mean` that of `mean_over`, `zero` none.
         mean_over: Prompts of the same number of tokens, over which writes are averaged.
-        positions: Where the writer's value is changed; None is everywhere.
+        positions: Where the writer's value is changed, one or several; None or `all` is everywhere.
         prepend_bos: As for `flow_graph`.
         verbose: Show a progress bar.
 
@@ -110,7 +123,7 @@ def edge_effects(
         how=how,
         clean=before,
         corrupted=None if ran is None else evaluate(metric, ran.logits),
-        positions=tuple(at) if positions is not None else None,
+        positions=None if positions in (None, "all") else tuple(at),
         complete=complete,
     )
 

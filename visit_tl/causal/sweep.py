@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import (
+    Direction,
+    File,
+    Flag,
+    How,
+    MeanOver,
+    MetricFunction,
+    Model,
+    Nodes,
+    Positions,
+    PromptLike,
+    Screen,
+    Whole,
+)
 from visit_tl.causal import ablate, screen
 from visit_tl.causal.ablate import Patcher, Unpatchable
 from visit_tl.causal.asked import (
     Asked,
-    Nodes,
     Prompts,
-    Text,
     chosen_nodes,
     chosen_positions,
 )
 from visit_tl.causal.measured import Effects
-from visit_tl.causal.metrics import Metric, bind, evaluate, metric_name
+from visit_tl.causal.metrics import bind, evaluate, metric_name
 from visit_tl.causal.replay import Replay
 from visit_tl.causal.resume import Progress, fingerprint
 from visit_tl.graph.ids import NodeId
@@ -27,22 +39,23 @@ from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 
 
+@checked
 def effects(
-    model: Any,
-    prompt: Text,
-    metric: Metric,
+    model: Model,
+    prompt: PromptLike,
+    metric: MetricFunction,
     *,
-    nodes: Nodes = None,
-    corrupted: Text | None = None,
-    how: str = "resample",
-    direction: str = "noise",
-    positions: int | Iterable[int] | str | None = None,
-    mean_over: Sequence[Text] | None = None,
-    screen: str | None = None,
-    top: int = 20,
-    prepend_bos: bool | None = None,
-    resume: str | Path | None = None,
-    verbose: bool = True,
+    nodes: Nodes | None = None,
+    corrupted: PromptLike | None = None,
+    how: How = "resample",
+    direction: Direction = "noise",
+    positions: Positions | None = None,
+    mean_over: MeanOver | None = None,
+    screen: Screen | None = None,
+    top: Whole = 20,
+    prepend_bos: Flag | None = None,
+    resume: File | None = None,
+    verbose: Flag = True,
 ) -> Effects:
     """Measure what each of many nodes does to a metric, by patching one at a time.
 

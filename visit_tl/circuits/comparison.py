@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Theme
 from visit_tl.circuits.metrics import Selection
 from visit_tl.circuits.names import Edge, Part
 from visit_tl.circuits.references import Reference
@@ -199,7 +201,8 @@ class Comparison:
         )
         return f"<table>{cells}</table>"
 
-    def figure(self, theme: str = "light") -> go.Figure:
+    @checked
+    def figure(self, theme: Theme = "light") -> go.Figure:
         """Heads: the map of their scores, the reference's outlined. Edges: precision and recall."""
         if self.level == "edges":
             from visit_tl.view.precision import precision_recall

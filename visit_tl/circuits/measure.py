@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import AnyScores, Count, Flag, Number, NumberName, ReferenceName
 from visit_tl.circuits import metrics
 from visit_tl.circuits.comparison import ClassRecall, Comparison, Scored
 from visit_tl.circuits.edges import model_edges
@@ -16,14 +17,15 @@ from visit_tl.circuits.scores import By, Level, Scores, read_scores
 from visit_tl.errors import InputError
 
 
+@checked
 def compare(
-    scores: Any,
-    reference: Reference | str | Path,
+    scores: AnyScores,
+    reference: Reference | ReferenceName,
     *,
-    by: By | None = None,
-    absolute: bool | None = None,
-    k: int | None = None,
-    threshold: float | None = None,
+    by: NumberName | None = None,
+    absolute: Flag | None = None,
+    k: Count | None = None,
+    threshold: Number | None = None,
 ) -> Comparison:
     """Hold scores of heads or edges against a reference circuit.
 
@@ -50,7 +52,7 @@ def compare(
         GraphError: the name of a head or an edge cannot be read.
     """
     known = reference if isinstance(reference, Reference) else load(reference)
-    read = read_scores(scores, known, by, absolute)
+    read = read_scores(scores, known, cast("By | None", by), absolute)
     sizes = read.absolute
     universe, labels = _universe(known, read.level)
     ranked = [_ranked(read.values.get(item), sizes) for item in universe]

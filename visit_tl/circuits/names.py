@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, get_args
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Flag, Spelled
+from visit_tl.arguments.words import short
 from visit_tl.errors import GraphError
 from visit_tl.graph.ids import NodeId
 
@@ -91,7 +94,8 @@ class Part:
             return (-1 if self.kind == "input" else 1 << 31, 0, 0)
         return (self.layer, int(self.kind == "mlp"), self.head or 0)
 
-    def feeds(self, other: Part, *, parallel: bool = False) -> bool:
+    @checked
+    def feeds(self, other: Part, *, parallel: Flag = False) -> bool:
         """Whether this part can write what the other one reads.
 
         Args:
@@ -107,7 +111,8 @@ class Part:
         return self.layer < other.layer or (within and self.layer == other.layer)
 
     @classmethod
-    def parse(cls, spelled: Any) -> Part:
+    @checked
+    def parse(cls, spelled: Spelled) -> Part:
         """Read a part in any spelling of the table above.
 
         Raises:
@@ -172,7 +177,8 @@ class Edge:
         return (self.source.order, self.target.order, "qkv".find(self.input or "q"))
 
     @classmethod
-    def parse(cls, spelled: Any) -> Edge:
+    @checked
+    def parse(cls, spelled: Spelled) -> Edge:
         """Read an edge in any spelling of the table above.
 
         Args:
@@ -288,4 +294,4 @@ def _unknown(spelled: Any) -> GraphError:
 
 
 def _shown(spelled: Any) -> str:
-    return repr(str(spelled)) if isinstance(spelled, NodeId | Part) else repr(spelled)
+    return repr(str(spelled)) if isinstance(spelled, NodeId | Part) else short(spelled)

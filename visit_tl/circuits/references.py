@@ -16,6 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import ReferenceName
 from visit_tl.circuits.edges import Shape
 from visit_tl.circuits.names import Edge, Part
 from visit_tl.errors import FileError, InputError
@@ -163,7 +165,8 @@ def available() -> tuple[str, ...]:
     return _shipped()
 
 
-def load(name: str | Path) -> Reference:
+@checked
+def load(name: ReferenceName) -> Reference:
     """A reference by its name, or one of your own from a file.
 
     Args:

@@ -84,11 +84,11 @@ def matrix(scores: Any) -> Float[np.ndarray, "layer head"]:
     Raises:
         InputError: it is not numbers in two dimensions.
     """
-    if hasattr(scores, "detach"):
-        scores = scores.detach().cpu().float().numpy()
     try:
+        if hasattr(scores, "detach"):
+            scores = scores.detach().cpu().float().numpy()
         values = np.asarray(scores, dtype=float)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever an object of the caller does when it is read
         raise InputError(
             f"scores must be numbers [layer, head], a mapping or a FlowGraph; "
             f"{type(scores).__name__} is none of them ({error})"

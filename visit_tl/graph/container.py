@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Kinds, NodeName, Word
 from visit_tl.errors import GraphError
 from visit_tl.graph.ids import KINDS, NodeId
 from visit_tl.graph.records import Column, Edge, Hidden, Node, total
@@ -73,11 +76,21 @@ class Container:
     source: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        _ = self.ends
+
+    @cached_property
+    def ends(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Where the source and where the target of every edge stand in `nodes`.
+
+        Worked out when the graph is made, and kept: looking up every name again is most of what a
+        picture would cost.
+        """
         order = {node.id: i for i, node in enumerate(self.nodes)}
         if len(order) != len(self.nodes):
             seen: set[NodeId] = set()
             twice = next(n.id for n in self.nodes if n.id in seen or seen.add(n.id))
             raise GraphError(f"the node {twice} is there twice")
+        sources, targets = array("i"), array("i")
         for edge in self.edges:
             start, end = order.get(edge.source), order.get(edge.target)
             if start is None or end is None:
@@ -90,6 +103,9 @@ class Container:
                 raise GraphError(
                     f"the edge {edge.source} -> {edge.target} runs against the forward pass"
                 )
+            sources.append(start)
+            targets.append(end)
+        return sources, targets
 
     @cached_property
     def _by_id(self) -> dict[NodeId, Node]:
@@ -109,7 +125,8 @@ class Container:
             out_of[edge.source].append(edge)
         return out_of
 
-    def __getitem__(self, node: str | NodeId) -> Node:
+    @checked
+    def __getitem__(self, node: NodeName) -> Node:
         """The node of that id, such as `g["L29H1"]` or `g["29.1"]`.
 
         Raises:
@@ -123,7 +140,8 @@ class Container:
             )
         return found
 
-    def name_of(self, node: str | NodeId) -> NodeId:
+    @checked
+    def name_of(self, node: NodeName) -> NodeId:
         """An id as this graph prints it: without a position where that is the graph's own.
 
         Raises:
@@ -146,7 +164,8 @@ class Container:
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 
-    def of_kind(self, *kinds: str) -> tuple[Node, ...]:
+    @checked
+    def of_kind(self, *kinds: Kinds) -> tuple[Node, ...]:
         """The nodes of these kinds, in the order of the forward pass.
 
         Raises:
@@ -157,23 +176,28 @@ class Container:
                 raise GraphError(f"{kind!r} is no kind of node; the kinds are {', '.join(KINDS)}")
         return tuple(node for node in self.nodes if node.kind in kinds)
 
-    def edges_into(self, node: str | NodeId) -> tuple[Edge, ...]:
+    @checked
+    def edges_into(self, node: NodeName) -> tuple[Edge, ...]:
         """The edges that end at a node."""
         return tuple(self._into[self[node].id])
 
-    def edges_out_of(self, node: str | NodeId) -> tuple[Edge, ...]:
+    @checked
+    def edges_out_of(self, node: NodeName) -> tuple[Edge, ...]:
         """The edges that start at a node."""
         return tuple(self._out_of[self[node].id])
 
-    def ancestors(self, node: str | NodeId) -> frozenset[NodeId]:
+    @checked
+    def ancestors(self, node: NodeName) -> frozenset[NodeId]:
         """Every node from which this one can be reached, itself left out."""
         return _closure(self[node].id, self._into, lambda edge: edge.source)
 
-    def descendants(self, node: str | NodeId) -> frozenset[NodeId]:
+    @checked
+    def descendants(self, node: NodeName) -> frozenset[NodeId]:
         """Every node that can be reached from this one, itself left out."""
         return _closure(self[node].id, self._out_of, lambda edge: edge.target)
 
-    def find(self, word: str) -> tuple[Node, ...]:
+    @checked
+    def find(self, word: Word) -> tuple[Node, ...]:
         """The nodes that read a word: it is among the tokens that they promote (case ignored)."""
         wanted = word.strip().casefold()
         return tuple(
@@ -190,7 +214,8 @@ class Container:
             values.setdefault(head, []).append(node)
         return values
 
-    def values_of(self, head: str | NodeId) -> tuple[Node, ...]:
+    @checked
+    def values_of(self, head: NodeName) -> tuple[Node, ...]:
         """The shown memory values of a head, most attended first."""
         values = self._values.get(self.name_of(head), [])
         return tuple(sorted(values, key=lambda value: -(value.coefficient or 0.0)))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
+from itertools import compress
 
+from visit_tl.arguments.several import integers
+from visit_tl.arguments.vocabulary import Layers
 from visit_tl.errors import GraphError
 from visit_tl.graph.flow import FlowGraph
-from visit_tl.graph.records import Column, Edge, Node
+from visit_tl.graph.records import Column, Edge
 
 
-def to_layers(graph: FlowGraph, layers: Iterable[int]) -> FlowGraph:
+def to_layers(graph: FlowGraph, layers: Layers) -> FlowGraph:
     """Consecutive blocks of a graph; see `FlowGraph.subgraph`.
 
     Raises:
         GraphError: a layer is not in this graph, or the layers have a gap.
     """
-    kept = tuple(sorted(set(layers)))
+    if layers == "all":
+        return graph
+    kept = tuple(sorted(set(integers(layers))))
     outside = [layer for layer in kept if layer not in graph.layers]
     if not kept or outside:
         raise GraphError(
@@ -26,16 +30,17 @@ def to_layers(graph: FlowGraph, layers: Iterable[int]) -> FlowGraph:
     if kept != tuple(range(kept[0], kept[-1] + 1)):
         raise GraphError(f"layers {list(kept)} have a gap; a subgraph needs consecutive blocks")
     whole_end = kept[-1] == graph.n_layers - 1
-    nodes = tuple(n for n in graph.nodes if (n.layer in kept if n.layer is not None else whole_end))
-    shown = {node.id.position for node in nodes}
+    shown = [n.layer in kept if n.layer is not None else whole_end for n in graph.nodes]
+    nodes = tuple(compress(graph.nodes, shown))
+    positions = {node.id.position for node in nodes}
     return replace(
         graph,
         layers=kept,
         nodes=nodes,
-        edges=_among(graph.edges, nodes),
+        edges=_among(graph, shown),
         hidden={layer: graph.hidden[layer] for layer in kept},
         residual_error={layer: graph.residual_error[layer] for layer in kept},
-        columns=tuple(_cut(c, kept) for c in graph.columns if c.position in shown),
+        columns=tuple(_cut(c, kept) for c in graph.columns if c.position in positions),
     )
 
 
@@ -46,36 +51,38 @@ def to_position(graph: FlowGraph, position: int) -> FlowGraph:
         GraphError: no whole block is shown at that position.
     """
     if position == graph.position:
-        nodes = tuple(node for node in graph.nodes if node.id.position is None)
-        return replace(graph, nodes=nodes, edges=_among(graph.edges, nodes), columns=())
+        own = [node.id.position is None for node in graph.nodes]
+        if all(own) and not graph.columns:
+            return graph
+        nodes = tuple(compress(graph.nodes, own))
+        return replace(graph, nodes=nodes, edges=_among(graph, own), columns=())
     column = next((c for c in graph.columns if c.position == position and c.layers), None)
     if column is None:
-        there = [*(c.position for c in graph.columns if c.layers), graph.position]
+        known = [*(c.position for c in graph.columns if c.layers), graph.position]
         raise GraphError(
             f"no block is shown at position {position}; there are blocks at "
-            f"{', '.join(map(str, there))}: expand= and max_nodes= show more"
+            f"{', '.join(map(str, known))}: expand= and max_nodes= show more"
         )
-    nodes = tuple(
-        node for node in graph.nodes if node.id.position == position and node.layer in column.layers
-    )
+    there = [n.id.position == position and n.layer in column.layers for n in graph.nodes]
     return replace(
         graph,
         position=position,
         layers=column.layers,
         hidden=column.hidden,
         residual_error=column.residual_error,
-        nodes=tuple(replace(node, id=node.id.at(None)) for node in nodes),
+        nodes=tuple(replace(node, id=node.id.at(None)) for node in compress(graph.nodes, there)),
         edges=tuple(
             replace(edge, source=edge.source.at(None), target=edge.target.at(None))
-            for edge in _among(graph.edges, nodes)
+            for edge in _among(graph, there)
         ),
         columns=(),
     )
 
 
-def _among(edges: tuple[Edge, ...], nodes: tuple[Node, ...]) -> tuple[Edge, ...]:
-    ids = {node.id for node in nodes}
-    return tuple(edge for edge in edges if edge.source in ids and edge.target in ids)
+def _among(graph: FlowGraph, kept: list[bool]) -> tuple[Edge, ...]:
+    """The edges of which both ends are kept."""
+    ends = zip(*graph.ends, strict=True)
+    return tuple(compress(graph.edges, (kept[source] and kept[target] for source, target in ends)))
 
 
 def _cut(column: Column, layers: tuple[int, ...]) -> Column:

@@ -6,10 +6,11 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from visit_tl.arguments.vocabulary import Layers
 from visit_tl.errors import FileError, GraphError, InputError
 from visit_tl.graph import networks, sheets
 from visit_tl.graph.export import from_json, to_json
@@ -44,7 +45,7 @@ def save(
     *,
     overwrite: bool = False,
     theme: str = "light",
-    layers: Iterable[int] | None = None,
+    layers: Layers | None = None,
     schema: str = "visit_tl",
 ) -> Path:
     """Write a graph by the suffix of the path; see `FlowGraph.save`.
@@ -236,7 +237,7 @@ def _json(graph: FlowGraph, path: Path, schema: str) -> bytes:
     return f"{written}\n".encode("utf-8", errors="backslashreplace")
 
 
-def _picture(graph: FlowGraph, suffix: str, theme: str, layers: Iterable[int] | None) -> bytes:
+def _picture(graph: FlowGraph, suffix: str, theme: str, layers: Layers | None) -> bytes:
     if suffix == ".html":
         from visit_tl.view.page import page
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.several import node_ids
+from visit_tl.arguments.vocabulary import (
+    FigureKind,
+    File,
+    Flag,
+    Layers,
+    MetricFunction,
+    Model,
+    NodeName,
+    NodeNames,
+    Position,
+    Schema,
+    Theme,
+    Token,
+)
 from visit_tl.graph.container import Container
-from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Edge, Node
 
 if TYPE_CHECKING:
@@ -33,7 +47,8 @@ class FlowGraph(Container):
 
     # --- smaller graphs, and ways through them -------------------------------------------------
 
-    def subgraph(self, layers: Iterable[int]) -> FlowGraph:
+    @checked
+    def subgraph(self, layers: Layers) -> FlowGraph:
         """The same graph, cut down to consecutive blocks (paper, A.5, last point).
 
         The final norm and the logits stay only if the model's last block does.
@@ -45,7 +60,8 @@ class FlowGraph(Container):
 
         return to_layers(self, layers)
 
-    def at(self, position: int) -> FlowGraph:
+    @checked
+    def at(self, position: Position) -> FlowGraph:
         """The blocks at one position as a graph of their own, without the others.
 
         Args:
@@ -58,7 +74,8 @@ class FlowGraph(Container):
 
         return to_position(self, position)
 
-    def route(self, source: str | NodeId, target: str | NodeId = "logits") -> tuple[Edge, ...]:
+    @checked
+    def route(self, source: NodeName, target: NodeName = "logits") -> tuple[Edge, ...]:
         """The strongest way from one node to another.
 
         The strength of a way is the product of its edges' shares; the share of an edge is its
@@ -77,9 +94,8 @@ class FlowGraph(Container):
 
     # --- the model behind it -----------------------------------------------------------------
 
-    def hook_points(
-        self, nodes: Iterable[str | NodeId | Node] | None = None
-    ) -> list[tuple[str, tuple[int, ...]]]:
+    @checked
+    def hook_points(self, nodes: NodeNames | None = None) -> list[tuple[str, tuple[int, ...]]]:
         """Where nodes live in the model: (hook name, index), ready for `run_with_hooks`.
 
         Args:
@@ -91,12 +107,13 @@ class FlowGraph(Container):
         Raises:
             GraphError: a node is not in the graph.
         """
-        wanted = self.nodes if nodes is None else nodes
+        wanted = self.nodes if nodes is None else node_ids(nodes)
         found = [node if isinstance(node, Node) else self[node] for node in wanted]
         places = [(n.hook.name, n.hook.index) for n in found if n.hook is not None]
         return list(dict.fromkeys(places))
 
-    def attribution(self, *, against: str | int | None = None, model: Any = None) -> Attribution:
+    @checked
+    def attribution(self, *, against: Token | None = None, model: Model = None) -> Attribution:
         """What each part adds directly to the target's logit; see `visit_tl.causal.attribute`.
 
         Args:
@@ -107,7 +124,8 @@ class FlowGraph(Container):
 
         return attribute(self._model(model), self, against=against)
 
-    def effects(self, metric: Any, *, model: Any = None, **options: Any) -> Effects:
+    @checked
+    def effects(self, metric: MetricFunction, *, model: Model = None, **options: Any) -> Effects:
         """What patching each node of the graph does to a metric; see `visit_tl.causal.effects`.
 
         Args:
@@ -120,7 +138,10 @@ class FlowGraph(Container):
         options.setdefault("nodes", self)
         return effects(self._model(model), list(self.token_ids), metric, **options)
 
-    def edge_effects(self, metric: Any, *, model: Any = None, **options: Any) -> GraphEdgeEffects:
+    @checked
+    def edge_effects(
+        self, metric: MetricFunction, *, model: Model = None, **options: Any
+    ) -> GraphEdgeEffects:
         """What cutting each edge of the graph does to a metric, at the graph's position.
 
         Args:
@@ -137,6 +158,7 @@ class FlowGraph(Container):
 
         return model_of(self, model)
 
+    @checked
     def diff(self, other: FlowGraph) -> GraphDiff:
         """What another graph shows that this one does not, and the other way round.
 
@@ -180,7 +202,8 @@ class FlowGraph(Container):
 
         return to_networkx(self)
 
-    def attention(self, heads: Iterable[str | NodeId], *, model: Any = None) -> AttentionView:
+    @checked
+    def attention(self, heads: NodeNames, *, model: Model = None) -> AttentionView:
         """Where heads look, from every position of the prompt; see `visit_tl.xray.attention`.
 
         Args:
@@ -195,7 +218,8 @@ class FlowGraph(Container):
 
         return attention(self._model(model), list(self.token_ids), heads)
 
-    def lens_table(self, *, model: Any = None, **options: Any) -> LensTable:
+    @checked
+    def lens_table(self, *, model: Model = None, **options: Any) -> LensTable:
         """The residual stream of the prompt, after every block at every position, read as words.
 
         Args:
@@ -214,13 +238,14 @@ class FlowGraph(Container):
 
     # --- to look at and to keep: the views and the files live in rooms of their own ------------
 
+    @checked
     def figure(
         self,
-        layers: Iterable[int] | None = None,
-        theme: str = "light",
-        position: int | None = None,
+        layers: Layers | None = None,
+        theme: Theme = "light",
+        position: Position | None = None,
         *,
-        kind: str = "flow",
+        kind: FigureKind = "flow",
         **options: Any,
     ) -> go.Figure:
         """A Plotly figure.
@@ -241,7 +266,8 @@ class FlowGraph(Container):
 
         return figure(self, kind, layers=layers, theme=theme, position=position, **options)
 
-    def text(self, layers: Iterable[int] | None = None) -> str:
+    @checked
+    def text(self, layers: Layers | None = None) -> str:
         """The graph as text; see `visit_tl.view.text.text`."""
         from visit_tl.view.text import text
 
@@ -252,14 +278,15 @@ class FlowGraph(Container):
 
         return notebook_html(self)
 
+    @checked
     def save(
         self,
-        path: str | Path,
+        path: File,
         *,
-        overwrite: bool = False,
-        theme: str = "light",
-        layers: Iterable[int] | None = None,
-        schema: str = "visit_tl",
+        overwrite: Flag = False,
+        theme: Theme = "light",
+        layers: Layers | None = None,
+        schema: Schema = "visit_tl",
     ) -> Path:
         """Write the graph, by the suffix of the path.
 
@@ -292,7 +319,8 @@ class FlowGraph(Container):
         return save(self, path, overwrite=overwrite, theme=theme, layers=layers, schema=schema)
 
     @classmethod
-    def load(cls, path: str | Path) -> FlowGraph:
+    @checked
+    def load(cls, path: File) -> FlowGraph:
         """Read a graph that was saved as `.json`; equal to the one that was saved.
 
         Raises:

@@ -34,8 +34,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import NodeName, Position
 from visit_tl.errors import GraphError
 
 Kind = Literal[
@@ -134,9 +136,11 @@ class NodeId:
         name = self._name()
         return name if self.position is None else f"{name}@{self.position}"
 
-    def at(self, position: int | None) -> NodeId:
+    @checked
+    def at(self, position: Position | None) -> NodeId:
         """The same node at another position."""
-        return replace(self, position=position)
+        # Nearly every node that is asked for is at the graph's own position, and asked for there.
+        return self if position is self.position else replace(self, position=position)
 
     def _name(self) -> str:
         if self.kind in _FINAL:
@@ -156,7 +160,8 @@ class NodeId:
         return f"L{self.layer}.{self.kind}"
 
     @classmethod
-    def parse(cls, text: str | NodeId) -> NodeId:
+    @checked
+    def parse(cls, text: NodeName) -> NodeId:
         """Read a printed id, or a head in another tool's spelling.
 
         Args:
@@ -169,6 +174,7 @@ class NodeId:
         """
         if isinstance(text, NodeId):
             return text
+        text = cast("str", text)
         at = _AT.fullmatch(text)
         name = text if at is None else at[1]
         found = _read_head(name) or _read_neuron(name) or _read_state(name)

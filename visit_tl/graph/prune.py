@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -51,7 +52,7 @@ def budget(
     preset: str = "default",
     heads: int | None = None,
     values: int | None = None,
-    neurons: int | tuple[int, int] | None = None,
+    neurons: int | Sequence[int] | None = None,
 ) -> Budget:
     """A preset with some of its numbers replaced.
 

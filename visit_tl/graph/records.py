@@ -20,6 +20,10 @@ EdgeKind = Literal["coefficient", "sum", "flow"]
 EDGE_KINDS: Final[tuple[EdgeKind, ...]] = get_args(EdgeKind)
 
 
+_INTEGER: Final = struct.Struct("i").unpack_from
+_FLOAT: Final = struct.Struct("f").unpack_from
+
+
 @dataclass(frozen=True, slots=True)
 class TokenProb:
     """One token of a readout.
@@ -59,7 +63,14 @@ class TokenProbs(Sequence[TokenProb]):
     @overload
     def __getitem__(self, index: slice) -> tuple[TokenProb, ...]: ...
     def __getitem__(self, index: int | slice) -> TokenProb | tuple[TokenProb, ...]:
-        return tuple(self)[index]
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        n = len(self)
+        at = index if 0 <= index < n else range(n)[index]
+        # Packed in the machine's own order and sizes, so that one of them is found by its place.
+        (token,) = _INTEGER(self._numbers, 4 * at)
+        (prob,) = _FLOAT(self._numbers, 4 * (n + at))
+        return TokenProb(self._texts[token], token, prob)
 
     def __len__(self) -> int:
         return len(self._numbers) // 8
@@ -69,6 +80,12 @@ class TokenProbs(Sequence[TokenProb]):
         numbers = struct.unpack(f"{n}i{n}f", self._numbers)
         texts = map(self._texts.__getitem__, numbers[:n])
         return map(TokenProb, texts, numbers[:n], numbers[n:])
+
+    def unpacked(self) -> tuple[list[str], tuple[float, ...]]:
+        """The texts and the probabilities of the tokens, without making objects of them."""
+        n = len(self)
+        numbers = struct.unpack(f"{n}i{n}f", self._numbers)
+        return [self._texts[token] for token in numbers[:n]], numbers[n:]
 
     def __add__(self, other: Iterable[TokenProb]) -> tuple[TokenProb, ...]:
         return (*self, *other)

@@ -115,7 +115,7 @@ class Adapters:
         Raises:
             ModelError: a layer is not linear in its input, or gave something else in a run.
         """
-        if any(part in self._found for part in module.modules()):
+        if self._found and any(part in self._found for part in module.modules()):
             module = self._copied(module)
             # TransformerLens keeps some weights under a second name, as they were at first.
             path = (getattr(module, "property_aliases", None) or {}).get(name)

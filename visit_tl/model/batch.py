@@ -10,16 +10,14 @@ from visit_tl.errors import InputError
 
 
 def unpadded(
-    prompts: Sequence[str | Sequence[int]] | Tensor, attention_mask: Tensor | None
-) -> list[str | Sequence[int]]:
+    prompts: Sequence[str | Sequence[int] | Tensor] | Tensor, attention_mask: Tensor | None
+) -> list[str | Sequence[int] | Tensor]:
     """The prompts one by one, without padding.
 
     Raises:
         InputError: a single text, a tensor that is no batch, or a mask that does not fit or has
             holes.
     """
-    if isinstance(prompts, str):
-        raise InputError("prompts is one text; pass a list of texts, or call flow_graph")
     if not isinstance(prompts, Tensor):
         if attention_mask is not None:
             raise InputError("an attention_mask goes with a batch of token ids, not with a list")
@@ -32,7 +30,7 @@ def unpadded(
         raise InputError(
             f"the attention_mask is {list(attention_mask.shape)}, the batch {list(prompts.shape)}"
         )
-    rows: list[str | Sequence[int]] = []
+    rows: list[str | Sequence[int] | Tensor] = []
     for i, (ids, mask) in enumerate(zip(prompts, attention_mask.bool(), strict=True)):
         at = mask.nonzero().flatten()
         if len(at) == 0 or int(at[-1] - at[0]) + 1 != len(at):

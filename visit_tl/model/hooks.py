@@ -90,7 +90,8 @@ def keeper(
     kept: dict[str, Tensor], name: str, rows: str, positions: Sequence[int]
 ) -> Callable[[Tensor, Any], None]:
     """A hook function that copies the rows that are needed and changes nothing."""
-    at = list(positions)
+    # A list of one would be looked up as a tensor, which costs more than the copy.
+    at = slice(positions[0], positions[0] + 1) if len(positions) == 1 else list(positions)
 
     def keep(tensor: Tensor, hook: Any) -> None:
         if rows == "row":

@@ -18,6 +18,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import File, Flag, Foreign, ModelName
 from visit_tl.errors import InputError, ModelError, VisitError
 from visit_tl.model.dequantise import dtype_argument, quiet_progress_bars
 from visit_tl.model.embedded import (
@@ -42,12 +44,13 @@ __all__ = ["EMBEDDED", "EmbeddedModel", "load_model"]
 _DECODER = "Expected a decoder of an architecture that it knows."
 
 
+@checked
 def load_model(
-    name: Any = "smollm2-135m",
+    name: ModelName = "smollm2-135m",
     *,
-    tokenizer: Any = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    verbose: bool = True,
+    tokenizer: Foreign | None = None,
+    cache_dir: File | None = None,
+    verbose: Flag = True,
     **kwargs: Any,
 ) -> Any:
     """Open a model by name or file, or one that transformers has opened.
@@ -95,7 +98,7 @@ def load_model(
         _import_libraries()
         with _refusals(name_of(opened), _DECODER), _quiet(not verbose):
             return open_transformers(opened, tokenizer, kwargs)
-    if not isinstance(name, str | os.PathLike):
+    if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
         raise InputError(
             f"load_model opens a name, a file or a model of transformers; got "
             f"{type(name).__name__}. A model of TransformerLens needs no opening"

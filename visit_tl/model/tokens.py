@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from visit_tl.arguments.words import short
 from visit_tl.errors import InputError
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
@@ -147,11 +148,15 @@ class Tokens:
         return bos is not None and list(ids[:1]) == [bos]
 
     def _plain_ids(self, text: str) -> list[int]:
+        _require_text(text)
         tokens = self._model.to_tokens(text, prepend_bos=False, truncate=False)
         return [int(i) for i in tokens[0]]
 
     def _check_ids(self, ids: Sequence[int] | Tensor) -> list[int]:
-        tensor = torch.as_tensor(ids)
+        try:
+            tensor = torch.as_tensor(ids)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InputError(f"a prompt is a text or token ids, got {short(ids)}") from error
         if tensor.ndim == 2 and tensor.shape[0] != 1:
             raise InputError(
                 f"a graph is of one prompt, but a batch of {tensor.shape[0]} was given; "
@@ -187,6 +192,14 @@ class Tokens:
         if _BROKEN in text and isinstance(piece, str) and (raw := _bytes_of(piece)) is not None:
             return _show_bytes(raw)
         return text or str(piece)
+
+
+def _require_text(text: str) -> None:
+    """Half of a surrogate pair has no form in UTF-8, and tokenizers fail on it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{text!r} is no text: {error.reason} at {error.start}") from None
 
 
 def _texts_of(tokenizer: Any) -> dict[int, str]:

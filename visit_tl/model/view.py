@@ -179,7 +179,7 @@ class ModelView:
         Raises:
             InputError: none, a layer that is not there, or a gap.
         """
-        if layers is None:
+        if layers is None or layers == "all":
             return tuple(range(self.n_layers))
         chosen = [layers] if isinstance(layers, int) else list(layers)
         if not chosen:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Count, Name, Names
 from visit_tl.circuits import metrics
 from visit_tl.errors import InputError
 from visit_tl.studies.scores import HeadScores, is_rank
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked
 def agreement(
-    scores: HeadScores, truth: str, *, k: int, names: Sequence[str] | None = None
+    scores: HeadScores, truth: Name, *, k: Count, names: Names | None = None
 ) -> pd.DataFrame:
     """How well each score ranks the heads that have the largest effects.
 
@@ -43,6 +46,8 @@ def agreement(
     import pandas as pd
 
     chosen = [name for name in scores.names if name != truth] if names is None else list(names)
+    if not chosen:
+        raise InputError(f"no score is named that {truth!r} could be held against")
     for name in (truth, *chosen):
         if not np.isfinite(scores[name]).all():
             raise InputError(f"{name!r} was not measured for every head; agreement needs them all")

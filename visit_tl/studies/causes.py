@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import At, Flag, Model, Name
 from visit_tl.causal.measured import Effects
 from visit_tl.causal.metrics import logit_difference
 from visit_tl.causal.sweep import effects
@@ -19,13 +20,14 @@ from visit_tl.studies.named import named_heads, require_corruption
 from visit_tl.studies.scores import HeadScores
 
 
+@checked
 def causes(
-    model: Any,
+    model: Model,
     prompts: PromptSet,
-    at: str | Mapping[str, Iterable[NodeId | str] | None] = END,
+    at: At = END,
     *,
-    corruption: str = "ABC",
-    verbose: bool = True,
+    corruption: Name = "ABC",
+    verbose: Flag = True,
 ) -> HeadScores:
     """The effect of each head at named positions, on every prompt.
 

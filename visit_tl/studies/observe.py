@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
 
 from visit_tl import components, lens
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.several import node_ids
+from visit_tl.arguments.vocabulary import Flag, Looks, Model, Name, NodeNames
 from visit_tl.causal.attribution import attribute_trace
 from visit_tl.circuits.prompts.pair import END, PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
@@ -33,14 +36,15 @@ LOOKS: Final = (
 tell the classes of their heads by, and END itself, where a head finds what earlier ones wrote."""
 
 
+@checked
 def observe(
-    model: Any,
+    model: Model,
     prompts: PromptSet,
     *,
-    looks: Sequence[tuple[str, str]] = LOOKS,
-    patched: Iterable[NodeId | str] = (),
-    corruption: str = "ABC",
-    verbose: bool = True,
+    looks: Looks = LOOKS,
+    patched: NodeNames | None = (),
+    corruption: Name = "ABC",
+    verbose: Flag = True,
 ) -> HeadScores:
     """What the graph of each prompt shows of every head, without its pruning.
 
@@ -78,7 +82,7 @@ def observe(
         raise InputError(
             f"the prompts have no position {', '.join(unknown)}; they have {', '.join(known)}"
         )
-    heads = named_heads(view, patched, "patched at END")
+    heads = named_heads(view, node_ids(patched or ()), "patched at END")
     if heads:
         require_corruption(prompts, corruption)
     answers, wrong = prompts.answers.tolist(), prompts.wrong.tolist()

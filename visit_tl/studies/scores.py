@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Count, Flag, Flags, Name
 from visit_tl.errors import InputError
 from visit_tl.graph.ids import NodeId
 
@@ -61,7 +63,8 @@ class HeadScores:
             f"{', '.join(self.names)})"
         )
 
-    def __getitem__(self, name: str) -> Float[np.ndarray, "prompt layer head"]:
+    @checked
+    def __getitem__(self, name: Name) -> Float[np.ndarray, "prompt layer head"]:
         """The values of one score.
 
         Raises:
@@ -71,21 +74,25 @@ class HeadScores:
             raise InputError(f"there is no score {name!r}; there are {', '.join(self.names)}")
         return self.values[name]
 
-    def mean(self, name: str) -> Float[np.ndarray, "layer head"]:
+    @checked
+    def mean(self, name: Name) -> Float[np.ndarray, "layer head"]:
         """The mean of one score over the prompts."""
         return self[name].mean(0)
 
-    def median(self, name: str) -> Float[np.ndarray, "layer head"]:
+    @checked
+    def median(self, name: Name) -> Float[np.ndarray, "layer head"]:
         """The median of one score over the prompts: for ranks, whose means a few prompts decide."""
         return np.median(self[name], 0)
 
-    def error(self, name: str) -> Float[np.ndarray, "layer head"]:
+    @checked
+    def error(self, name: Name) -> Float[np.ndarray, "layer head"]:
         """The standard error of the mean; NaN of one prompt."""
         values = self[name]
         if len(values) < 2:
             return np.full(values.shape[1:], np.nan)
         return values.std(0, ddof=1) / np.sqrt(len(values))
 
+    @checked
     def joined(self, other: HeadScores) -> HeadScores:
         """These scores and others of the same prompts.
 
@@ -100,7 +107,8 @@ class HeadScores:
             )
         return HeadScores(self.model, {**self.values, **other.values})
 
-    def where(self, prompts: Sequence[bool] | np.ndarray) -> HeadScores:
+    @checked
+    def where(self, prompts: Flags) -> HeadScores:
         """The scores of some of the prompts.
 
         Args:
@@ -117,7 +125,8 @@ class HeadScores:
             )
         return HeadScores(self.model, {name: own[kept] for name, own in self.values.items()})
 
-    def top(self, name: str, k: int, *, absolute: bool = False) -> tuple[NodeId, ...]:
+    @checked
+    def top(self, name: Name, k: Count, *, absolute: Flag = False) -> tuple[NodeId, ...]:
         """The heads with the largest means of a score, largest first; ties in order.
 
         Args:

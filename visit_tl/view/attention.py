@@ -15,6 +15,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import File, Flag
 from visit_tl.errors import InputError
 from visit_tl.view.labels import for_html, visible
 from visit_tl.view.words import readable
@@ -46,7 +48,8 @@ class AttentionView:
             f'srcdoc="{for_html(self.html)}"></iframe>'
         )
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+    @checked
+    def save(self, path: File, *, overwrite: Flag = False) -> Path:
         """Write the page to an `.html` file; see `FlowGraph.save` for what is refused.
 
         Raises:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from itertools import compress
 from typing import Final
 
 from visit_tl.graph.flow import FlowGraph
-from visit_tl.graph.ids import NodeId
-from visit_tl.graph.records import Edge
+from visit_tl.graph.records import Edge, Node
 from visit_tl.view.widths import SPINE, widths
 
 BLOCK_KINDS: Final = SPINE | {"head", "attn_out", "mlp_out", "final_norm", "logits"}
@@ -26,19 +26,22 @@ def blocks(graph: FlowGraph) -> FlowGraph:
     score.
     """
     kept = tuple(node for node in graph.nodes if node.kind in BLOCK_KINDS)
-    edges: list[Edge] = []
-    for node in kept:
-        found: dict[NodeId, Edge] = {}
-        for first in graph.edges_out_of(node.id):
-            for end in _ends(graph, first.target):
+    shown = [node.kind in BLOCK_KINDS for node in graph.nodes]
+    leaving: list[list[int]] = [[] for _ in shown]
+    for i, source in enumerate(graph.ends[0]):
+        leaving[source].append(i)
+    ends = _Ends(shown, [[graph.ends[1][i] for i in edges] for edges in leaving])
+    ways: list[tuple[int, int, Edge]] = []
+    for source in compress(range(len(shown)), shown):
+        found: dict[int, Edge] = {}
+        for i in leaving[source]:
+            first, next_one = graph.edges[i], graph.ends[1][i]
+            for end in ends(next_one):
                 if end not in found or abs(first.score) > abs(found[end].score):
-                    # What patching the first edge does is not what the way to `end` does.
-                    effect = first.effect if first.target == end else None
-                    found[end] = replace(first, target=end, effect=effect)
-        edges += found.values()
-    order = {node.id: i for i, node in enumerate(kept)}
-    edges.sort(key=lambda edge: (order[edge.target], order[edge.source]))
-    return replace(graph, nodes=kept, edges=tuple(edges))
+                    found[end] = first if end == next_one else _past(first, graph.nodes[end])
+        ways += ((end, source, edge) for end, edge in found.items())
+    ways.sort(key=lambda way: way[:2])
+    return replace(graph, nodes=kept, edges=tuple(edge for _, _, edge in ways))
 
 
 def block_widths(graph: FlowGraph) -> tuple[float, ...]:
@@ -53,16 +56,32 @@ def block_widths(graph: FlowGraph) -> tuple[float, ...]:
     )
 
 
-def _ends(graph: FlowGraph, start: NodeId) -> list[NodeId]:
-    """The nodes of this depth that a way through left-out nodes leads to."""
-    ends, seen, waiting = [], {start}, deque([start])
-    while waiting:
-        name = waiting.popleft()
-        if name.kind in BLOCK_KINDS:
-            ends.append(name)
-            continue
-        for edge in graph.edges_out_of(name):
-            if edge.target not in seen:
-                seen.add(edge.target)
-                waiting.append(edge.target)
-    return ends
+def _past(first: Edge, end: Node) -> Edge:
+    # What patching the first edge does is not what the way to `end` does.
+    return replace(first, target=end.id, effect=None)
+
+
+class _Ends:
+    """The nodes of this depth that a way through left-out nodes leads to, by where they stand."""
+
+    def __init__(self, shown: list[bool], after: list[list[int]]) -> None:
+        self._shown, self._after = shown, after
+        self._known: dict[int, list[int]] = {}
+
+    def __call__(self, start: int) -> list[int]:
+        if start not in self._known:
+            self._known[start] = self._walk(start)
+        return self._known[start]
+
+    def _walk(self, start: int) -> list[int]:
+        ends, seen, waiting = [], {start}, deque([start])
+        while waiting:
+            here = waiting.popleft()
+            if self._shown[here]:
+                ends.append(here)
+                continue
+            for after in self._after[here]:
+                if after not in seen:
+                    seen.add(after)
+                    waiting.append(after)
+        return ends

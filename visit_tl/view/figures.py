@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from visit_tl.arguments.vocabulary import Layers
 from visit_tl.errors import InputError
 from visit_tl.graph.flow import FlowGraph
 
@@ -18,7 +18,7 @@ def figure(
     graph: FlowGraph,
     kind: str = "flow",
     *,
-    layers: Iterable[int] | None = None,
+    layers: Layers | None = None,
     theme: str = "light",
     position: int | None = None,
     **options: Any,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import plotly.graph_objects as go
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import KnownCircuit, NumberName, Theme, Token
 from visit_tl.errors import InputError
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.records import Node
@@ -16,7 +18,7 @@ from visit_tl.view.head_map import head_map
 from visit_tl.view.labels import visible
 
 if TYPE_CHECKING:
-    from visit_tl.circuits.references import Reference
+    pass
 
 _NUMBERS: Final[dict[str, tuple[str, Callable[[Node], float | None]]]] = {
     "rank": ("−log10(rank + 1)", lambda node: -math.log10(node.rank + 1)),
@@ -27,13 +29,14 @@ _NUMBERS: Final[dict[str, tuple[str, Callable[[Node], float | None]]]] = {
 }
 
 
+@checked
 def heads(
     graph: FlowGraph,
-    by: str = "rank",
+    by: NumberName = "rank",
     *,
-    to: str | int | None = None,
-    reference: Reference | None = None,
-    theme: str = "light",
+    to: Token | None = None,
+    reference: KnownCircuit | None = None,
+    theme: Theme = "light",
 ) -> go.Figure:
     """The heads of a graph as a map; those that pruning left out have no score.
 

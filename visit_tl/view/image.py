@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib import metadata
 from typing import Any, Final
 
+from visit_tl.arguments.vocabulary import Layers
 from visit_tl.errors import FileError
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.view.sankey import sankey
@@ -18,7 +18,7 @@ def image(
     graph: FlowGraph,
     kind: str,
     *,
-    layers: Iterable[int] | None = None,
+    layers: Layers | None = None,
     theme: str = "light",
 ) -> bytes:
     """The figure of a graph as `png` or `pdf`.

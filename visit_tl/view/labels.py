@@ -67,7 +67,7 @@ def clip_start(text: str, limit: int) -> str:
 
 def columns(text: str) -> int:
     """How many terminal columns a text takes: two for wide characters, none for combining marks."""
-    return len(text) if text.isascii() else sum(_width(c) for c in text)
+    return len(text) if text.isascii() else sum(map(_width, text))
 
 
 def pad(text: str, width: int) -> str:
@@ -128,6 +128,7 @@ def _visible_character(character: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+@lru_cache(maxsize=1 << 12)
 def _width(character: str) -> int:
     if unicodedata.combining(character):
         return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,7 @@ from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import KINDS, Kind, NodeId
 from visit_tl.graph.records import Node
 from visit_tl.view.labels import columns as text_columns
-from visit_tl.view.widths import SPINE, column_sums, heights, widths
+from visit_tl.view.widths import SPINE, column_sums, heights, sources, widths
 from visit_tl.view.words import COLUMN_WORDS, short_label
 
 NODE_WIDTH: Final = 10
@@ -86,6 +86,7 @@ class Layout:
         columns: From left to right.
         ballast: What to add to the first and the last column that Plotly makes so that the fullest
             is exactly `height`, and Plotly's scale one to one.
+        placed: Where the nodes of the boxes stand in the graph's nodes, in the same order.
         orphans: The nodes that were left out.
     """
 
@@ -95,6 +96,7 @@ class Layout:
     edge_widths: tuple[float, ...]
     columns: tuple[Column, ...]
     ballast: float
+    placed: tuple[int, ...]
     orphans: tuple[NodeId, ...]
 
 
@@ -106,14 +108,14 @@ def layout(graph: FlowGraph, edge_widths: tuple[float, ...] | None = None) -> La
         edge_widths: Px, in the order of the graph's edges; None is `widths.widths`.
     """
     edge_widths = widths(graph) if edge_widths is None else edge_widths
-    tall = heights(graph, edge_widths)
-    placed = [node for node in graph.nodes if tall[node.id] > 0]
-    column_of = _columns(graph)
-    lefts, headings, width = _across(placed, column_of)
-    tops = _down(placed, column_of, tall)
-    boxes = {n.id: Box(lefts[column_of[n.id]], tops[n.id], tall[n.id]) for n in placed}
+    nodes, tall, into = graph.nodes, heights(graph, edge_widths), sources(graph)
+    placed = [i for i, height in enumerate(tall) if height > 0]
+    column_of = _columns(nodes, into)
+    lefts, headings, width = _across(nodes, placed, column_of)
+    tops = _down(nodes, placed, column_of, tall)
+    boxes = {nodes[i].id: Box(lefts[column_of[i]], tops[i], tall[i]) for i in placed}
     bottom = max((max(b.top + b.height, b.middle + ROW / 2) for b in boxes.values()), default=ROW)
-    sums = column_sums(graph, tall)
+    sums = column_sums(tall, into)
     height = math.ceil(max(bottom + _BOTTOM, *sums))
     return Layout(
         width=width,
@@ -122,20 +124,21 @@ def layout(graph: FlowGraph, edge_widths: tuple[float, ...] | None = None) -> La
         edge_widths=edge_widths,
         columns=headings,
         ballast=height - max(sums[0], sums[-1]),
-        orphans=tuple(node.id for node in graph.nodes if tall[node.id] == 0),
+        placed=tuple(placed),
+        orphans=tuple(node.id for node, height in zip(nodes, tall, strict=True) if height == 0),
     )
 
 
-def _columns(graph: FlowGraph) -> dict[NodeId, int]:
+def _columns(nodes: Sequence[Node], into: Sequence[Sequence[int]]) -> list[int]:
     """A column for every node: its step of the forward pass, and right of all that it reads."""
-    last = max((n.layer for n in graph.nodes if n.layer is not None), default=0)
-    parallel = _parallel(graph.nodes)
-    found: dict[NodeId, int] = {}
-    for node in graph.nodes:
+    last = max((n.layer for n in nodes if n.layer is not None), default=0)
+    parallel = _parallel(nodes)
+    found: list[int] = []
+    for node, before in zip(nodes, into, strict=True):
         layer = last if node.layer is None else node.layer
         kind = _BESIDE_ATTENTION.get(node.kind, node.kind) if layer in parallel else node.kind
-        before = (found[edge.source] + 1 for edge in graph.edges_into(node.id))
-        found[node.id] = max(layer * len(KINDS) + _STEP[kind], *before, -1)
+        right_of = [found[source] + 1 for source in before]
+        found.append(max(layer * len(KINDS) + _STEP[kind], *right_of, -1))
     return found
 
 
@@ -152,18 +155,18 @@ def _parallel(nodes: Iterable[Node]) -> set[int | None]:
 
 
 def _across(
-    placed: list[Node], column_of: dict[NodeId, int]
+    nodes: Sequence[Node], placed: list[int], column_of: list[int]
 ) -> tuple[dict[int, float], tuple[Column, ...], int]:
     """Left edges of the columns: as far apart as the longest label between them needs."""
     members: dict[int, list[Node]] = defaultdict(list)
-    for node in placed:
-        members[column_of[node.id]].append(node)
+    for i in placed:
+        members[column_of[i]].append(nodes[i])
     left, lefts, headings = float(_SIDE), {}, []
     for column in sorted(members):
-        nodes = members[column]
-        words = " / ".join(dict.fromkeys(COLUMN_WORDS[node.kind] for node in nodes))
-        layer = Counter(node.layer for node in nodes).most_common(1)[0][0]
-        longest = max(text_columns(short_label(node)) for node in nodes)
+        here = members[column]
+        words = " / ".join(dict.fromkeys(COLUMN_WORDS[node.kind] for node in here))
+        layer = Counter(node.layer for node in here).most_common(1)[0][0]
+        longest = max(text_columns(short_label(node)) for node in here)
         room = max(longest * CHARACTER + _LABEL_GAP + _LINK_ROOM, len(words) * CHARACTER + 6)
         lefts[column] = left
         headings.append(Column(left, words, layer))
@@ -172,20 +175,21 @@ def _across(
 
 
 def _down(
-    placed: list[Node], column_of: dict[NodeId, int], tall: dict[NodeId, float]
-) -> dict[NodeId, float]:
+    nodes: Sequence[Node], placed: list[int], column_of: list[int], tall: list[float]
+) -> dict[int, float]:
     """Top edges of the nodes."""
-    lane = [node for node in placed if node.kind in _LANE]
-    lane_height = max((tall[node.id] for node in lane), default=0.0)
+    lane = [i for i in placed if nodes[i].kind in _LANE]
+    lane_height = max((tall[i] for i in lane), default=0.0)
     start = _LANE_TOP + lane_height + _LANE_TO_DETAIL if lane else _LANE_TOP
-    strips = _strips([node for node in placed if node.kind not in _LANE], tall)
-    below = {(layer, kind) for layer in _parallel(placed) for kind in _BESIDE_ATTENTION}
-    tops = {node.id: _LANE_TOP for node in lane}
+    strips = _strips(nodes, [i for i in placed if nodes[i].kind not in _LANE], tall)
+    parallel = _parallel(nodes[i] for i in placed)
+    below = {(layer, kind) for layer in parallel for kind in _BESIDE_ATTENTION}
+    tops = dict.fromkeys(lane, _LANE_TOP)
     for row in (strips.keys() - below, strips.keys() & below):
         deepest = max((strips[name][1] for name in row), default=0.0)
         for middles, depth in (strips[name] for name in row):
-            for name, middle in middles.items():
-                tops[name] = start + (deepest - depth) / 2 + middle - tall[name] / 2
+            for i, middle in middles.items():
+                tops[i] = start + (deepest - depth) / 2 + middle - tall[i] / 2
         start += deepest + _LANE_TO_DETAIL
     _part(placed, column_of, tall, tops)
     return tops
@@ -200,90 +204,90 @@ def _section(node: Node) -> tuple[int | None, str]:
 
 
 def _strips(
-    nodes: list[Node], tall: dict[NodeId, float]
-) -> dict[tuple[int | None, str], tuple[dict[NodeId, float], float]]:
+    nodes: Sequence[Node], hanging: list[int], tall: list[float]
+) -> dict[tuple[int | None, str], tuple[dict[int, float], float]]:
     """For each section, the middle of every node and the depth of the whole, counted from 0."""
-    sections: dict[tuple[int | None, str], list[Node]] = defaultdict(list)
-    for node in nodes:
-        sections[_section(node)].append(node)
+    sections: dict[tuple[int | None, str], list[int]] = defaultdict(list)
+    for i in hanging:
+        sections[_section(nodes[i])].append(i)
     place = {name: _heads if name[1] == "heads" else _lines for name in sections}
-    return {name: place[name](members, tall) for name, members in sections.items()}
+    return {name: place[name](nodes, members, tall) for name, members in sections.items()}
 
 
-def _heads(nodes: list[Node], tall: dict[NodeId, float]) -> tuple[dict[NodeId, float], float]:
+def _heads(
+    nodes: Sequence[Node], members: list[int], tall: list[float]
+) -> tuple[dict[int, float], float]:
     """Heads by index, each with its keys and values in lines of their own, by attention."""
-    middles: dict[NodeId, float] = {}
+    middles: dict[int, float] = {}
     depth = 0.0
-    by_head: dict[int | None, list[Node]] = defaultdict(list)
-    for node in nodes:
-        by_head[node.id.head].append(node)
+    by_head: dict[int | None, list[int]] = defaultdict(list)
+    for i in members:
+        by_head[nodes[i].id.head].append(i)
     for head in sorted(by_head, key=lambda h: -1 if h is None else h):
         strip = by_head[head]
-        whole = [node for node in strip if node.id.key_position is None]
-        lines: dict[int | None, list[Node]] = defaultdict(list)
-        for node in strip:
-            if node.id.key_position is not None:
-                lines[node.id.key_position].append(node)
-        order = sorted(lines, key=lambda p: (-max(_strength(n) for n in lines[p]), p))
+        whole = [i for i in strip if nodes[i].id.key_position is None]
+        lines: dict[int, list[int]] = defaultdict(list)
+        for i in strip:
+            if (position := nodes[i].id.key_position) is not None:
+                lines[position].append(i)
+        order = sorted(lines, key=lambda p: (-max(_strength(nodes[i]) for i in lines[p]), p))
         sizes = [_line_height(lines[position], tall) for position in order]
-        needed = max([sum(sizes), *(_line_height([node], tall) for node in whole)])
-        middles |= {node.id: depth + needed / 2 for node in whole}
+        needed = max([sum(sizes), *(_line_height([i], tall) for i in whole)])
+        middles |= dict.fromkeys(whole, depth + needed / 2)
         line_top = depth + (needed - sum(sizes)) / 2
         for position, size in zip(order, sizes, strict=True):
-            middles |= {node.id: line_top + size / 2 for node in lines[position]}
+            middles |= dict.fromkeys(lines[position], line_top + size / 2)
             line_top += size
         depth += needed + GAP
     return middles, max(depth - GAP, 0.0)
 
 
-def _lines(nodes: list[Node], tall: dict[NodeId, float]) -> tuple[dict[NodeId, float], float]:
+def _lines(
+    nodes: Sequence[Node], members: list[int], tall: list[float]
+) -> tuple[dict[int, float], float]:
     """One line for each neuron, from the largest coefficient to the lowest; biases last."""
-    lines: dict[int | None, list[Node]] = defaultdict(list)
-    for node in nodes:
-        lines[node.id.neuron].append(node)
+    lines: dict[int | None, list[int]] = defaultdict(list)
+    for i in members:
+        lines[nodes[i].id.neuron].append(i)
     # The row of the second matrix decides: the column of W_in has a coefficient of another kind.
     signed = {
-        neuron: next((n.coefficient for n in line if n.kind != "neuron_key"), line[0].coefficient)
+        neuron: next((i for i in line if nodes[i].kind != "neuron_key"), line[0])
         for neuron, line in lines.items()
     }
-    order = sorted(
-        lines, key=lambda n: (n is None, -(_number(signed[n]) or 0.0), -1 if n is None else n)
-    )
-    middles: dict[NodeId, float] = {}
+    size = {n: _number(nodes[i].coefficient) or 0.0 for n, i in signed.items()}
+    order = sorted(lines, key=lambda n: (n is None, -size[n], -1 if n is None else n))
+    middles: dict[int, float] = {}
     depth = 0.0
     for neuron in order:
-        size = _line_height(lines[neuron], tall)
-        middles |= {node.id: depth + size / 2 for node in lines[neuron]}
-        depth += size
+        high = _line_height(lines[neuron], tall)
+        middles |= dict.fromkeys(lines[neuron], depth + high / 2)
+        depth += high
     return middles, depth
 
 
 def _part(
-    placed: list[Node],
-    column_of: dict[NodeId, int],
-    tall: dict[NodeId, float],
-    tops: dict[NodeId, float],
+    placed: list[int], column_of: list[int], tall: list[float], tops: dict[int, float]
 ) -> None:
     """Move nodes down where two of a column would touch.
 
     Changes nothing in a graph of whole blocks; an odd one may have two sections in one column.
     """
-    members: dict[int, list[NodeId]] = defaultdict(list)
-    for node in placed:
-        members[column_of[node.id]].append(node.id)
-    for names in members.values():
+    members: dict[int, list[int]] = defaultdict(list)
+    for i in placed:
+        members[column_of[i]].append(i)
+    for column in members.values():
         free = -math.inf
-        for name in sorted(names, key=lambda n: tops[n] + tall[n] / 2):
-            half = max(tall[name] + GAP, ROW) / 2
-            too_high = free - (tops[name] + tall[name] / 2 - half)
+        for i in sorted(column, key=lambda i: tops[i] + tall[i] / 2):
+            half = max(tall[i] + GAP, ROW) / 2
+            too_high = free - (tops[i] + tall[i] / 2 - half)
             # Rounding of the sums above must not bend the straight lane.
             if too_high > 1e-6:
-                tops[name] += too_high
-            free = tops[name] + tall[name] / 2 + half
+                tops[i] += too_high
+            free = tops[i] + tall[i] / 2 + half
 
 
-def _line_height(nodes: list[Node], tall: dict[NodeId, float]) -> float:
-    return max(ROW, *(tall[node.id] + GAP for node in nodes), 0.0)
+def _line_height(line: list[int], tall: list[float]) -> float:
+    return max(ROW, *(tall[i] + GAP for i in line), 0.0)
 
 
 def _strength(node: Node) -> float:

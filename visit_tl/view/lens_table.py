@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 import plotly.graph_objects as go
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import NumberName, Positions, Theme
 from visit_tl.errors import InputError
 from visit_tl.graph.records import Node
 from visit_tl.states import LensTable
@@ -43,12 +45,13 @@ _SCALE: Final = 150
 """The least height of the scale in px."""
 
 
+@checked
 def figure(
     states: LensTable,
-    by: str = "rank",
+    by: NumberName = "rank",
     *,
-    positions: Iterable[int] | None = None,
-    theme: str = "light",
+    positions: Positions | None = None,
+    theme: Theme = "light",
 ) -> go.Figure:
     """States as a figure: layers from top to bottom, positions from left to right.
 
@@ -111,7 +114,8 @@ def figure(
     return drawn
 
 
-def text(states: LensTable, positions: Iterable[int] | None = None) -> str:
+@checked
+def text(states: LensTable, positions: Positions | None = None) -> str:
     """The table as text, at most 110 columns wide; ends in a newline.
 
     As many positions side by side as fit, the others below; `·` where a state is not known.

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Layer, Name, NumberName, Theme, Whole
 from visit_tl.errors import InputError
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import Kind, NodeId
@@ -39,14 +41,15 @@ _LABEL: Final = 46
 _CHARACTER: Final = 6.8
 
 
+@checked
 def neurons(
     graph: FlowGraph,
-    layer: int | None = None,
+    layer: Layer | None = None,
     *,
-    part: str = "mlp",
-    by: str = "coefficient",
-    most: int = 25,
-    theme: str = "light",
+    part: Name = "mlp",
+    by: NumberName = "coefficient",
+    most: Whole = 25,
+    theme: Theme = "light",
 ) -> go.Figure:
     """Bars from the highest number to the lowest; the colour is the rank of the target.
 
@@ -110,13 +113,14 @@ def neurons(
     return figure
 
 
+@checked
 def text(
     graph: FlowGraph,
-    layer: int | None = None,
+    layer: Layer | None = None,
     *,
-    part: str = "mlp",
-    by: str = "coefficient",
-    most: int = 25,
+    part: Name = "mlp",
+    by: NumberName = "coefficient",
+    most: Whole = 25,
 ) -> str:
     """The same as text; ends in a newline."""
     shown, layer, left_out = chosen(graph, layer, part=part, by=by, most=most)

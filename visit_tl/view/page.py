@@ -1,17 +1,15 @@
 """One self-contained HTML page: the figure, what it is of, how to read it, and its text twin.
 
-The page holds plotly.js and all of its data and asks the network for nothing; a content security
-policy says so to the browser. Text from prompts and vocabularies gets in through `labels.for_html`,
-or as JSON in which `<` is escaped, so none of it can become markup or script.
+The page draws itself as SVG, holds all of its data and asks the network for nothing; a content
+security policy says so to the browser. Text from prompts and vocabularies gets in through
+`labels.for_html`, or as JSON in which `<` is escaped, so none of it can become markup or script.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
-from plotly.offline import get_plotlyjs
-
+from visit_tl.arguments.vocabulary import Layers
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.view import page_parts, window
 from visit_tl.view.labels import for_html
@@ -23,7 +21,7 @@ from visit_tl.view.words import heading
 
 POLICY: Final = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    "base-uri 'none'; form-action 'none'"
 )
 
 _NODES: Final = 400
@@ -41,7 +39,7 @@ def page(
     graph: FlowGraph,
     *,
     theme: str = "light",
-    layers: Iterable[int] | None = None,
+    layers: Layers | None = None,
 ) -> str:
     """The graph as one HTML file that needs nothing else.
 
@@ -52,7 +50,7 @@ def page(
             the other depths. All blocks of the graph can be reached from the page.
 
     Returns:
-        The text of the file, most of it plotly.js (5 MB). Write it as UTF-8.
+        The text of the file, some 350 bytes a node. Write it as UTF-8.
 
     Raises:
         InputError: a layer is not in the graph, the layers have a gap, or there is no such theme.
@@ -65,7 +63,6 @@ def page(
         "TITLE": for_html(f"{words['model']} · {words['prompt']}"),
         "POLICY": for_html(POLICY),
         "STYLE": stylesheet(),
-        "PLOTLY": get_plotlyjs().replace("</script", r"<\/script"),
         "HEAD": page_parts.header(graph, words),
         "FIRST": str(graph.layers[0]),
         "LAST": str(graph.layers[-1]),
@@ -83,7 +80,7 @@ def page(
     return "".join(parts[p] if i % 2 else p for i, p in enumerate(pieces))
 
 
-def _opening(own: FlowGraph, theme: str, layers: Iterable[int] | None) -> dict[str, Any]:
+def _opening(own: FlowGraph, theme: str, layers: Layers | None) -> dict[str, Any]:
     """What the page shows first."""
     whole = [own.layers[0], own.layers[-1]]
     ranges = {

@@ -11,7 +11,16 @@ from visit_tl.view.style import FONT, PALETTES, entropy_colour, palette, rank_co
 
 SCRIPTS: Final = (
     *("data.js", "ways.js", "choose.js", "search.js", "fragment.js", "labels.js", "shapes.js"),
-    *("axes.js", "draw.js", "panel.js", "near.js", "controls.js", "finder.js", "mouse.js"),
+    *(
+        "axes.js",
+        "draw.js",
+        "paint.js",
+        "panel.js",
+        "near.js",
+        "controls.js",
+        "finder.js",
+        "mouse.js",
+    ),
     "main.js",
 )
 """In the order in which they need each other; the last one starts the page."""

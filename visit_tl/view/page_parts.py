@@ -5,6 +5,8 @@ Text from prompts and vocabularies gets in through `labels.for_html`.
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.records import Node
 from visit_tl.view.labels import for_html, visible
@@ -97,7 +99,15 @@ def legend(d_vocab: int) -> str:
 
 def heads(graph: FlowGraph, theme: str) -> str:
     """The heads as a table, for those who would rather read."""
-    rows = "".join(_head_row(graph, node, theme) for node in graph.of_kind("head"))
+    memories: dict[int, list[Node]] = defaultdict(list)
+    for source, target in zip(*graph.ends, strict=True):
+        if (node := graph.nodes[source]).kind == "value":
+            memories[target].append(node)
+    rows = "".join(
+        _head_row(graph, node, memories[i], theme)
+        for i, node in enumerate(graph.nodes)
+        if node.kind == "head"
+    )
     names = ("head", "promotes", "suppresses", "rank of target", "p", "norm", "entropy", "looks at")
     return (
         f"<table><thead><tr>{''.join(f'<th>{n}</th>' for n in names)}</tr></thead>"
@@ -105,12 +115,11 @@ def heads(graph: FlowGraph, theme: str) -> str:
     )
 
 
-def _head_row(graph: FlowGraph, head: Node, theme: str) -> str:
+def _head_row(graph: FlowGraph, head: Node, values: list[Node], theme: str) -> str:
     memories = [
         f"<bdi>{for_html(visible(node.token or ''))}</bdi>@{node.id.key_position} "
         f"{'?' if node.coefficient is None else number(node.coefficient)}"
-        for edge in graph.edges_into(head.id)
-        if (node := graph[edge.source]).kind == "value"
+        for node in values
     ]
     tokens = [
         " ".join(f"<bdi>{for_html(visible(read.token))}</bdi>" for read in reads[:3])

@@ -7,17 +7,18 @@ the page shows; tokens are `labels.visible` and never markup. What is not a numb
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import KINDS, NodeId
-from visit_tl.graph.records import EDGE_KINDS, Effect, Node, TokenProb
+from visit_tl.graph.records import EDGE_KINDS, Effect, Node, TokenProb, TokenProbs
 from visit_tl.view.depths import block_widths, blocks
 from visit_tl.view.labels import visible
 from visit_tl.view.layout import layout
+from visit_tl.view.rounding import short, shorts
 from visit_tl.view.route_layout import Route, route
 from visit_tl.view.widths import strengths
 from visit_tl.view.words import COEFFICIENT_WORDS, KIND_WORDS, SCORE_WORDS
@@ -31,9 +32,17 @@ class _Texts:
 
     def __init__(self) -> None:
         self.index: dict[str, int] = {}
+        self._tokens: dict[str, int] = {}
 
     def __call__(self, text: str) -> int:
         return self.index.setdefault(text, len(self.index))
+
+    def token(self, token: str) -> int:
+        """A token as it is shown."""
+        found = self._tokens.get(token)
+        if found is None:
+            found = self._tokens[token] = self(visible(token))
+        return found
 
 
 def payload(graph: FlowGraph) -> dict[str, Any]:
@@ -41,10 +50,12 @@ def payload(graph: FlowGraph) -> dict[str, Any]:
     texts = _Texts()
     order = {node.id: i for i, node in enumerate(graph.nodes)}
     nodes = _nodes(graph.nodes, texts)
+    at = [graph.position, *(column.position for column in graph.columns if column.layers)]
+    parts = [_Part(graph, position, order) for position in at]
     drawn = {
         "route": _route(route(graph), order),
-        "blocks": _flow(graph, order, only_blocks=True),
-        "everything": _flow(graph, order, only_blocks=False),
+        "blocks": _flow(parts, only_blocks=True),
+        "everything": _flow(parts, only_blocks=False),
     }
     return {
         "graph": {
@@ -64,10 +75,10 @@ def payload(graph: FlowGraph) -> dict[str, Any]:
         },
         "nodes": nodes,
         "edges": {
-            "source": [order[edge.source] for edge in graph.edges],
-            "target": [order[edge.target] for edge in graph.edges],
+            "source": list(graph.ends[0]),
+            "target": list(graph.ends[1]),
             "kind": [EDGE_KINDS.index(edge.kind) for edge in graph.edges],
-            "score": [_short(edge.score) for edge in graph.edges],
+            "score": shorts([edge.score for edge in graph.edges]),
             "effect": _effects(edge.effect for edge in graph.edges),
         },
         "depths": drawn,
@@ -99,21 +110,21 @@ def _nodes(nodes: Sequence[Node], texts: _Texts) -> dict[str, Any]:
                 ("at", "position"),
             )
         },
-        "top": [_reads(node.top, texts, 3) for node in nodes],
-        "bottom": [_reads(node.bottom, texts, 2) for node in nodes],
+        "top": _reads([node.top for node in nodes], texts, 3),
+        "bottom": _reads([node.bottom for node in nodes], texts, 2),
         "rank": [node.rank for node in nodes],
         **{
-            name: [_short(getattr(node, name)) for node in nodes]
+            name: shorts([getattr(node, name) for node in nodes])
             for name in ("entropy", "norm", "prob", "coefficient")
         },
         "attribution": {
-            i: _short(node.attribution)
+            i: short(node.attribution)
             for i, node in enumerate(nodes)
             if node.attribution is not None
         },
-        "token": [-1 if node.token is None else texts(visible(node.token)) for node in nodes],
+        "token": [-1 if node.token is None else texts.token(node.token) for node in nodes],
         "attention": {
-            i: [_short(a, 2) for a in node.attention]
+            i: shorts(node.attention, 2)
             for i, node in enumerate(nodes)
             if node.attention is not None
         },
@@ -124,38 +135,43 @@ def _nodes(nodes: Sequence[Node], texts: _Texts) -> dict[str, Any]:
     }
 
 
-def _flow(graph: FlowGraph, order: Mapping[NodeId, int], *, only_blocks: bool) -> dict[str, Any]:
+class _Part:
+    """The blocks of a graph at one position, and where each of their nodes stands in the graph."""
+
+    def __init__(self, graph: FlowGraph, position: int, order: Mapping[NodeId, int]) -> None:
+        self.position, self.graph, self._order = position, graph.at(position), order
+        self._back = None if position == graph.position else position
+
+    def number(self, name: NodeId) -> int:
+        """Where a node of this part stands in the whole graph."""
+        return self._order[name.at(self._back) if name.layer is not None else name]
+
+
+def _flow(parts: Iterable[_Part], *, only_blocks: bool) -> dict[str, Any]:
     """Coordinates of one depth, position by position, each with an origin of its own."""
     drawn: dict[str, Any] = defaultdict(list)
     edges: dict[str, list[Any]] = defaultdict(list)
-    at = [graph.position, *(column.position for column in graph.columns if column.layers)]
-    for position in at:
-        own = position == graph.position
-        part = graph.at(position)
-        part = blocks(part) if only_blocks else part
+    for one in parts:
+        part = blocks(one.graph) if only_blocks else one.graph
         place = layout(part, block_widths(part) if only_blocks else None)
-        strength = _strengths(part)
-        back = None if own else position
-
-        def number(name: NodeId, back: int | None = back) -> int:
-            return order[name.at(back) if name.layer is not None else name]
-
-        for name, box in place.boxes.items():
-            drawn["node"].append(number(name))
-            drawn["x"].append(_tenth(box.left))
-            drawn["y"].append(_tenth(box.top))
-            drawn["height"].append(_tenth(box.height))
-            drawn["strength"].append(_short(strength[name], 2))
-        for edge, width, strong in zip(part.edges, place.edge_widths, strengths(part), strict=True):
-            edges["source"].append(number(edge.source))
-            edges["target"].append(number(edge.target))
-            edges["kind"].append(EDGE_KINDS.index(edge.kind))
-            edges["score"].append(_short(edge.score))
-            edges["width"].append(_tenth(width))
-            edges["strength"].append(_short(strong, 2))
+        strong = strengths(part)
+        numbers = [one.number(node.id) for node in part.nodes]
+        worth = _strengths(part, strong)
+        boxes = place.boxes.values()
+        drawn["node"] += [numbers[i] for i in place.placed]
+        drawn["x"] += [_tenth(box.left) for box in boxes]
+        drawn["y"] += [_tenth(box.top) for box in boxes]
+        drawn["height"] += [_tenth(box.height) for box in boxes]
+        drawn["strength"] += shorts([worth[i] for i in place.placed], 2)
+        edges["source"] += [numbers[i] for i in part.ends[0]]
+        edges["target"] += [numbers[i] for i in part.ends[1]]
+        edges["kind"] += [EDGE_KINDS.index(edge.kind) for edge in part.edges]
+        edges["score"] += shorts([edge.score for edge in part.edges])
+        edges["width"] += [_tenth(width) for width in place.edge_widths]
+        edges["strength"] += shorts(strong, 2)
         drawn["pictures"].append(
             {
-                "position": position,
+                "position": one.position,
                 "width": place.width,
                 "height": place.height,
                 "layers": [part.layers[0], part.layers[-1]],
@@ -165,20 +181,29 @@ def _flow(graph: FlowGraph, order: Mapping[NodeId, int], *, only_blocks: bool) -
     return {**drawn, "edges": dict(edges)}
 
 
-def _strengths(graph: FlowGraph) -> dict[NodeId, float]:
+def _strengths(graph: FlowGraph, of_edges: Sequence[float]) -> list[float]:
     """How much a node is worth when there is no room for all; 1 for what every block has.
 
     A key and its value are worth the same, and so are a neuron's column and row, so that a budget
     keeps or hides both.
     """
-    found: dict[tuple[Any, ...], float] = defaultdict(float)
-    for edge, strength in zip(graph.edges, strengths(graph), strict=True):
-        for name in (edge.source, edge.target):
-            other = edge.target if name == edge.source else edge.source
-            # What leads to a head's query is the norm of its source: the same for all.
-            if edge.kind != "flow" and not {name.kind, other.kind} <= {"head_query", "key"}:
-                found[_pair(name)] = max(found[_pair(name)], strength)
-    return {n.id: 1.0 if _fixed(n.id) else found[_pair(n.id)] for n in graph.nodes}
+    kinds = [node.kind for node in graph.nodes]
+    found: dict[tuple[Any, ...], float] = {}
+    pairs = [_pair(node.id) for node in graph.nodes]
+    best = [0.0] * len(pairs)
+    for edge, source, target, strength in zip(graph.edges, *graph.ends, of_edges, strict=True):
+        # What leads to a head's query is the norm of its source: the same for all.
+        if edge.kind != "flow" and not {kinds[source], kinds[target]} <= {"head_query", "key"}:
+            if strength > best[source]:
+                best[source] = strength
+            if strength > best[target]:
+                best[target] = strength
+    for pair, strength in zip(pairs, best, strict=True):
+        found[pair] = max(found.get(pair, 0.0), strength)
+    return [
+        1.0 if _fixed(node.id) else found[pair]
+        for node, pair in zip(graph.nodes, pairs, strict=True)
+    ]
 
 
 def _fixed(name: NodeId) -> bool:
@@ -196,7 +221,7 @@ def _route(made: Route, order: Mapping[NodeId, int]) -> dict[str, Any]:
         "x": [_tenth(stop.x) for stop in made.stops],
         "y": [_tenth(stop.y) for stop in made.stops],
         "role": [_ROLES.index(stop.role) for stop in made.stops],
-        "strength": [_short(stop.strength, 2) for stop in made.stops],
+        "strength": shorts([stop.strength for stop in made.stops], 2),
         "rows": [[position, _tenth(y)] for position, y in made.rows],
         "columns": [[_index(layer), _tenth(x)] for layer, x in made.columns],
         "width": made.width,
@@ -205,21 +230,35 @@ def _route(made: Route, order: Mapping[NodeId, int]) -> dict[str, Any]:
             "source": [order[link.source] for link in made.links],
             "target": [order[link.target] for link in made.links],
             "kind": [_LINKS.index(link.kind) for link in made.links],
-            "score": [_short(link.score) for link in made.links],
+            "score": shorts([link.score for link in made.links]),
             "via": [-1 if link.via is None else order[link.via] for link in made.links],
         },
     }
 
 
-def _reads(reads: Iterable[TokenProb], texts: _Texts, digits: int) -> list[Any]:
-    """Text and probability in turn."""
-    return [part for r in reads for part in (texts(visible(r.token)), _short(r.prob, digits))]
+def _reads(all_reads: list[Sequence[TokenProb]], texts: _Texts, digits: int) -> list[list[Any]]:
+    """Text and probability in turn, for each readout."""
+    told: list[int] = []
+    probs: list[float] = []
+    sizes = []
+    for reads in all_reads:
+        if isinstance(reads, TokenProbs):
+            tokens, chances = reads.unpacked()
+        else:
+            tokens, chances = [r.token for r in reads], [r.prob for r in reads]
+        told += map(texts.token, tokens)
+        probs += chances
+        sizes.append(len(reads))
+    in_turn: list[Any] = [None] * (2 * len(told))
+    in_turn[::2], in_turn[1::2] = told, shorts(probs, digits)
+    ends = list(accumulate(sizes, initial=0))
+    return [in_turn[2 * start : 2 * end] for start, end in pairwise(ends)]
 
 
 def _effects(effects: Iterable[Effect | None]) -> dict[int, list[Any]]:
     """Only those that were measured, by index: the value, and 1 if it is exact."""
     return {
-        i: [_short(effect.value), int(effect.exact)]
+        i: [short(effect.value), int(effect.exact)]
         for i, effect in enumerate(effects)
         if effect is not None
     }
@@ -231,13 +270,4 @@ def _index(value: int | None) -> int:
 
 def _tenth(value: float) -> float | int:
     rounded = round(value, 1)
-    return int(rounded) if rounded == int(rounded) else rounded
-
-
-def _short(value: float | None, digits: int = 3) -> float | int | None:
-    if value is None or not math.isfinite(value):
-        return None
-    rounded = float(f"{value:.{digits}g}")
-    # The largest floats round up to infinity.
-    rounded = rounded if math.isfinite(rounded) else value
-    return int(rounded) if rounded == int(rounded) and abs(rounded) < 1e6 else rounded
+    return int(rounded) if rounded.is_integer() else rounded

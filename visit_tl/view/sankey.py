@@ -8,11 +8,12 @@ positions of `layout` hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 import plotly.graph_objects as go
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Layers, Position, Theme
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.records import Node
 from visit_tl.view import legend
@@ -33,12 +34,13 @@ _WIDEST_LINE: Final = 110
 """The most columns of a line of a hover or of the title; a hover must fit a window of 1280 px."""
 
 
+@checked
 def sankey(
     graph: FlowGraph,
     *,
-    layers: Iterable[int] | None = None,
-    theme: str = "light",
-    position: int | None = None,
+    layers: Layers | None = None,
+    theme: Theme = "light",
+    position: Position | None = None,
 ) -> go.Figure:
     """The graph as a figure: layers from left to right, the residual stream as a lane at the top.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.several import integers
+from visit_tl.arguments.vocabulary import File, Flag, Layers, Theme, Whole
 from visit_tl.errors import GraphError
 from visit_tl.graph.diff import GraphDiff
 from visit_tl.graph.flow import FlowGraph
@@ -47,13 +49,15 @@ class SideBySide:
     difference: GraphDiff | None = field(repr=False)
     html: str = field(repr=False)
 
-    def text(self, most: int = 20) -> str:
+    @checked
+    def text(self, most: Whole = 20) -> str:
         """The differences as text; where the graphs do not compare, each of them as text."""
         if self.difference is not None:
             return self.difference.text(most)
         return f"{self.before.text()}\n{self.after.text()}"
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+    @checked
+    def save(self, path: File, *, overwrite: Flag = False) -> Path:
         """Write the page to an `.html` file; see `FlowGraph.save` for what is refused.
 
         Raises:
@@ -73,12 +77,13 @@ class SideBySide:
         )
 
 
+@checked
 def compare(
     before: FlowGraph,
     after: FlowGraph,
     *,
-    layers: Iterable[int] | None = None,
-    theme: str = "light",
+    layers: Layers | None = None,
+    theme: Theme = "light",
 ) -> SideBySide:
     """Two graphs side by side, such as those of a clean and of a patched run.
 
@@ -96,7 +101,7 @@ def compare(
         InputError: a layer is not in one of the graphs, the layers have a gap, or there is no such
             theme.
     """
-    wanted = None if layers is None else tuple(layers)
+    wanted = layers if layers is None or layers == "all" else tuple(integers(layers))
     difference, why = None, ""
     try:
         difference = before.diff(after)
@@ -150,7 +155,7 @@ def _page(
     return "".join(parts[p] if i % 2 else p for i, p in enumerate(pieces))
 
 
-def _caption(graph: FlowGraph, layers: tuple[int, ...] | None) -> tuple[str, str, str]:
+def _caption(graph: FlowGraph, layers: Layers | None) -> tuple[str, str, str]:
     own = graph.at(graph.position)
     shown = choose(own, layers)
     return caption(graph, own, shown, len(layout(shown).orphans))

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from visit_tl.arguments.vocabulary import Layers
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.networks import MARK
@@ -48,7 +49,7 @@ _DROP: Final = 0.35
 def svg(
     graph: FlowGraph,
     *,
-    layers: Iterable[int] | None = None,
+    layers: Layers | None = None,
     theme: str = "light",
     position: int | None = None,
     ringed: Collection[NodeId] = (),

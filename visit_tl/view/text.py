@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Layers
 from visit_tl.graph.flow import FlowGraph
 from visit_tl.graph.ids import Kind
 from visit_tl.graph.records import Effect, Hidden, Node, total
@@ -36,7 +39,8 @@ _TOKEN: Final = 14
 _NARROW: Final = 9
 
 
-def text(graph: FlowGraph, *, layers: Iterable[int] | None = None) -> str:
+@checked
+def text(graph: FlowGraph, *, layers: Layers | None = None) -> str:
     """The graph as text, at most 110 columns wide; the same graph gives the same text.
 
     Args:
@@ -55,8 +59,11 @@ def text(graph: FlowGraph, *, layers: Iterable[int] | None = None) -> str:
     """
     shown = choose(graph, layers)
     lines = _header(graph, shown)
+    blocks: dict[int | None, list[Node]] = defaultdict(list)
+    for node in shown.nodes:
+        blocks[node.layer].append(node)
     for layer in shown.layers:
-        lines += ["", *_block(shown, layer)]
+        lines += ["", *_block(shown, layer, blocks[layer])]
     if ends := shown.of_kind("final_norm", "logits"):
         lines += ["", "end", *_state_table(ends)]
     return "\n".join(clip(line.rstrip(), WIDTH) for line in lines) + "\n"
@@ -85,8 +92,7 @@ def _tokens(graph: FlowGraph) -> str:
     return "  ".join(shown)
 
 
-def _block(graph: FlowGraph, layer: int) -> list[str]:
-    here = [node for node in graph.nodes if node.layer == layer]
+def _block(graph: FlowGraph, layer: int, here: list[Node]) -> list[str]:
     nodes = [node for node in here if node.id.position is None]
     lines = [f"block {layer} ".ljust(WIDTH, "─")]
     lines += _state_table([node for node in nodes if node.kind in _STATES])

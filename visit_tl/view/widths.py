@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from typing import Final
 
 from visit_tl.graph.flow import FlowGraph
-from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Edge
 from visit_tl.view.style import THINNEST
 
@@ -37,61 +36,71 @@ _SAME: Final = {"b_O": "attn_neuron", "b_out": "neuron"}
 
 def widths(graph: FlowGraph) -> tuple[float, ...]:
     """The width of every edge in px, in the order of `graph.edges`."""
+    sizes = [_size(edge) for edge in graph.edges]
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, edge in enumerate(graph.edges):
         groups[_group(edge)].append(i)
-    found = [THINNEST] * len(graph.edges)
+    found = [THINNEST] * len(sizes)
     for name, members in groups.items():
-        scale = _scale(name, [graph.edges[i] for i in members])
+        scale = _scale(name, members, sizes, graph.ends)
         for i in members:
-            found[i] = max(THINNEST, scale * _size(graph.edges[i]))
+            if (width := scale * sizes[i]) > THINNEST:
+                found[i] = width
     return tuple(found)
 
 
 def strengths(graph: FlowGraph) -> tuple[float, ...]:
     """Every edge's absolute score as a share of the largest of its group, in [0, 1]."""
+    sizes = [_size(edge) for edge in graph.edges]
+    groups = [_group(edge) for edge in graph.edges]
     largest: dict[tuple[str, ...], float] = defaultdict(float)
-    for edge in graph.edges:
-        name = _group(edge)
-        largest[name] = max(largest[name], _size(edge))
+    for name, size in zip(groups, sizes, strict=True):
+        largest[name] = max(largest[name], size)
     return tuple(
-        _size(edge) / largest[name] if largest[name := _group(edge)] else 0.0
-        for edge in graph.edges
+        size / largest[name] if largest[name] else 0.0
+        for name, size in zip(groups, sizes, strict=True)
     )
 
 
-def heights(graph: FlowGraph, edge_widths: tuple[float, ...]) -> dict[NodeId, float]:
+def heights(graph: FlowGraph, edge_widths: tuple[float, ...]) -> list[float]:
     """The height of every node in px: what enters or what leaves it, whichever is more."""
-    into: dict[NodeId, float] = defaultdict(float)
-    out_of: dict[NodeId, float] = defaultdict(float)
-    for edge, width in zip(graph.edges, edge_widths, strict=True):
-        into[edge.target] += width
-        out_of[edge.source] += width
-    return {node.id: max(into[node.id], out_of[node.id]) for node in graph.nodes}
+    into, out_of = [0.0] * len(graph.nodes), [0.0] * len(graph.nodes)
+    for source, target, width in zip(*graph.ends, edge_widths, strict=True):
+        into[target] += width
+        out_of[source] += width
+    return [max(enters, leaves) for enters, leaves in zip(into, out_of, strict=True)]
 
 
-def column_sums(graph: FlowGraph, tall: Mapping[NodeId, float]) -> list[float]:
+def sources(graph: FlowGraph) -> list[list[int]]:
+    """For every node, where the sources of the edges into it stand in `graph.nodes`."""
+    found: list[list[int]] = [[] for _ in graph.nodes]
+    for source, target in zip(*graph.ends, strict=True):
+        found[target].append(source)
+    return found
+
+
+def column_sums(tall: Sequence[float], into: Sequence[Sequence[int]]) -> list[float]:
     """The heights of all nodes in each of the columns that a Sankey diagram makes by itself.
 
     Plotly (d3-sankey, `justify`) puts a node into the column of its longest path from a source,
     and a node that nothing leaves into the last one; it then scales all links so that the fullest
     column fits. Nodes without a link are not there at all.
+
+    Args:
+        tall: The height of every node.
+        into: The nodes that each node has a link from, as `sources` gives them.
     """
-    depth = {node.id: 0 for node in graph.nodes if tall[node.id] > 0}
-    ends = set(depth)
-    for edge in sorted(graph.edges, key=_order(graph)):
-        depth[edge.target] = max(depth[edge.target], depth[edge.source] + 1)
-        ends.discard(edge.source)
-    last = max(depth.values(), default=0)
+    depth, ends = [0] * len(tall), [True] * len(tall)
+    for node, before in enumerate(into):
+        for source in before:
+            depth[node] = max(depth[node], depth[source] + 1)
+            ends[source] = False
+    last = max(depth, default=0)
     sums = [0.0] * (last + 1)
-    for name in depth:
-        sums[last if name in ends else depth[name]] += tall[name]
+    for node, height in enumerate(tall):
+        if height > 0:
+            sums[last if ends[node] else depth[node]] += height
     return sums
-
-
-def _order(graph: FlowGraph) -> Callable[[Edge], int]:
-    place = {node.id: i for i, node in enumerate(graph.nodes)}
-    return lambda edge: place[edge.target]
 
 
 def _group(edge: Edge) -> tuple[str, ...]:
@@ -101,17 +110,24 @@ def _group(edge: Edge) -> tuple[str, ...]:
     return (_SAME.get(source, source), target, edge.kind)
 
 
-def _scale(name: tuple[str, ...], edges: list[Edge]) -> float:
-    largest = max(_size(edge) for edge in edges)
+def _scale(
+    name: tuple[str, ...],
+    members: list[int],
+    sizes: list[float],
+    ends: tuple[Sequence[int], Sequence[int]],
+) -> float:
+    largest = max(sizes[i] for i in members)
     if largest == 0:
         return 0.0
     if name == ("spine",):
         return WIDEST_SPINE / largest
-    at_a_node: dict[tuple[int, NodeId], float] = defaultdict(float)
-    for edge in edges:
-        at_a_node[0, edge.source] += _size(edge)
-        at_a_node[1, edge.target] += _size(edge)
-    return min(WIDEST / largest, WIDEST_FAN / max(at_a_node.values()))
+    fullest = 0.0
+    for side in ends:
+        at_a_node: dict[int, float] = defaultdict(float)
+        for i in members:
+            at_a_node[side[i]] += sizes[i]
+        fullest = max(fullest, *at_a_node.values())
+    return min(WIDEST / largest, WIDEST_FAN / fullest)
 
 
 def _size(edge: Edge) -> float:

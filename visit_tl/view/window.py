@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
+from visit_tl.arguments.several import integers
+from visit_tl.arguments.vocabulary import Layers
 from visit_tl.errors import InputError
 from visit_tl.graph.flow import FlowGraph
 
@@ -15,12 +16,12 @@ LAST: Final = 2
 """Of more than a few, a view opens on this many: two blocks are some 2500 px wide."""
 
 
-def choose(graph: FlowGraph, layers: Iterable[int] | None) -> FlowGraph:
+def choose(graph: FlowGraph, layers: Layers | None) -> FlowGraph:
     """The part of a graph that a view shows.
 
     Args:
         graph: The graph.
-        layers: Consecutive blocks; None for all of a few, or the last of many.
+        layers: Consecutive blocks, or `all`; None for all of a few, or the last of many.
 
     Raises:
         InputError: a layer is not in the graph, there is none, or they have a gap.
@@ -29,7 +30,9 @@ def choose(graph: FlowGraph, layers: Iterable[int] | None) -> FlowGraph:
         if len(graph.layers) <= FEW:
             return graph
         return graph.subgraph(graph.layers[-LAST:])
-    wanted = tuple(sorted(set(layers)))
+    if layers == "all":
+        return graph
+    wanted = tuple(sorted(set(integers(layers))))
     if outside := [layer for layer in wanted if layer not in graph.layers]:
         raise InputError(
             f"layer {outside[0]} is outside {_range(graph.layers)}, which this graph of "

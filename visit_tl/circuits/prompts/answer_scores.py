@@ -45,6 +45,8 @@ def probability_difference(
 
 
 def _need_fit(prompts: PromptSet, logits: Tensor) -> None:
+    if logits.ndim != 3:
+        raise InputError(f"logits are [prompt, pos, d_vocab], got {list(logits.shape)}")
     if logits.shape[0] != len(prompts) or logits.shape[1] < max(prompts.lengths):
         raise InputError(
             f"logits of {logits.shape[0]} prompts and {logits.shape[1]} positions were given; "

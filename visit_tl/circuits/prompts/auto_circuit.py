@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import File, Flag, Model, Unusable
 from visit_tl.circuits.prompts.foreign import (
     known_ids,
     notes_on,
@@ -33,14 +35,15 @@ from visit_tl.model.tokens import Tokens
 _KEYS = ("clean", "corrupt", "answers", "wrong_answers")
 
 
+@checked
 def read_auto_circuit(
-    path: str | Path,
-    model: Any = None,
+    path: File,
+    model: Model = None,
     *,
-    ioi: bool | None = None,
-    prepend_bos: bool | None = None,
-    bos_counted: bool | None = None,
-    unusable: str = "raise",
+    ioi: Flag | None = None,
+    prepend_bos: Flag | None = None,
+    bos_counted: Flag | None = None,
+    unusable: Unusable = "raise",
 ) -> PromptSet:
     """Read prompts from AutoCircuit's JSON: `prompts`, and perhaps `word_idxs` and `seq_labels`.
 

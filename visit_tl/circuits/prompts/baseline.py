@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm.auto import tqdm
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Count, Flag, Model, Name
 from visit_tl.circuits.prompts.pair import END
 from visit_tl.circuits.prompts.records import PromptSet
-from visit_tl.errors import InputError
+from visit_tl.errors import InputError, ModelError
 from visit_tl.model.given import model_given
 from visit_tl.model.view import ModelView
 
@@ -94,13 +96,14 @@ class Baseline:
         )
 
 
+@checked
 def baseline(
-    model: Any,
+    model: Model,
     prompts: PromptSet,
     *,
-    corruption: str | None = None,
-    batch_size: int = 32,
-    verbose: bool = True,
+    corruption: Name | None = None,
+    batch_size: Count = 32,
+    verbose: Flag = True,
 ) -> Baseline:
     """Run a model on prompts, batches of equal length, and read the answers at END.
 
@@ -121,6 +124,8 @@ def baseline(
     tokens, _ = prompts.padded(corruption)
     answers, wrong, ends = prompts.answers, prompts.wrong, prompts.positions[END]
     largest = int(max(tokens.max(), answers.max(), wrong.max()))
+    if getattr(model, "cfg", None) is None:
+        raise ModelError(f"a {type(model).__name__} is no model of TransformerLens")
     if largest >= int(model.cfg.d_vocab):
         raise InputError(
             f"the prompts hold the token id {largest}, but the model's vocabulary is "

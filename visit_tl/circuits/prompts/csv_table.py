@@ -25,6 +25,9 @@ def read_table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     text = read_text(path)
+    if "\0" in text:  # where older releases of pandas cut a cell off, without a word
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(f"{path} is no CSV of texts: line {line} holds a NUL character")
     # Rows longer than the header would be taken for rows with an index, or be cut with a warning.
     options = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
     try:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import File, Flag, Model, Name, Names, Unusable
 from visit_tl.circuits.prompts.answer_ids import Claim, found_again, settle
 from visit_tl.circuits.prompts.csv_table import (
     default_corruptions,
@@ -35,16 +36,17 @@ class _Row:
     claim: Claim
 
 
+@checked
 def read_eap_ig(
-    path: str | Path,
-    model: Any,
+    path: File,
+    model: Model,
     *,
-    corrupted: Sequence[str] | None = None,
-    answer: str = _ANSWER,
-    wrong: str | None = _WRONG,
-    ioi: bool | None = None,
-    prepend_bos: bool | None = None,
-    unusable: str = "raise",
+    corrupted: Names | None = None,
+    answer: Name = _ANSWER,
+    wrong: Name | None = _WRONG,
+    ioi: Flag | None = None,
+    prepend_bos: Flag | None = None,
+    unusable: Unusable = "raise",
 ) -> PromptSet:
     """Read prompts from EAP-IG's CSV: `clean`, `corrupted`, and token ids of the answers.
 

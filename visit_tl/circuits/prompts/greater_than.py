@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import File, Flag, Model, Name, Names, Unusable
 from visit_tl.circuits.prompts.csv_table import (
     default_corruptions,
     need_cells,
@@ -32,14 +34,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked
 def read_greater_than(
-    path: str | Path,
-    model: Any,
+    path: File,
+    model: Model,
     *,
-    corrupted: Sequence[str] | None = None,
-    label: str = "label",
-    prepend_bos: bool | None = None,
-    unusable: str = "raise",
+    corrupted: Names | None = None,
+    label: Name = "label",
+    prepend_bos: Flag | None = None,
+    unusable: Unusable = "raise",
 ) -> PromptSet:
     """Read prompts of greater-than (Hanna, Liu and Variengien 2023) from EAP-IG's CSV.
 

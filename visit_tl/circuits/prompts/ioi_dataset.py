@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Flag, Foreign, Integer, Model, Unusable
 from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, replaced
 from visit_tl.circuits.prompts.draws import check_seed
 from visit_tl.circuits.prompts.foreign import notes_on, shown, well_formed
@@ -25,13 +27,14 @@ from visit_tl.errors import InputError
 from visit_tl.model.tokens import Tokens
 
 
+@checked
 def read_ioi_dataset(
-    dataset: Any,
-    model: Any = None,
+    dataset: Foreign,
+    model: Model = None,
     *,
-    seed: int = 0,
-    prepend_bos: bool | None = None,
-    unusable: str = "raise",
+    seed: Integer = 0,
+    prepend_bos: Flag | None = None,
+    unusable: Unusable = "raise",
 ) -> PromptSet:
     """Read the prompts of a `transformer_lens.evals.IOIDataset`.
 

@@ -6,8 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Count, Flag, Integer, Model, NameOrNames, Names
 from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, replaced
 from visit_tl.circuits.prompts.draws import Draws, check_seed
 from visit_tl.circuits.prompts.pair import END, PromptPair
@@ -96,17 +98,18 @@ class _Maker:
         return PromptPair(text, ids, answers, wrong, where, corrupted, template.id)
 
 
+@checked
 def ioi(
-    model: Any,
-    n: int,
+    model: Model,
+    n: Count,
     *,
-    seed: int = 0,
-    templates: str | Sequence[str] = "both",
-    prepend_bos: bool | None = None,
-    same_length: bool = False,
-    names: Sequence[str] | None = None,
-    places: Sequence[str] | None = None,
-    objects: Sequence[str] | None = None,
+    seed: Integer = 0,
+    templates: NameOrNames = "both",
+    prepend_bos: Flag | None = None,
+    same_length: Flag = False,
+    names: Names | None = None,
+    places: Names | None = None,
+    objects: Names | None = None,
 ) -> PromptSet:
     """Prompts for indirect object identification, each with its corruptions.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, overload
+from typing import TYPE_CHECKING, Annotated, cast, overload
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import TENSOR, File, Flag, Integer, Name, Whole
 from visit_tl.circuits.prompts.pair import PromptPair, check
 from visit_tl.circuits.prompts.report import Report
 from visit_tl.errors import InputError
@@ -67,8 +69,13 @@ class PromptSet:
             return replace(self, pairs=self.pairs[index])
         return self.pairs[index]
 
+    @checked
     def where(
-        self, *, order: str | None = None, template: str | None = None, length: int | None = None
+        self,
+        *,
+        order: Name | None = None,
+        template: Name | None = None,
+        length: Whole | None = None,
     ) -> PromptSet:
         """The pairs of one order (`ABBA`, `BABA`), template or token length, in order.
 
@@ -116,7 +123,8 @@ class PromptSet:
         """
         return self._batch([pair.ids for pair in self.pairs])
 
-    def corrupted_tokens(self, corruption: str) -> Int[Tensor, "prompt pos"]:
+    @checked
+    def corrupted_tokens(self, corruption: Name) -> Int[Tensor, "prompt pos"]:
         """The corrupted prompts as one batch, row by row the partners of `tokens`.
 
         Raises:
@@ -124,8 +132,9 @@ class PromptSet:
         """
         return self._batch(self._corrupted_ids(corruption))
 
+    @checked
     def padded(
-        self, corruption: str | None = None, *, pad_id: int | None = None
+        self, corruption: Name | None = None, *, pad_id: Integer | None = None
     ) -> tuple[Int[Tensor, "prompt pos"], Bool[Tensor, "prompt pos"]]:
         """Prompts of any lengths as one batch, and the mask of what is no padding.
 
@@ -176,8 +185,9 @@ class PromptSet:
         """
         return self._single("wrong")
 
+    @checked
     def logit_difference(
-        self, logits: Float[Tensor, "prompt pos d_vocab"]
+        self, logits: Annotated[Float[Tensor, "prompt pos d_vocab"], TENSOR]
     ) -> Float[Tensor, " prompt"]:
         """The logit of each answer minus that of its wrong answer, read at END; in logits.
 
@@ -192,8 +202,9 @@ class PromptSet:
 
         return logit_difference(self, logits)
 
+    @checked
     def probability_difference(
-        self, logits: Float[Tensor, "prompt pos d_vocab"]
+        self, logits: Annotated[Float[Tensor, "prompt pos d_vocab"], TENSOR]
     ) -> Float[Tensor, " prompt"]:
         """Probability of all right answers minus that of all wrong ones, at END; in [-1, 1].
 
@@ -249,14 +260,16 @@ class PromptSet:
 
     # --- to keep -------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+    @checked
+    def save(self, path: File, *, overwrite: Flag = False) -> Path:
         """Write the set as JSON; see `visit_tl.circuits.prompts.files.save`."""
         from visit_tl.circuits.prompts.files import save
 
         return save(self, path, overwrite=overwrite)
 
     @staticmethod
-    def load(path: str | Path) -> PromptSet:
+    @checked
+    def load(path: File) -> PromptSet:
         """Read a set that `save` wrote; see `visit_tl.circuits.prompts.files.load`."""
         from visit_tl.circuits.prompts.files import load
 

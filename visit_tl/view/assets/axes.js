@@ -1,6 +1,7 @@
 // @ts-check
 // What part of a picture is seen, and the words at its edges.
 
+const OVER = 3, BESIDE = 1; // px from words to the picture
 const MARGIN = { route: { l: 128, t: 30 }, flow: { l: 34, t: 46 } };
 
 /** @param {Model} model @param {View} view */
@@ -42,9 +43,10 @@ function fitting(ticks, sx) {
   return shown.sort((a, b) => a.at - b.at);
 }
 
-/** @param {Model} model @param {View} view @param {any} colours @param {any} seen @param {any} size
- * @param {any} margin @param {Scale} scale */
-function layoutOf(model, view, colours, seen, size, margin, scale) {
+/** The bands behind a picture, and the words over it and beside it.
+ * @param {Model} model @param {View} view @param {any} colours @param {any} seen @param {Scale} scale
+ * @returns {{bands: {left: number, width: number, colour: string}[], columns: Words[], rows: Words[]}} */
+function surroundings(model, view, colours, seen, scale) {
   const whole = pictureOf(model, view), route = view.depth === "route", depth = model.depths[view.depth];
   const columns = whole.columns.filter((c) => c[0] >= seen.x0 - NODE_WIDTH && c[0] <= seen.x1);
   const middle = route ? 0 : NODE_WIDTH / 2;
@@ -59,35 +61,24 @@ function layoutOf(model, view, colours, seen, size, margin, scale) {
   const shown = fitting(all, scale.sx);
   // Too far away for columns: the blocks alone.
   const far = !route && all.some((t) => t.first && !shown.includes(t));
-  const ticks = shown.filter((t) => t.first || !far).map((t) => ({
-    at: t.at, text: route ? t.text : (t.first ? "<b>" + block(t) + "</b>" : "") + (far ? "" : "<br>" + t.text),
-  }));
-  const font = { size: 12, color: colours.quiet };
+  const across = (/** @type {number} */ x) => (x - scale.x0) * scale.sx;
+  const words = shown.filter((t) => t.first || !far).map((t) => {
+    const lines = route ? [[{ text: t.text }]]
+      : [...(t.first ? [[{ text: block(t), bold: true }]] : []), ...(far ? [] : [[{ text: t.text }]])];
+    return { x: across(t.at), y: -OVER - (lines.length - 1) * LEADING, lines };
+  });
   const rows = (route ? depth.rows || [] : []).filter((row) => row[1] >= seen.y0 && row[1] <= seen.y1);
   const step = Math.max(1, Math.ceil(14 / (30 * scale.sy)));
   const bands = route ? [] : named.filter((t) => t.first && t.layer % 2 === 0).map((t) => {
     const after = named.find((other) => other.at > t.at && other.layer !== t.layer);
-    return {
-      type: "rect", xref: "x", yref: "paper", y0: 0, y1: 1, layer: "below", line: { width: 0 },
-      x0: t.at - 12, x1: after ? after.at - 12 : seen.x1, fillcolor: colours.band,
-    };
+    const left = across(t.at - 12), right = across(after ? after.at - 12 : seen.x1);
+    return { left, width: Math.max(right - left, 0), colour: colours.band };
   });
-  const axis = { showgrid: false, zeroline: false, ticks: "", tickfont: font, tickangle: 0, ticklabeloverflow: "allow" };
   return {
-    template: {}, width: size.width, height: size.height, margin, dragmode: "pan", hovermode: false,
-    paper_bgcolor: colours.background, plot_bgcolor: colours.background, showlegend: false,
-    font: { family: colours.font, size: 12, color: colours.text }, shapes: bands,
-    xaxis: {
-      ...axis, range: [seen.x0, seen.x1], side: "top", tickmode: "array",
-      tickvals: ticks.map((t) => t.at), ticktext: ticks.map((t) => t.text),
-    },
-    yaxis: {
-      ...axis, range: [seen.y1, seen.y0], tickmode: "array", showticklabels: route,
-      tickvals: rows.filter((_, k) => k % step === 0).map((row) => row[1]),
-      ticktext: rows.filter((_, k) => k % step === 0).map((row) => {
-        const token = forPlotly(clip(model.graph.tokens[row[0]] || "?", 12));
-        return (row[0] === model.graph.position ? "<b>" + token + "</b>" : token) + " " + row[0];
-      }),
-    },
+    bands, columns: words,
+    rows: rows.filter((_, k) => k % step === 0).map((row) => {
+      const token = { text: clip(model.graph.tokens[row[0]] || "?", 12), bold: row[0] === model.graph.position };
+      return { x: -BESIDE, y: (row[1] - scale.y0) * scale.sy + 4, lines: [[token, { text: " " + row[0] }]] };
+    }),
   };
 }

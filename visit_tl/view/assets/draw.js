@@ -1,5 +1,5 @@
 // @ts-check
-// The picture: what is shown becomes Plotly traces, one for each colour, and labels that fit.
+// The picture: what is shown becomes polygons, grouped by colour, and labels that fit.
 
 /**
  * @typedef {Object} Drawn What the mouse and the keys need to know of the picture.
@@ -12,19 +12,21 @@
  * @property {number} top
  * @property {number} width
  * @property {number} height
+ * @property {{width: number, height: number}} size Of the whole figure.
  * @property {number} allNodes
  * @property {number} allEdges
  */
 
 const MOST_LABELS = 400;
 const MANY = 1200;
+const BASELINE = 3; // px from the middle of a label down to its baseline
 
-/** Everything that Plotly needs for one picture.
+/** Everything that is painted for one picture.
  * @param {Model} model @param {View} view @param {any} colours
  * @param {{x0: number, x1: number, y0: number, y1: number}} seen
  * @param {{width: number, height: number}} size Of the figure, in px.
  * @param {{marks: Uint8Array|null, way: number[]}} lit @param {Set<number>} hits Found by search.
- * @returns {{traces: any[], layout: any, drawn: Drawn}}
+ * @returns {{painted: Picture, drawn: Drawn}}
  */
 function picture(model, view, colours, seen, size, lit, hits) {
   const depth = model.depths[view.depth], route = view.depth === "route";
@@ -37,23 +39,19 @@ function picture(model, view, colours, seen, size, lit, hits) {
   };
   const kept = new Set([...(view.selected < 0 ? [] : [view.selected]), ...lit.way]);
   const chosen = choose(model, view, kept);
-  const traces = [], edges = edgeTraces(model, view, colours, chosen.edges, scale, { width }, lit);
-  traces.push(...edges.traces);
-  traces.push(...nodeTraces(model, view, colours, chosen.slots, scale, { width }, lit, hits));
-  traces.push(labelTrace(model, view, colours, chosen.slots, scale, { width, height }, lit, hits));
+  const edges = edgeShapes(model, view, colours, chosen.edges, scale, { width }, lit);
+  const nodes = nodeShapes(model, view, colours, chosen.slots, scale, { width }, lit, hits);
   const drawn = {
     scale, slots: chosen.slots, edges: chosen.edges, lines: edges.lines, widths: edges.widths,
-    left: margin.l, top: margin.t, width, height, allNodes: chosen.allNodes, allEdges: chosen.allEdges,
+    left: margin.l, top: margin.t, width, height, size, allNodes: chosen.allNodes, allEdges: chosen.allEdges,
   };
-  return { traces, layout: layoutOf(model, view, colours, seen, size, margin, scale), drawn };
-}
-
-/** @param {Path} path @param {string} colour @param {boolean} many */
-function polygons(path, colour, many) {
-  return {
-    type: "scatter", mode: "none", ...points(path, many), fill: "toself", fillcolor: colour,
-    hoverinfo: "skip", showlegend: false,
+  const painted = {
+    ...size, plot: { left: margin.l, top: margin.t, width, height }, scale, colours,
+    shapes: [...edges.shapes, ...nodes],
+    labels: labels(model, view, chosen.slots, scale, { width, height }, lit, hits),
+    ...surroundings(model, view, colours, seen, scale),
   };
+  return { painted, drawn };
 }
 
 /** @param {Map<string, Path>} groups @param {string} colour @returns {Path} */
@@ -85,7 +83,7 @@ function rankBin(model, i, colours) {
 
 /** @param {Model} model @param {View} view @param {any} colours @param {number[]} edges
  * @param {Scale} scale @param {{width: number}} size @param {{marks: Uint8Array|null, way: number[]}} lit */
-function edgeTraces(model, view, colours, edges, scale, size, lit) {
+function edgeShapes(model, view, colours, edges, scale, size, lit) {
   const depth = model.depths[view.depth], ends = edgeEnds(depth, edges, scale);
   const route = view.depth === "route";
   const lines = [], widths = [], room = sight(size), many = edges.length > MANY;
@@ -100,11 +98,11 @@ function edgeTraces(model, view, colours, edges, scale, size, lit) {
     if (onWay.has(s) && onWay.has(t)) addLine(way, line, Math.min(width, route ? 3 : 2) + (route ? 3 : 0.5), scale, false);
     addLine(isLit(lit, s, t) ? group(groups, edgeColour(model, depth, e, colours)) : faint, line, width, scale, !route);
   }
-  const traces = [polygons(faint, colours.faintEdge, many)], bright = [];
-  for (const [colour, path] of groups) bright.push(polygons(path, colour, many));
+  const bright = [...groups].map(([colour, path]) => ({ path, colour, many }));
+  const rim = { path: way, colour: colours.way, many };
   // In the route the way is a rim around its arcs; elsewhere a line along edges that are wider.
-  traces.push(...(route ? [polygons(way, colours.way, many), ...bright] : [...bright, polygons(way, colours.way, many)]));
-  return { traces, lines, widths };
+  const shapes = [{ path: faint, colour: colours.faintEdge, many }, ...(route ? [rim, ...bright] : [...bright, rim])];
+  return { shapes, lines, widths };
 }
 
 /** What is drawn beyond the window, in px: as much as one drag can bring into it.
@@ -120,7 +118,7 @@ function isLit(lit, s, t) {
 /** @param {Model} model @param {View} view @param {any} colours @param {number[]} slots
  * @param {Scale} scale @param {{width: number}} size
  * @param {{marks: Uint8Array|null, way: number[]}} lit @param {Set<number>} hits */
-function nodeTraces(model, view, colours, slots, scale, size, lit, hits) {
+function nodeShapes(model, view, colours, slots, scale, size, lit, hits) {
   const depth = model.depths[view.depth], groups = new Map(), onWay = new Set(lit.way);
   const faint = emptyPath(), ring = emptyPath(), found = emptyPath();
   const rim = emptyPath(), hollow = emptyPath();
@@ -136,17 +134,17 @@ function nodeTraces(model, view, colours, slots, scale, size, lit, hits) {
     addNode(bright ? group(groups, colour) : faint, depth, slot, scale, 0);
     if (depth.role[slot] === 2) addNode(hollow, depth, slot, scale, -2);
   }
-  const traces = [polygons(faint, colours.faintNode, many), polygons(found, colours.found, many),
-    polygons(ring, colours.text, many), polygons(rim, colours.way, many)];
-  for (const [colour, path] of groups) traces.push(polygons(path, colour, many));
-  traces.push(polygons(hollow, colours.background, many));
-  return traces;
+  /** @type {[Path, string][]} */
+  const layers = [[faint, colours.faintNode], [found, colours.found], [ring, colours.text], [rim, colours.way]];
+  for (const [colour, path] of groups) layers.push([path, colour]);
+  layers.push([hollow, colours.background]);
+  return layers.map(([path, colour]) => ({ path, colour, many }));
 }
 
-/** @param {Model} model @param {View} view @param {any} colours @param {number[]} slots
+/** @param {Model} model @param {View} view @param {number[]} slots
  * @param {Scale} scale @param {{width: number, height: number}} size
- * @param {{marks: Uint8Array|null, way: number[]}} lit @param {Set<number>} hits */
-function labelTrace(model, view, colours, slots, scale, size, lit, hits) {
+ * @param {{marks: Uint8Array|null, way: number[]}} lit @param {Set<number>} hits @returns {Words[]} */
+function labels(model, view, slots, scale, size, lit, hits) {
   const depth = model.depths[view.depth], route = view.depth === "route";
   const onWay = new Set(lit.way), taken = [];
   /** @type {Label[]} */
@@ -175,14 +173,7 @@ function labelTrace(model, view, colours, slots, scale, size, lit, hits) {
     });
   }
   const chosen = placeLabels(wanted, size.width, size.height, taken, MOST_LABELS);
-  return {
-    type: "scatter", mode: "text", hoverinfo: "skip", showlegend: false,
-    x: chosen.map((put) => scale.x0 + put.x / scale.sx),
-    y: chosen.map((put) => scale.y0 + put.y / scale.sy),
-    text: chosen.map((put) => forPlotly(put.text)),
-    textposition: "middle right", textfont: { size: 12, color: colours.text },
-    cliponaxis: true,
-  };
+  return chosen.map((put) => ({ x: put.x, y: put.y + BASELINE, lines: [[{ text: put.text }]] }));
 }
 
 /** In the route, a state is worth a label where it reads otherwise than the one before.

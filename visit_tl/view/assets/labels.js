@@ -1,17 +1,14 @@
 // @ts-check
-// Text in the figure: escaped for Plotly, and only as much of it as fits.
+// Text in the figure: only as much of it as fits.
 
 const LETTER = 6.9; // px of a letter at 12 px, a little more than the mean
 const LINE = 13.5; // px of a line of text, less its leading
 
-/** Text as Plotly draws it: shown, never read; see `labels.for_plotly`. @param {string} text */
-function forPlotly(text) {
-  /** @type {{[sign: string]: string}} */
-  const signs = { "&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;" };
-  const escaped = text.replace(/[&<>$%]/g, (sign) => signs[sign]);
-  // Words from right to left must not turn round what stands beside them.
-  return /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]|[\ud802\ud803\ud83a\ud83b]/.test(escaped)
-    ? "\u2068" + escaped + "\u2069" : escaped;
+/** Text in which words from right to left do not turn round what stands beside them.
+ * @param {string} text */
+function isolated(text) {
+  return /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]|[\ud802\ud803\ud83a\ud83b]/.test(text)
+    ? "\u2068" + text + "\u2069" : text;
 }
 
 /** Px that a text takes; wide characters count twice. @param {string} text */

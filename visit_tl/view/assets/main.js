@@ -6,7 +6,6 @@
   const themes = JSON.parse(byId("themes").textContent);
   const opening = JSON.parse(byId("opening").textContent);
   const figure = byId("figure"), tip = byId("tip"), panel = byId("panel"), field = byId("search");
-  const config = { displayModeBar: false, displaylogo: false, scrollZoom: false, doubleClick: false, responsive: false };
   const worth = worths(model), [first, last] = model.graph.layers;
   /** @type {View} */
   const usual = {
@@ -32,13 +31,9 @@
     const made = picture(model, view, colours(), seen, size, lit, hits);
     drawn = made.drawn;
     document.documentElement.dataset.theme = view.theme;
-    if (ready) Plotly.react(figure, made.traces, made.layout, config);
-    else {
-      Plotly.newPlot(figure, made.traces, made.layout, config);
-      figure.on("plotly_relayout", moved);
-      performance.mark("drawn");
-      ready = true;
-    }
+    paint(figure, made.painted);
+    if (!ready) performance.mark("drawn");
+    ready = true;
     showControls(model, view, drawn);
     write();
     figure.dataset.drawn = String(Number(figure.dataset.drawn || 0) + 1);
@@ -159,11 +154,10 @@
     else byHand();
   }
 
-  /** @param {any} event Plotly's, after the picture was dragged. */
-  function moved(event) {
-    if (!("xaxis.range[0]" in event)) return;
-    seen = { x0: event["xaxis.range[0]"], x1: event["xaxis.range[1]"],
-      y0: event["yaxis.range[1]"], y1: event["yaxis.range[0]"] };
+  /** The picture was dragged. @param {number} dx Px on the screen. @param {number} dy */
+  function moved(dx, dy) {
+    const x = dx / drawn.scale.sx, y = dy / drawn.scale.sy;
+    seen = { x0: seen.x0 - x, x1: seen.x1 - x, y0: seen.y0 - y, y1: seen.y1 - y };
     draw();
   }
 
@@ -277,6 +271,6 @@
   const here = document.querySelector(".here"), strip = document.querySelector(".tokens");
   if (here && strip) strip.scrollTop = /** @type {any} */ (here).offsetTop - strip.clientHeight;
   restore();
-  bindMouse(figure, { click, hover, zoom, leave: () => { tip.hidden = true; } });
-  bindButtons(figure, { zoom, fit: () => { fit(); draw(); } });
+  bindMouse(figure, { click, hover, zoom, moved, leave: () => { tip.hidden = true; } });
+  bindButtons(figure, { zoom, fit: () => { fit(); draw(); }, size: () => drawn.size });
 })();

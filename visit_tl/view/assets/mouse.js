@@ -9,23 +9,39 @@ function inside(figure, event) {
 }
 
 /**
- * Plotly drags; a press without a move is a click.
+ * A press that moves drags the picture; one without a move is a click.
  * @param {any} figure
  * @param {{click: (event: MouseEvent) => void, hover: (event: MouseEvent) => void, leave: () => void,
- *   zoom: (by: number, x: number, y: number) => void}} act
+ *   moved: (dx: number, dy: number) => void, zoom: (by: number, x: number, y: number) => void}} act
  */
 function bindMouse(figure, act) {
-  /** @type {number[]|null} */
+  const STILL = 4; // px
+  /** @type {{x: number, y: number, moves: boolean}|null} */
   let down = null;
-  figure.addEventListener("pointerdown", (/** @type {MouseEvent} */ e) => { down = [e.clientX, e.clientY]; }, true);
+  figure.addEventListener("pointerdown", (/** @type {PointerEvent} */ e) => {
+    if (e.button === 0 && e.isPrimary) down = { x: e.clientX, y: e.clientY, moves: false };
+  });
+  window.addEventListener("pointermove", (e) => {
+    if (!down || !e.isPrimary) return;
+    const dx = e.clientX - down.x, dy = e.clientY - down.y;
+    if (!down.moves && Math.hypot(dx, dy) < STILL) return;
+    down.moves = true;
+    act.leave();
+    shift(figure, dx, dy);
+  });
   window.addEventListener("pointerup", (e) => {
-    const still = down && Math.hypot(e.clientX - down[0], e.clientY - down[1]) < 4;
+    const from = down;
+    if (!from || !e.isPrimary) return;
     down = null;
-    if (!still || e.button !== 0) return;
     byId("frame").focus({ preventScroll: true });
-    act.click(e);
-  }, true);
-  figure.addEventListener("mousemove", act.hover);
+    if (from.moves) act.moved(e.clientX - from.x, e.clientY - from.y);
+    else act.click(e);
+  });
+  window.addEventListener("pointercancel", () => {
+    if (down && down.moves) shift(figure, 0, 0);
+    down = null;
+  });
+  figure.addEventListener("mousemove", (/** @type {MouseEvent} */ e) => { if (!down || !down.moves) act.hover(e); });
   figure.addEventListener("mouseleave", act.leave);
   figure.addEventListener("wheel", (/** @type {WheelEvent} */ e) => {
     // A plain wheel scrolls the page, which may be a notebook.
@@ -36,15 +52,15 @@ function bindMouse(figure, act) {
   }, { passive: false });
 }
 
-/** @param {any} figure @param {{zoom: (by: number) => void, fit: () => void}} act */
+/** @param {any} figure
+ * @param {{zoom: (by: number) => void, fit: () => void, size: () => {width: number, height: number}}} act */
 function bindButtons(figure, act) {
   byId("in").addEventListener("click", () => act.zoom(0.7));
   byId("out").addEventListener("click", () => act.zoom(1 / 0.7));
   byId("fit").addEventListener("click", act.fit);
-  byId("save").addEventListener("click", () => Plotly.downloadImage(figure, {
-    format: "svg", filename: "visit_tl", width: figure.clientWidth, height: figure.clientHeight }));
+  byId("save").addEventListener("click", () => savePicture(figure));
   new ResizeObserver(() => {
-    const { width, height } = figure.layout;
+    const { width, height } = act.size();
     if (figure.clientWidth !== width || figure.clientHeight !== height) act.fit();
   }).observe(figure);
 }

@@ -18,26 +18,6 @@ const LANE_TOP = 6; // px, as in `layout.py`
 /** @returns {Path} */
 function emptyPath() { return { x: [], y: [], starts: [] }; }
 
-/**
- * The points of a path for Plotly. With a gap after each polygon, Plotly makes an element of each; of
- * very many, which takes long, one area is made instead: the way back from the last to the first
- * leads over the same lines as the way there, so that what joins them has no area. (A renderer may
- * leave a trace of such a line that only a picture of few polygons would show.)
- * @param {Path} path @param {boolean} many
- */
-function points(path, many) {
-  const x = [], y = [];
-  if (many) {
-    const back = [...path.starts].reverse();
-    return { x: [...path.x, ...back.map((k) => path.x[k])], y: [...path.y, ...back.map((k) => path.y[k])] };
-  }
-  for (let n = 0; n < path.starts.length; n++) {
-    x.push(...path.x.slice(path.starts[n], path.starts[n + 1]), null);
-    y.push(...path.y.slice(path.starts[n], path.starts[n + 1]), null);
-  }
-  return { x, y };
-}
-
 /** Half the width and half the height of a node on the screen, in px.
  * @param {Depth} depth @param {number} slot @param {Scale} scale */
 function nodeSize(depth, slot, scale) {

@@ -1,0 +1,1 @@
+"""Tests of visit_tl.arguments: what public calls take."""

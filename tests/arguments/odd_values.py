@@ -1,0 +1,195 @@
+"""Every public call with one odd value at a time: what ends in an error that is not our own.
+
+usage: python -m tests.arguments.odd_values, in an empty folder. Prints raw errors as JSON. Apart
+from the tests' process, where shapes and types are checked on the way and would be refused first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import warnings
+from inspect import Parameter, signature
+
+import numpy as np
+import torch
+
+import visit_tl as vt
+from tests import tiny
+from tests.arguments.public import public_calls
+from tests.circuits import prompt_tokenizers
+from visit_tl.arguments.checked import Plan
+from visit_tl.circuits.prompts import ioi
+
+CALLS = public_calls()
+CHECKED = [name for name, call in CALLS.items() if getattr(call, "__checked__", False)]
+SWEEP = ("verbose", "corrupted")
+
+
+class Hostile:
+    """An object whose every answer fails."""
+
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+    def __iter__(self):
+        raise RuntimeError("no items")
+
+    def __index__(self):
+        raise RuntimeError("no index")
+
+
+def odd_values():
+    """Fresh ones: an iterator is used up by the first who looks."""
+    return [
+        None, True, 0, -1, 99, 10**30, 1.5, float("nan"), float("inf"), 2j,
+        "", "all", "x", "L0H1", "a\0b", "\ud800", b"a",
+        [], [0], [99], ["x"], [None], [[0], ["x"]], [("a", "b")], {}, {"a": 1}, {"L0H1": None}, {0},
+        range(2), (i for i in (0, 1)), slice(0, 2), object(), Hostile(), print, int,
+        np.array([0, 1]), np.array([0.5]), np.array("x"), np.int64(1), np.bool_(True),
+        torch.tensor(1), torch.tensor([0, 1]), torch.tensor([[0, 1], [2, 3]]), torch.tensor(0.5),
+        torch.empty(2, device="meta"),
+    ]  # fmt: skip
+
+
+def things():
+    """A value for every required argument, by its name, and an object of every class."""
+    few = {"names": ["Mary", "John", "Tom"], "places": ["store"], "objects": ["drink"]}
+    small = {"heads": 1, "values": 1, "neurons": 2, "layers": [1], "k": 1}
+    model, prompt, other = tiny.native(), "a b", "b a"
+    metric = vt.causal.logit_difference(3, 4)
+    graph = vt.flow_graph(model, prompt, **small)
+    graph = graph.attribution().onto(graph)
+    sweep = {"corrupted": other, "verbose": False}
+    edges = vt.causal.edge_effects(model, prompt, metric, edges=["L0H1->logits"], **sweep)
+    grid = np.arange(4.0).reshape(1, 2, 2)
+    scores = vt.studies.HeadScores("m", {"a": grid, "effect": grid[:, ::-1]})
+    words = prompt_tokenizers.model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prompts = ioi(words, 2)
+    reference = vt.circuits.load("ioi-wang-2022")
+    values = {
+        "model": model, "prompt": prompt, "prompts": ["a b", "b a"], "metric": metric, "n": 1,
+        "heads": ["L0H1"], "view": vt.ModelView(model), "vectors": torch.ones(1, 16),
+        "node": "L0H1",
+        "source": "L0H1", "head": "L0H1", "state": "L0.resid_post", "edge": "L0H1->logits",
+        "ends": ("L0.resid_pre", "L0.attn_in"), "correct": 3, "wrong": 4, "token": 3,
+        "pairs": [(prompt, other)], "circuit": ["L0H1"], "reference": reference, "graph": graph,
+        "scores": scores, "truth": "effect", "k": 1, "name": "a", "path": "absent/x.json",
+        "word": "a", "layers": [0], "position": graph.position, "nodes": ["L0H1"], "kinds": "head",
+        "before": graph, "after": graph, "states": vt.lens_table(model, prompt), "targets": [3],
+        "at": "END", "dataset": None, "corruption": "ABC", "corrupted": other, "most": 3,
+        "logits": torch.ones(2, 40, 99),
+        "verbose": False,
+    }  # fmt: skip
+    per_call = {
+        "visit_tl.flow_graph": small,
+        "visit_tl.flow_graphs": small,
+        "visit_tl.generate": small,
+        "visit_tl.circuits.compare": {"scores": np.ones((12, 12))},
+        "visit_tl.causal.faithfulness_curve": {"scores": {"L0H1->logits": 0.5}},
+        "visit_tl.causal.edge_effects": {"edges": ["L0H1->logits"]},
+        "visit_tl.causal.completeness": {"random": 1},
+        "visit_tl.circuits.prompts.ioi": {"model": words, "n": 1, **few},
+        "visit_tl.load_model": {"name": "../absent"},
+        "visit_tl.circuits.load": {"name": "ioi-wang-2022"},
+        "visit_tl.studies.HeadScores.joined": {"other": scores},
+        "visit_tl.studies.HeadScores.where": {"prompts": [True]},
+        "visit_tl.FlowGraph.diff": {"other": graph},
+        "visit_tl.circuits.Part.feeds": {"other": vt.circuits.Part.parse("L1H0")},
+        "visit_tl.circuits.Part.parse": {"spelled": "L1H0"},
+        "visit_tl.circuits.Edge.parse": {"spelled": "L0H1->L1H0<q>"},
+        "visit_tl.NodeId.parse": {"text": "L0H1"},
+        "visit_tl.circuits.prompts.PromptSet.load": {"path": "absent.json"},
+        "visit_tl.circuits.prompts.baseline": {"model": words, "prompts": prompts},
+        "visit_tl.studies.causes": {"model": words, "prompts": prompts},
+        "visit_tl.studies.observe": {"model": words, "prompts": prompts},
+        "visit_tl.view.heads.heads": {"by": "norm"},
+        "visit_tl.causal.Effects.onto": {"graph": graph},
+    }
+    objects = {
+        "FlowGraph": graph, "LensTable": values["states"], "NodeId": graph.nodes[0].id,
+        "Attribution": graph.attribution(), "EdgeEffects": edges,
+        "Effects": vt.causal.effects(model, prompt, metric, **sweep),
+        "GraphEdgeEffects": graph.edge_effects(metric, **sweep),
+        "Comparison": vt.circuits.compare(np.ones((12, 12)), reference),
+        "Part": vt.circuits.Part.parse("L0H1"), "Edge": vt.circuits.Edge.parse("L0H1->L1H0<q>"),
+        "PromptSet": prompts, "HeadScores": scores, "SideBySide": vt.view.compare(graph, graph),
+        "AttentionView": vt.attention(model, prompt, ["L0H1"]),
+    }  # fmt: skip
+    return values, per_call, objects
+
+
+# What is left out, since it is not odd there but costly: names that would be looked for on disk
+# and beyond, a hundred of what takes its time, and metrics that fail by themselves.
+def unfit(name, argument, value):
+    """Whether a value is left out."""
+    if isinstance(value, str) and (argument == "model" or name == "visit_tl.load_model"):
+        return True
+    if argument == "metric" and (value is print or value is int):
+        return True
+    many = argument in ("random", "n", "batch_size") and isinstance(value, int)
+    return many and 10 < value < 2**63
+
+
+# Calls that share the code behind an argument; one of each is asked.
+ALIKE = {
+    "visit_tl.flow_graph": "graph", "visit_tl.flow_graphs": "graph", "visit_tl.generate": "graph",
+    "visit_tl.FlowGraph.figure": "figure", "visit_tl.view.sankey.sankey": "figure",
+    "visit_tl.LensTable.figure": "lens", "visit_tl.view.lens_table.figure": "lens",
+    "visit_tl.causal.faithfulness": "circuit", "visit_tl.causal.completeness": "circuit",
+    "visit_tl.causal.minimality": "circuit", "visit_tl.causal.faithfulness_curve": "circuit",
+    "visit_tl.causal.edge_effects": "edges", "visit_tl.causal.graph_edge_effects": "edges",
+}  # fmt: skip
+_SEEN = set()
+
+
+def seen(name, check, argument, value):
+    """Whether the same was asked of the same code; what is refused costs nothing and is not."""
+    try:
+        read = check(value) if check else value
+        key = ALIKE.get(name, name), argument, repr(read)
+    except (vt.VisitError, RuntimeError):
+        return False
+    if key in _SEEN:
+        return True
+    _SEEN.add(key)
+    return False
+
+
+def raw_errors(name, things):
+    """What ended in an error that is not the package's."""
+    values, per_call, objects = things
+    parameters = signature(CALLS[name]).parameters
+    owner = [objects[name.split(".")[-2]]] if {"self", "cls"} & set(parameters) else []
+    owner = [type(owner[0])] if "cls" in parameters else owner
+    checks = Plan(CALLS[name].__wrapped__).checks
+    given = {
+        p: values[p]
+        for p in checks
+        if p in values and (parameters[p].default is Parameter.empty or p in SWEEP)
+    } | per_call.get(name, {})
+    raw = []
+    for argument, number in itertools.product(checks, range(len(odd_values()))):
+        value, rest = odd_values()[number], []
+        if unfit(name, argument, value) or seen(name, checks[argument], argument, value):
+            continue
+        named = {**given, argument: odd_values()[number]}
+        if parameters[argument].kind is Parameter.VAR_POSITIONAL:
+            rest = [named.pop(argument)]
+        try:
+            CALLS[name](*owner, *rest, **named)
+        except vt.VisitError as error:
+            assert len(str(error)) < 1500
+        except Exception as error:
+            raw.append(f"{argument}={type(value).__name__} (number {number}): {error!r}")
+    return raw
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    made = things()
+    print(json.dumps({name: raw_errors(name, made) for name in CHECKED}))
