@@ -125,6 +125,7 @@ def test_every_tensor_is_made_where_the_weights_are():
 
 
 def test_other_devices_and_other_types_take_the_way_that_every_device_has(monkeypatch):
+    monkeypatch.delenv(SETTING)
     view = ModelView(tiny.native())
     assert kernel_for(view, 10**9, torch.float64).kernel.way == "torch"
     view.W_U = view.W_U.to("meta")

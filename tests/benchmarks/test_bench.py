@@ -48,7 +48,7 @@ def test_the_table_the_page_and_the_frame_say_the_same(report):
         assert figure.what in text and f"| {figure.what} | {figure} |" in page
     machine = text.splitlines()[0]
     assert str(processor()) in machine and "threads" in machine and "torch" in machine
-    assert "torch:256x2048 (the usual" in text and "Kernel: torch:256x2048" in page
+    assert "torch:256x2048 (set by" in text and "Kernel: torch:256x2048" in page
 
 
 def test_every_figure_that_the_documentation_states_is_printed(report):
