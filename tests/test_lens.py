@@ -189,7 +189,7 @@ def test_a_zero_vector_reads_as_the_bias_of_the_norm(model):
         (torch.zeros(2, 16), [-1], 5, r"target -1 is outside 0\.\.59"),
         (torch.zeros(2, 16), torch.tensor([[1], [60]]), 5, r"target 60 is outside 0\.\.59"),
         (torch.zeros(2, 16), torch.tensor([[1], [-2]]), 5, r"target -2 is outside 0\.\.59"),
-        (torch.zeros(2, 16), [], 0, r"k must be in 1\.\.60"),
+        (torch.zeros(2, 16), [], 0, r"k must be an integer of at least 1"),
         (torch.zeros(2, 16), [], 61, r"k must be in 1\.\.60"),
     ],
 )
