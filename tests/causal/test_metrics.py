@@ -35,7 +35,6 @@ def test_the_probability_difference_by_hand():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((" a", []), r"takes several tokens on each side, got ' a'; .* say \[' a'\]"),
         (([], []), "both sides are empty"),
         (([1, 2], [2]), "the token 2 is on both sides"),
         (([1], [9]), "the metric's token id 9 is outside 0..2"),

@@ -60,7 +60,7 @@ def test_the_padded_batch_gives_the_same_logit_differences(model, prompts):
 def test_prompts_for_another_vocabulary_and_bad_batches_are_refused(native, prompts):
     with pytest.raises(InputError, match=r"hold the token id \d+, but .* 0\.\.59; .* for native"):
         baseline(native, prompts, verbose=False)
-    with pytest.raises(InputError, match="batch_size is a number of prompts, at least 1; got 0"):
+    with pytest.raises(InputError, match="batch_size must be an integer of at least 1, got 0"):
         baseline(native, prompts, batch_size=0)
     with pytest.raises(InputError, match="no corruption 'x'"):
         baseline(native, prompts, corruption="x")

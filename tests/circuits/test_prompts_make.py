@@ -242,9 +242,9 @@ def test_all_different_prompts_can_be_made_and_no_more():
         ({"objects": []}, r"0 of 0 objects are single tokens.* and 1 are needed; give objects="),
         ({"templates": "ABAB"}, r"no templates 'ABAB'; choose 'both', 'ABBA', 'BABA', or ids"),
         ({"templates": []}, r"none were given"),
-        ({"seed": True}, r"a seed is an integer, but True"),
-        ({"n": 0}, r"at least 1; got 0"),
-        ({"n": True}, r"at least 1; got True"),
+        ({"seed": True}, r"seed must be an integer, got True"),
+        ({"n": 0}, r"n must be an integer of at least 1, got 0"),
+        ({"n": True}, r"n must be an integer of at least 1, got True"),
     ],
 )
 def test_bad_input_is_named(options, message):

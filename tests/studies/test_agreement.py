@@ -73,5 +73,8 @@ def test_what_was_not_measured_everywhere_is_refused():
 @pytest.mark.parametrize("k", [0, 2])
 def test_k_leaves_some_heads_out(k):
     scores = record(effect=[[[1, 2]]], norm=[[[1, 2]]])
-    with pytest.raises(InputError, match=rf"k is {k}; it must be in 1\.\.1"):
+    with pytest.raises(
+        InputError,
+        match=rf"k is {k}; it must be in 1\.\.1|k must be an integer of at least 1, got {k}",
+    ):
         agreement(scores, "effect", k=k)

@@ -13,7 +13,7 @@ PROMPT = "When Mary and John went to the store, John gave a drink to"
 
 ANSWERED = """([x, y]) => new Promise(done => {
   const figure = document.getElementById("figure"), start = performance.now();
-  const at = {clientX: x, clientY: y, bubbles: true, button: 0};
+  const at = {clientX: x, clientY: y, bubbles: true, button: 0, isPrimary: true};
   document.elementFromPoint(x, y).dispatchEvent(new PointerEvent("pointerdown", at));
   window.dispatchEvent(new PointerEvent("pointerup", at));
   requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - start)));

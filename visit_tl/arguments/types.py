@@ -73,6 +73,7 @@ File = str | os.PathLike[str]
 
 # 64 bits: what torch, NumPy and range can count.
 Integer = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+AnyInteger = int
 Whole = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Flag = bool

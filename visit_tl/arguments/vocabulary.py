@@ -41,6 +41,7 @@ Flag = Annotated[bool, Taken("True or False", "True", classes=(bool,), reads="Fl
 Count = Annotated[int, Taken("an integer of at least 1", "5", "Count")]
 Whole = Annotated[int, Taken("an integer of at least 0", "5", "Whole")]
 Integer = Annotated[int, Taken("an integer", "0", "Integer")]
+Seed = Annotated[int, Taken("an integer", "0", "AnyInteger")]
 Number = Annotated[float, Taken("a finite number", "0.5", "Number")]
 Budgets = Annotated[
     Sequence[float], Taken("a list of finite numbers", "[0.1, 0.5, 1.0]", "Numbers")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.vocabulary import Flag, Foreign, Integer, Model, Unusable
+from visit_tl.arguments.vocabulary import Flag, Foreign, Model, Seed, Unusable
 from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, replaced
 from visit_tl.circuits.prompts.draws import check_seed
 from visit_tl.circuits.prompts.foreign import notes_on, shown, well_formed
@@ -32,7 +32,7 @@ def read_ioi_dataset(
     dataset: Foreign,
     model: Model = None,
     *,
-    seed: Integer = 0,
+    seed: Seed = 0,
     prepend_bos: Flag | None = None,
     unusable: Unusable = "raise",
 ) -> PromptSet:

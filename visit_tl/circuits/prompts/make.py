@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.vocabulary import Count, Flag, Integer, Model, NameOrNames, Names
+from visit_tl.arguments.vocabulary import Count, Flag, Model, NameOrNames, Names, Seed
 from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, replaced
 from visit_tl.circuits.prompts.draws import Draws, check_seed
 from visit_tl.circuits.prompts.pair import END, PromptPair
@@ -103,7 +103,7 @@ def ioi(
     model: Model,
     n: Count,
     *,
-    seed: Integer = 0,
+    seed: Seed = 0,
     templates: NameOrNames = "both",
     prepend_bos: Flag | None = None,
     same_length: Flag = False,

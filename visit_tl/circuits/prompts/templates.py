@@ -71,12 +71,11 @@ def choose(wanted: str | Sequence[str]) -> tuple[Template, ...]:
         InputError: there is no such order or id, or none was chosen.
     """
     every = material().templates
-    if wanted == "both":
+    if wanted in ("both", ["both"]):
         return every
-    if isinstance(wanted, str):
-        if wanted in ORDERS:
-            return tuple(template for template in every if template.order == wanted)
-        wanted = [wanted]
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    if len(wanted) == 1 and wanted[0] in ORDERS:
+        return tuple(template for template in every if template.order == wanted[0])
     by_id = {template.id: template for template in every}
     unknown = [name for name in wanted if name not in by_id]
     if unknown or not wanted:
