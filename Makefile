@@ -15,7 +15,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # environments that pip builds packages in; pip before 25.3 knows the first, later ones the second.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 LOCKED := $(wildcard constraints/py$(VERSION).txt)
-LOCK := $(if $(LOCKED),PIP_CONSTRAINT="$(CURDIR)/$(LOCKED)" PIP_BUILD_CONSTRAINT="$(CURDIR)/$(LOCKED)")
+locked = PIP_CONSTRAINT="$(CURDIR)/$1" PIP_BUILD_CONSTRAINT="$(CURDIR)/$1"
+LOCK := $(if $(LOCKED),$(call locked,$(LOCKED)))
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
@@ -70,18 +71,18 @@ OPTIONS_oldest := $(UNCHECKED)
 .PRECIOUS: build/%/ready
 build/%/ready: pyproject.toml constraints/%.txt
 	$(PYTHON) -m venv --clear build/$*
-	PIP_CONSTRAINT="$(CURDIR)/constraints/$*.txt" PIP_BUILD_CONSTRAINT="$(CURDIR)/constraints/$*.txt" \
-		build/$*/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
-	PIP_CONSTRAINT="$(CURDIR)/constraints/$*.txt" PIP_BUILD_CONSTRAINT="$(CURDIR)/constraints/$*.txt" \
-		build/$*/bin/python -m pip --disable-pip-version-check install --quiet \
-		--editable '.[parquet]' $(TOOLS)
+	$(call locked,constraints/$*.txt) build/$*/bin/python -m pip --disable-pip-version-check install \
+		--quiet $(TORCH)
+	$(call locked,constraints/$*.txt) build/$*/bin/python -m pip --disable-pip-version-check install \
+		--quiet --editable $(if $(filter py%,$*),'.[test]','.[parquet]' $(TOOLS))
 	@touch $@
 
 LANES := oldest $(RELEASES:%=tl-%)
-.PHONY: $(LANES:%=lane-%)
-$(LANES:%=lane-%): lane-%: build/%/ready
+PYTHONS := 3.10 3.13 3.12 3.11
+.PHONY: $(LANES:%=lane-%) $(PYTHONS:%=lane-py%)
+$(LANES:%=lane-%) $(PYTHONS:%=lane-py%): lane-%: build/%/ready
 	@build/$*/bin/python tests/releases/versions.py
-	$(SHARED) build/$*/bin/python $(CORE_TESTS) $(OPTIONS_$*) $(CORE)
+	$(SHARED) build/$*/bin/python $(CORE_TESTS) $(OPTIONS_$*) $(if $(filter py%,$*),$(OTHER_CORE),$(CORE))
 
 releases: $(RELEASES:%=lane-tl-%)  ## the core tests with older releases of TransformerLens
 
@@ -102,23 +103,14 @@ newest:  ## the core tests with the newest release of everything, in build/newes
 OTHER_CORE := tests/arguments tests/graph tests/model/test_from_transformers.py tests/test_by_hand.py \
 	tests/test_cli.py tests/test_components.py tests/test_lens.py tests/test_states.py tests/test_tokens.py \
 	tests/test_trace.py
-OTHER ?= $(shell for v in $(filter-out $(VERSION),3.10 3.13 3.12 3.11); do \
-	for python in python$$v $$HOME/.pyenv/versions/$$v.*/bin/python; do \
-	$$python -c "print('$$python')" 2>/dev/null && exit; done; done)
-OTHER_VERSION = $(shell $(OTHER) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 pythons:  ## tests with another Python than $(PYTHON), where one is found
-ifeq ($(OTHER),)
-	@echo "no Python but $(PYTHON) is found: nothing is tested here; OTHER=/path/to/python names one"
-else
-	$(OTHER) -m venv --clear build/py$(OTHER_VERSION)
-	PIP_CONSTRAINT="$(CURDIR)/constraints/py$(OTHER_VERSION).txt" \
-		build/py$(OTHER_VERSION)/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
-	PIP_CONSTRAINT="$(CURDIR)/constraints/py$(OTHER_VERSION).txt" \
-		build/py$(OTHER_VERSION)/bin/python -m pip --disable-pip-version-check install --quiet \
-		--editable '.[test]'
-	@build/py$(OTHER_VERSION)/bin/python tests/releases/versions.py
-	$(SHARED) build/py$(OTHER_VERSION)/bin/python $(CORE_TESTS) $(OTHER_CORE)
-endif
+	@for version in $(filter-out $(VERSION),$(PYTHONS)); do \
+		for python in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
+			$$python -c '' 2>/dev/null || continue; \
+			exec $(MAKE) --no-print-directory lane-py$$version PYTHON=$$python; \
+		done; \
+	done; \
+	echo "no Python but $(PYTHON) is found: nothing is tested here"
 
 # Each lane of CI takes one core, two of them side by side.
 lanes: releases newest oldest pythons  ## all of these; CI runs: make --jobs=2 WORKERS=0 lanes
