@@ -6,6 +6,7 @@ Imported with pydantic when a call is made for the first time, never with the pa
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -26,9 +27,8 @@ def _such(wanted: Callable[[Any], bool]) -> Any:
 
 
 def _is_node_id(value: Any) -> bool:
-    from visit_tl.graph.ids import NodeId
-
-    return isinstance(value, NodeId)
+    ids = sys.modules.get("visit_tl.graph.ids")  # what is not there yet cannot have made one
+    return ids is not None and isinstance(value, ids.NodeId)
 
 
 def _is_cache(value: Any) -> bool:
@@ -64,7 +64,6 @@ def _numbers(value: Any) -> Any:
     return read
 
 
-Text = str
 Texts = list[str]
 Many = list[Any]
 Function = Callable[..., Any]

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Final
-from weakref import WeakKeyDictionary
+from typing import Any
 
 from visit_tl.model.from_transformers import is_transformers_model
-
-# Where a wrapper keeps the model that it calls: torch.compile, and DataParallel and its kind.
-_INNER: Final = ("_orig_mod", "module")
-
-_TRIED: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-"""By wrapper that is not torch's, whether it computes what the model inside computes."""
+from visit_tl.model.wrapper import model_inside
 
 
 def model_given(model: Any) -> Any:
@@ -35,13 +29,6 @@ def model_given(model: Any) -> Any:
     return model_inside(model)
 
 
-def model_inside(model: Any) -> Any:
-    """The model in a wrapper, or in several; what was given where it is no wrapper."""
-    while (inner := _inside(model)) is not None:
-        model = inner
-    return model
-
-
 def what_to_pass(model: Any) -> str:
     """What to give instead of what is no model of TransformerLens, to end an error with."""
     if is_transformers_model(model):
@@ -54,32 +41,3 @@ def what_to_pass(model: Any) -> str:
         if name and hasattr(module, "cfg") and hasattr(module, "run_with_hooks"):
             return f"it holds one: pass model.{name}"
     return "pass a HookedTransformer, a TransformerBridge, or what visit_tl.load_model gives"
-
-
-def _inside(model: Any) -> Any:
-    """The model in a wrapper; None where it is no wrapper, or one that computes something else."""
-    children = getattr(model, "_modules", None)
-    if not isinstance(children, dict) or len(children) != 1 or model._parameters:
-        return None
-    name, inner = next(iter(children.items()))
-    if name not in _INNER:
-        return None
-    # Running what torch.compile gives would compile it, which takes minutes.
-    if type(model).__module__.partition(".")[0] == "torch" or _computes_the_same(model, inner):
-        return inner
-    return None
-
-
-def _computes_the_same(wrapper: Any, inner: Any) -> bool:
-    """Whether a wrapper hands on what its model says, tried once on one token."""
-    import torch
-
-    if wrapper not in _TRIED:
-        try:
-            device = next(inner.parameters()).device
-            token = torch.zeros(1, 1, dtype=torch.long, device=device)
-            with torch.no_grad():
-                _TRIED[wrapper] = torch.equal(wrapper(token), inner(token))
-        except Exception:
-            _TRIED[wrapper] = False
-    return _TRIED[wrapper]

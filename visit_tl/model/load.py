@@ -37,7 +37,7 @@ from visit_tl.model.from_transformers import (
     open_transformers,
     wrapped,
 )
-from visit_tl.model.given import model_inside
+from visit_tl.model.wrapper import model_inside
 
 __all__ = ["EMBEDDED", "EmbeddedModel", "load_model"]
 
