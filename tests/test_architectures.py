@@ -15,6 +15,7 @@ from tests import tiny
 from tests.architectures import ARCHITECTURES, PROMPT
 from visit_tl import ModelError, ModelView, Trace, components, flow_graph, lens
 from visit_tl.graph import conserve
+from visit_tl.unembed import logits as logits_of
 
 pytest.importorskip("transformer_lens.model_bridge", reason="has no bridges to open these with")
 
@@ -91,7 +92,7 @@ def test_the_lens_of_the_last_state_is_the_logits_of_the_model(name):
     for position in POSITIONS:
         trace = traced(name, position)[1]
         state = trace.layers[1].resid_post[None]
-        ours = lens.logits(view, view.final_norm(state))[0]
+        ours = logits_of(view, view.final_norm(state))[0]
         torch.testing.assert_close(ours, expected[position], atol=1e-5, rtol=1e-4)
         readout = lens.read(view, state, k=3)
         probs = expected[position].softmax(-1)

@@ -6,6 +6,7 @@ import torch
 from tests import tiny
 from visit_tl import InputError, ModelView, lens, product, tiled_readout
 from visit_tl.kernel_choice import LARGE, SETTING, kernel_for
+from visit_tl.unembed import logits as logits_of
 
 WAYS = product.ways(torch.device("cpu"), torch.float32)
 NEAR = "float32 products of either way, summed in tiles of any size"
@@ -26,7 +27,7 @@ def made(d_vocab):
 def check(view, vectors, targets, k=5):
     """Hold a readout against torch's own product; give it back."""
     readout = lens.read(view, vectors, targets, k=k)
-    logits = lens.logits(view, view.final_norm(vectors))
+    logits = logits_of(view, view.final_norm(vectors))
     bars = logits[:, targets]
     assert torch.equal(readout.target_ranks, (logits[:, None] > bars[..., None]).sum(-1))
     assert torch.equal(readout.target_logits, bars)
@@ -101,7 +102,7 @@ def test_logits_far_below_the_largest_weigh_nothing(scale):
     view, twins = made(501)
     view.W_U = view.W_U * scale
     vectors = torch.randn(20, view.d_model, generator=torch.Generator().manual_seed(6))
-    logits = lens.logits(view, view.final_norm(vectors))
+    logits = logits_of(view, view.final_norm(vectors))
     assert (logits.amax(-1) - logits.amin(-1)).min() > 80
     probs = logits.double().softmax(-1)
     readout = lens.read(view, vectors, twins)

@@ -88,6 +88,7 @@ class CheckReport:
         patched: Hooks left on the model that changed something: what was measured is the model as
             they leave it, and the laws of what they replace are left out.
         adapters: The adapters (LoRA and its kin) that took part, merged or not.
+        readout: How vectors are read as words on this machine, and who chose it.
     """
 
     model: str

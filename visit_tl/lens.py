@@ -22,7 +22,6 @@ from visit_tl.errors import InputError
 from visit_tl.kernel_choice import kernel_for
 from visit_tl.model.view import ModelView
 from visit_tl.tiled_readout import TiledReadout
-from visit_tl.unembed import logits as logits
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,9 @@ def _asked(
     Raises:
         InputError: one is not in the vocabulary, or there is not a row for each vector.
     """
-    alike = not isinstance(targets, Tensor)
-    if isinstance(targets, Tensor):
-        rows = targets
-    else:
-        rows = torch.tensor(list(targets), dtype=torch.long, device=view.W_U.device).expand(n, -1)
+    if alike := not isinstance(targets, Tensor):
+        targets = torch.tensor(list(targets), dtype=torch.long, device=view.W_U.device)
+    rows = targets.expand(n, -1) if alike else targets
     if rows.shape[:-1] != (n,):
         raise InputError(f"targets of {n} vectors must be [{n}, target], got {list(rows.shape)}")
     outside = (rows >= view.d_vocab) | (rows < (0 if alike else -1))
