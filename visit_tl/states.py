@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.several import integers
+from visit_tl.arguments.several import integers_or_none
 from visit_tl.arguments.vocabulary import (
     Count,
     Flag,
@@ -97,10 +97,7 @@ class LensTable:
             InputError: a position is outside the prompt, or there is none.
         """
         n = len(self.tokens)
-        if positions is None or positions == "all":
-            asked = self.known
-        else:
-            asked = tuple(integers(positions))
+        asked = self.known if (chosen := integers_or_none(positions)) is None else chosen
         if outside := [i for i in asked if not -n <= i < n]:
             raise InputError(f"position {outside[0]} is outside the prompt of {n} tokens")
         if not asked:
@@ -197,11 +194,8 @@ def lens_table(
     hooks = {row: f"blocks.{row.layer}.hook_{row.kind}" for row in rows}
     kept: dict[str, Tensor] = {}
     ids = torch.tensor([tokens.ids], device=view.W_U.device)
-    with torch.no_grad(), view.adapters.noted(), watched(view.model) as changes:
-        logits = view.model.run_with_hooks(
-            ids, fwd_hooks=[(name, keeper(kept, name, "all", ())) for name in hooks.values()]
-        )
-    view.require_rows(logits.shape[1], len(tokens.ids))
+    with watched(view.model) as changes:
+        logits = view.run(ids, [(name, keeper(kept, name, "all", ())) for name in hooks.values()])
     follow = int(logits[0, -1].argmax()) if given is None else given
     draft, n = Draft(), len(tokens.ids)
     for row, name in hooks.items():

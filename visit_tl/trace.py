@@ -160,9 +160,8 @@ class Trace:
         ]
         tokens = torch.tensor([prompt.ids], device=view.W_U.device)
         patched, replaced = patched_hooks(view, fwd_hooks)
-        with torch.no_grad(), view.adapters.noted(), watched(view.model) as changes:
-            logits = view.model.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *hooks])
-        view.require_rows(logits.shape[1], len(prompt.ids))
+        with watched(view.model) as changes:
+            logits = view.run(tokens, [*fwd_hooks, *hooks])
         rows = logits[0, at].detach().float()
         traces = _traces(view, prompt, at, names, kept, rows)
         acted = {
@@ -264,9 +263,7 @@ def patterns(
         return copy
 
     hooks = [(f"blocks.{i}.attn.hook_pattern", keep(i)) for i in sorted({i for i, _ in heads})]
-    with torch.no_grad(), view.adapters.noted():
-        tokens = torch.tensor([prompt.ids], device=view.W_U.device)
-        view.model.run_with_hooks(tokens, fwd_hooks=hooks)
+    view.run(torch.tensor([prompt.ids], device=view.W_U.device), hooks)
     return torch.stack([kept[layer][head] for layer, head in heads])
 
 

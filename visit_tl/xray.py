@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.several import integers, node_ids
+from visit_tl.arguments.several import integers_or_none, node_ids
 from visit_tl.arguments.vocabulary import (
     Cached,
     Count,
@@ -307,7 +307,7 @@ class _Job:
 
     def follow(self, expand: int | None, positions: Positions | None, max_nodes: int) -> None:
         """Whether and how far to follow memories back."""
-        self.positions = None if positions is None or positions == "all" else integers(positions)
+        self.positions = integers_or_none(positions)
         self.expand = (0 if positions is None else 1) if expand is None else expand
         self.max_nodes = max_nodes
 

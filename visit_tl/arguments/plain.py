@@ -101,12 +101,20 @@ def token(value: Any) -> Any:
 
 def text(value: Any) -> Any:
     """A text that has a form in UTF-8, as tokenizers and files need."""
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise NotPlainError(f"whose character {error.start} is half of a pair") from None
+    if isinstance(value, str) and (at := half_pair(value)) is not None:
+        raise NotPlainError(f"whose character {at} is half of a pair")
     return value
+
+
+def half_pair(value: str) -> int | None:
+    """Where a text has half of a surrogate pair, which has no form in UTF-8; None if nowhere."""
+    if value.isascii():
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
 
 
 def path(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from visit_tl.arguments.vocabulary import NodeNames
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 def integers(value: int | Iterable[int]) -> list[int]:
     """Integers; one is a list of one."""
     return [value] if isinstance(value, int) else list(value)
+
+
+def integers_or_none(value: int | Iterable[int] | Literal["all"] | None) -> list[int] | None:
+    """Integers; None for None and for `all`, which both leave the choice to the call."""
+    return None if value is None or value == "all" else integers(value)
 
 
 def node_ids(value: NodeNames) -> list[str | NodeId]:

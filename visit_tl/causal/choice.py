@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, get_args
 
-from visit_tl.arguments.several import integers
+from visit_tl.arguments.several import integers_or_none
 from visit_tl.arguments.vocabulary import Positions
 from visit_tl.causal.writes import Writes, WrittenRun
 from visit_tl.circuits.edges import Shape, model_edges
@@ -107,9 +107,9 @@ def positions_of(view: ModelView, positions: Positions | None, n: int) -> list[i
     Raises:
         InputError: none, or one outside the prompt.
     """
-    if positions is None or positions == "all":
+    if (chosen := integers_or_none(positions)) is None:
         return list(range(n))
-    found = sorted({view.check_position(position, n) for position in integers(positions)})
+    found = sorted({view.check_position(position, n) for position in chosen})
     if not found:
         raise InputError("positions is empty; None is all of them")
     return found

@@ -15,12 +15,12 @@ from visit_tl.arguments.vocabulary import (
     Flag,
     Given,
     How,
-    Integer,
     MeanOver,
     MetricFunctions,
     Model,
     Parts,
     PromptPairs,
+    Seed,
     Subsets,
     Whole,
 )
@@ -42,7 +42,7 @@ def faithfulness(
     how: How = "resample",
     mean_over: MeanOver | None = None,
     random: Whole = 0,
-    seed: Integer = 0,
+    seed: Seed = 0,
     prepend_bos: Flag | None = None,
     verbose: Flag = True,
 ) -> Faithfulness:
@@ -105,7 +105,7 @@ def completeness(
     random: Whole = 10,
     how: How = "resample",
     mean_over: MeanOver | None = None,
-    seed: Integer = 0,
+    seed: Seed = 0,
     prepend_bos: Flag | None = None,
     verbose: Flag = True,
 ) -> Completeness:

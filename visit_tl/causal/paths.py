@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from visit_tl.arguments.checked import checked
+from visit_tl.arguments.several import integers_or_none
 from visit_tl.arguments.vocabulary import (
     Edges,
     Flag,
@@ -123,7 +124,7 @@ def edge_effects(
         how=how,
         clean=before,
         corrupted=None if ran is None else evaluate(metric, ran.logits),
-        positions=None if positions in (None, "all") else tuple(at),
+        positions=None if integers_or_none(positions) is None else tuple(at),
         complete=complete,
     )
 

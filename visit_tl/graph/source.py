@@ -9,7 +9,7 @@ from visit_tl.errors import GraphError
 from visit_tl.model.adapters import active_adapters
 from visit_tl.model.given import model_given
 from visit_tl.model.standing import Standing, changed_now
-from visit_tl.model.view import ModelView
+from visit_tl.model.view import model_of_view
 
 if TYPE_CHECKING:
     from visit_tl.graph.flow import FlowGraph
@@ -63,7 +63,7 @@ def other_run(graph: FlowGraph, model: Any) -> str | None:
             "one; ask a graph without fwd_hooks, or read what this one holds: its states, and "
             "the attention of its heads (g['L0H0'].attention)"
         )
-    model = model.model if isinstance(model, ModelView) else model_given(model)
+    model = model_of_view(model)
     known = hasattr(model, "named_modules")
     if known and (reason := _other_adapters(graph, model)) is not None:
         return reason

@@ -72,9 +72,8 @@ class KeptRun:
             for name, rows in (keep or {}).items()
         ]
         self.calls = BlockCalls(view, self.tokens)
-        with self.calls.noted(), view.adapters.noted(), torch.no_grad():
-            logits = view.model.run_with_hooks(self.tokens, fwd_hooks=hooks)
-        view.require_rows(logits.shape[1], self.n_tokens)
+        with self.calls.noted():
+            logits = view.run(self.tokens, hooks)
         self.logits: Float[Tensor, "1 pos d_vocab"] = _full(logits)
         if silent := [name for name in keep or {} if name not in self.kept]:
             raise ModelError(

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from visit_tl.arguments.plain import half_pair
 from visit_tl.arguments.words import short
 from visit_tl.errors import InputError
 
@@ -195,11 +196,9 @@ class Tokens:
 
 
 def _require_text(text: str) -> None:
-    """Half of a surrogate pair has no form in UTF-8, and tokenizers fail on it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{text!r} is no text: {error.reason} at {error.start}") from None
+    """Tokenizers fail on half of a surrogate pair."""
+    if (at := half_pair(text)) is not None:
+        raise InputError(f"{text!r} is no text: surrogates not allowed at {at}")
 
 
 def _texts_of(tokenizer: Any) -> dict[int, str]:

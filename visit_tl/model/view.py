@@ -5,7 +5,7 @@ What cannot be taken apart exactly is refused here, when the model is opened, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from visit_tl.arguments.several import integers_or_none
 from visit_tl.errors import InputError, ModelError
 from visit_tl.model.adapters import Adapters
 from visit_tl.model.given import model_given, what_to_pass
@@ -179,9 +180,8 @@ class ModelView:
         Raises:
             InputError: none, a layer that is not there, or a gap.
         """
-        if layers is None or layers == "all":
+        if (chosen := integers_or_none(layers)) is None:
             return tuple(range(self.n_layers))
-        chosen = [layers] if isinstance(layers, int) else list(layers)
         if not chosen:
             raise InputError(f"no layers were chosen; {self.name} has 0..{self.n_layers - 1}")
         for layer in chosen:
@@ -208,19 +208,28 @@ class ModelView:
             )
         return position % n_tokens
 
-    def require_rows(self, n_rows: int, n_tokens: int) -> None:
-        """A run must give logits for each token that went in, and no others.
+    def run(
+        self, tokens: Int[Tensor, "1 pos"], fwd_hooks: Sequence[tuple[Any, Any]]
+    ) -> Float[Tensor, "1 pos d_vocab"]:
+        """The logits of one run with hooks, without gradients.
+
+        What adapted layers give in it is noted: the weights that are read afterwards must give it
+        too (`adapters`).
 
         Raises:
-            ModelError: it gives more or fewer, as with prompt tuning; no row is then known to be of
-                a token.
+            ModelError: there are more or fewer rows than tokens, as with prompt tuning, so no row
+                is known to be of a token; or an adapter took no part.
         """
+        with torch.no_grad(), self.adapters.noted():
+            logits = self.model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks))
+        n_rows, n_tokens = logits.shape[1], tokens.shape[1]
         if n_rows != n_tokens:
             raise ModelError(
                 f"{self.name} gives {n_rows} rows of logits for {n_tokens} tokens, so something "
                 f"(such as prompt tuning) changes the prompt inside the model; open the model "
                 f"without it, and give what it adds as a part of the prompt"
             )
+        return logits
 
     # --- refusals ------------------------------------------------------------------------------
 
@@ -287,6 +296,11 @@ class ModelView:
                     f"the parameter {clean} of {self.name} holds NaN or infinity; "
                     f"no number of a graph would mean anything, so load the weights again"
                 )
+
+
+def model_of_view(model: Any) -> Any:
+    """The model itself, for a view of it, or for any form that `model_given` takes."""
+    return model.model if isinstance(model, ModelView) else model_given(model)
 
 
 def _require_transformer_lens(model: Any) -> None:

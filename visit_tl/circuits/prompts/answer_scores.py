@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from visit_tl.causal.metrics import ProbabilityDifference
 from visit_tl.circuits.prompts.pair import END
 from visit_tl.errors import InputError
 
@@ -31,17 +32,11 @@ def probability_difference(
 ) -> Float[Tensor, " prompt"]:
     """See `PromptSet.probability_difference`."""
     _need_fit(prompts, logits)
-    found = []
-    for row, pair in zip(logits, prompts.pairs, strict=True):
-        end = pair.positions[END]
-        after = row[end].float().softmax(-1)
-        value = after[list(pair.answers)].sum() - after[list(pair.wrong)].sum()
-        if pair.first is not None:
-            before = row[end - 1].float().softmax(-1)
-            right, wrong = list(pair.first.right), list(pair.first.wrong)
-            value = before[pair.first.token] * value + before[right].sum() - before[wrong].sum()
-        found.append(value)
-    return torch.stack(found)
+    scores = [
+        ProbabilityDifference(pair.answers, pair.wrong, pair.positions[END], pair.first)(row[None])
+        for row, pair in zip(logits, prompts.pairs, strict=True)
+    ]
+    return torch.stack(scores)
 
 
 def _need_fit(prompts: PromptSet, logits: Tensor) -> None:

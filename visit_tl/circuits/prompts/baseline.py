@@ -13,8 +13,7 @@ from visit_tl.arguments.vocabulary import Count, Flag, Model, Name
 from visit_tl.circuits.prompts.pair import END
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.errors import InputError, ModelError
-from visit_tl.model.given import model_given
-from visit_tl.model.view import ModelView
+from visit_tl.model.view import model_of_view
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,9 +117,7 @@ def baseline(
         InputError: there is no such corruption, a prompt has several answers, or an id is outside
             the model's vocabulary.
     """
-    if type(batch_size) is not int or batch_size < 1:
-        raise InputError(f"batch_size is a number of prompts, at least 1; got {batch_size!r}")
-    model = model.model if isinstance(model, ModelView) else model_given(model)
+    model = model_of_view(model)
     tokens, _ = prompts.padded(corruption)
     answers, wrong, ends = prompts.answers, prompts.wrong, prompts.positions[END]
     largest = int(max(tokens.max(), answers.max(), wrong.max()))

@@ -10,20 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-from visit_tl.errors import InputError
-
 T = TypeVar("T")
-
-
-def check_seed(seed: int) -> int:
-    """The seed, if it is one.
-
-    Raises:
-        InputError: it is no integer.
-    """
-    if type(seed) is not int:
-        raise InputError(f"a seed is an integer, but {seed!r} was given")
-    return seed
 
 
 class Draws:

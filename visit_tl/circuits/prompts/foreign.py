@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from visit_tl.arguments.plain import half_pair
 from visit_tl.circuits.prompts.make import ioi_positions
 from visit_tl.circuits.prompts.pair import PromptPair
 from visit_tl.circuits.prompts.unusable import (
@@ -86,10 +87,8 @@ def well_formed(text: str, where: str) -> str:
     Raises:
         PairError: it is not.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PairError(MALFORMED, f"{where} is no Unicode text: {error.reason}") from error
+    if half_pair(text) is not None:
+        raise PairError(MALFORMED, f"{where} is no Unicode text: surrogates not allowed")
     return text
 
 

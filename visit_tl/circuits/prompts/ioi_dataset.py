@@ -9,7 +9,6 @@ from typing import Any
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Flag, Foreign, Model, Seed, Unusable
 from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, replaced
-from visit_tl.circuits.prompts.draws import check_seed
 from visit_tl.circuits.prompts.foreign import notes_on, shown, well_formed
 from visit_tl.circuits.prompts.make import ioi_positions
 from visit_tl.circuits.prompts.pair import PromptPair
@@ -66,7 +65,6 @@ def read_ioi_dataset(
         raise InputError(
             f"{type(dataset).__name__} has no list of samples; pass an evals.IOIDataset"
         )
-    check_seed(seed)
     tokens = open_tokens(getattr(dataset, "tokenizer", None) if model is None else model)
     bos = getattr(dataset, "prepend_bos", None) if prepend_bos is None else prepend_bos
     offered: tuple[str, ...] = tuple(dict.fromkeys(getattr(dataset, "names", ())))

@@ -11,7 +11,7 @@ from typing import Final
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Count, Flag, Model, NameOrNames, Names, Seed
 from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, replaced
-from visit_tl.circuits.prompts.draws import Draws, check_seed
+from visit_tl.circuits.prompts.draws import Draws
 from visit_tl.circuits.prompts.pair import END, PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report, Usable
@@ -144,9 +144,6 @@ def ioi(
         InputError: a name, place or object of the caller's is not a single token; too few are;
             more prompts than there are different ones; or a bad n, seed or template.
     """
-    if type(n) is not int or n < 1:
-        raise InputError(f"n is how many prompts to make, at least 1; got {n!r}")
-    check_seed(seed)
     chosen = choose(templates)
     tokens = open_tokens(model)
     own = material()

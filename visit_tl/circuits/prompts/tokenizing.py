@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from visit_tl.errors import InputError
-from visit_tl.model.given import model_given
 from visit_tl.model.tokens import Tokens
-from visit_tl.model.view import ModelView
+from visit_tl.model.view import model_of_view
 
 # A word is asked for after another one: SentencePiece puts a space of its own before the first.
 _CARRIER = "and"
@@ -54,7 +53,7 @@ def open_tokens(model: Any) -> Tokens:
     """
     if isinstance(model, Tokens):
         return model
-    model = model.model if isinstance(model, ModelView) else model_given(model)
+    model = model_of_view(model)
     if hasattr(model, "to_tokens") and hasattr(model, "cfg"):
         cfg = model.cfg
         name = str(getattr(cfg, "model_name", None) or type(model).__name__)
