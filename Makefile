@@ -52,8 +52,10 @@ demo: $(VENV)/test  ## a graph of a real prompt: tokyo.html, tokyo.json and a su
 WORKERS ?= 2
 SHARED := OMP_NUM_THREADS=1 $(RUN_OFFLINE)
 
+# The longest file comes first, so that no worker is left alone with it at the end.
 test: $(VENV)/test  ## every test
-	$(SHARED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(SHARED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		tests/test_docs.py tests
 
 # The core tests beside other versions, each lane in an environment of its own under build/. What is
 # about pages, browsers and the embedded model is not about versions.
@@ -137,9 +139,10 @@ update:  ## resolve constraints/ afresh, then run every test with them
 		echo "the tests fail with these versions; git checkout constraints brings the old ones back" >&2; \
 		exit 1; }
 
-lint: $(VENV)/dev  ## ruff: rules and format
+lint: $(VENV)/dev  ## ruff: rules and format; import-linter: which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 format: $(VENV)/dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

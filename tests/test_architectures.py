@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from tests import tiny
 from tests.architectures import ARCHITECTURES, PROMPT
-from visit_tl import ModelError, ModelView, Trace, components, flow_graph, lens
-from visit_tl.graph import conserve
-from visit_tl.unembed import logits as logits_of
+from visit_tl import ModelError, ModelView, Trace, flow_graph
+from visit_tl.lens import readout as lens
+from visit_tl.lens.unembed import logits as logits_of
+from visit_tl.model import components
+from visit_tl.xray import conservation as conserve
 
 pytest.importorskip("transformer_lens.model_bridge", reason="has no bridges to open these with")
 

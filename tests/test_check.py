@@ -178,7 +178,7 @@ def test_generation_is_held_against_whole_forward_passes(monkeypatch):
 
 
 def test_the_tested_releases_are_named_and_a_newer_one_is_said(monkeypatch):
-    from visit_tl.model import releases
+    from visit_tl import releases
 
     assert "transformers 4.51.0 to 5.24.0 (here " in str(vt.check(made("native")))
     here = {"transformers": "5.24.0", "transformer-lens": "4.3.0"}

@@ -142,7 +142,7 @@ def test_the_version_is_that_of_the_package(run):
 
 
 def test_the_atlas_is_built_listed_and_cleared(run, tmp_path, monkeypatch):
-    from visit_tl.atlas import atlas
+    from visit_tl.atlas import row_cache as atlas
 
     monkeypatch.setenv("VISIT_TL_CACHE", str(tmp_path))
     monkeypatch.setenv("VISIT_TL_ATLAS", "disk")

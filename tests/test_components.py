@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests import tiny
-from visit_tl import DecompositionError, ModelView, Trace, components
-from visit_tl.graph import conserve
+from visit_tl import DecompositionError, ModelView, Trace
+from visit_tl.model import components
+from visit_tl.xray import conservation as conserve
 
 PROMPT = "a b c d e ab cd"
 

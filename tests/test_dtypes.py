@@ -5,8 +5,9 @@ import torch
 
 import visit_tl as vt
 from tests import tiny
-from visit_tl import ModelError, ModelView, lens
-from visit_tl.graph import conserve
+from visit_tl import ModelError, ModelView
+from visit_tl.lens import readout as lens
+from visit_tl.xray import conservation as conserve
 
 HALVES = [torch.bfloat16, torch.float16]
 PROMPT = [0, 3, 5, 7, 9, 11]

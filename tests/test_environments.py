@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from visit_tl.model.releases import TESTED
+from visit_tl.releases import TESTED
 
 ROOT = Path(__file__).parent.parent
 PROMISED = ("3.10", "3.11", "3.12", "3.13")

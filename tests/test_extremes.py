@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from visit_tl.extremes import Extremes
+from visit_tl.lens.extremes import Extremes
 
 
 def whole(matrix, k):

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from tests import tiny
-from visit_tl import InputError, ModelView, kernel_choice, kernel_store, kernel_trial, lens
-from visit_tl.kernel import Kernel
-from visit_tl.kernel_choice import SETTING, USUAL, kernel_for
-from visit_tl.kernel_trial import Trial, compared
+from visit_tl import InputError, ModelView
+from visit_tl.lens import kernel_choice, kernel_store, kernel_trial
+from visit_tl.lens import readout as lens
+from visit_tl.lens.kernel import Kernel
+from visit_tl.lens.kernel_choice import SETTING, USUAL, kernel_for
+from visit_tl.lens.kernel_trial import Trial, compared
 
 QUICK = Kernel("torch", 300, 700)
 MANY = 10**9
@@ -137,7 +139,7 @@ def test_a_kernel_of_another_build_of_torch_is_not_taken(trials, view, monkeypat
 
 def test_two_processes_that_write_at_once_never_show_half_a_file(tmp_path):
     work = (
-        "from visit_tl import kernel_store as s; from visit_tl.kernel import Kernel\n"
+        "from visit_tl.lens import kernel_store as s; from visit_tl.lens.kernel import Kernel\n"
         "for i in range(1, 100):\n"
         "    s.save({'a': 1}, Kernel('torch', i, i)); found = s.load({'a': 1})\n"
         "    assert found is not None and found.rows == found.columns\n"

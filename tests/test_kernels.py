@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from tests import tiny
-from visit_tl import InputError, ModelView, lens, product, tiled_readout
-from visit_tl.kernel_choice import LARGE, SETTING, kernel_for
-from visit_tl.unembed import logits as logits_of
+from visit_tl import InputError, ModelView
+from visit_tl.lens import product, tiled_readout
+from visit_tl.lens import readout as lens
+from visit_tl.lens.kernel_choice import LARGE, SETTING, kernel_for
+from visit_tl.lens.unembed import logits as logits_of
 
 WAYS = product.ways(torch.device("cpu"), torch.float32)
 NEAR = "float32 products of either way, summed in tiles of any size"
@@ -87,7 +89,7 @@ def test_ranks_do_not_depend_on_how_much_is_left_in_doubt(way, monkeypatch):
 
 
 def test_where_products_depend_on_their_shape_float64_settles_what_is_in_doubt(monkeypatch):
-    monkeypatch.setattr("visit_tl.unembed.exact", product.rounded)
+    monkeypatch.setattr("visit_tl.lens.unembed.exact", product.rounded)
     view, twins = made(2001)
     vectors = torch.randn(40, view.d_model, generator=torch.Generator().manual_seed(3))
     targets = [*twins, twins[1] + 1, 17]

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 
 from tests import tiny
-from visit_tl import InputError, ModelView, Trace, lens
-from visit_tl.unembed import logits as logits_of
+from visit_tl import InputError, ModelView, Trace
+from visit_tl.lens import readout as lens
+from visit_tl.lens.unembed import logits as logits_of
 
 
 def brute_force(view, vectors):

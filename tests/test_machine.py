@@ -2,7 +2,7 @@
 
 import pytest
 
-from visit_tl import machine
+from visit_tl.lens import machine
 
 INTEL = """processor\t: 0
 vendor_id\t: GenuineIntel

@@ -83,7 +83,7 @@ def test_masks_that_do_not_fit_are_refused(native, mask, message):
 def test_targets_and_masks_that_go_with_nothing_are_refused(native):
     with pytest.raises(InputError, match="there are 3 prompts but 2 targets"):
         vt.flow_graphs(native, PROMPTS, target=[" a", " b"], verbose=False)
-    with pytest.raises(InputError, match="goes with a batch of token ids"):
+    with pytest.raises(InputError, match="needs a batch of token ids"):
         vt.flow_graphs(native, PROMPTS, attention_mask=torch.ones(3, 3), verbose=False)
     with pytest.raises(InputError, match="n must be an integer of at least 1, got 0"):
         vt.generate(native, "a", 0, verbose=False)

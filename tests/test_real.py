@@ -59,7 +59,8 @@ def test_the_lens_of_the_last_resid_post_is_the_models_distribution(smol, japan)
 
 
 def test_the_memory_key_and_the_query_give_the_score_that_the_model_used(smol):
-    from visit_tl import ModelView, Trace, components
+    from visit_tl import ModelView, Trace
+    from visit_tl.model import components
 
     view = ModelView(smol)
     prompt = view.tokens.encode(IOI, None)

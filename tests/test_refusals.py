@@ -169,7 +169,7 @@ class TestModels:
         attn = model.blocks[0].attn
         tables = rotary.stored_angles(attn)
         query, keys = torch.randn(4, 4), torch.randn(6, 4, 4)
-        with pytest.raises(ModelError, match="do not give the attention that the model had"):
+        with pytest.raises(ModelError, match="do not reproduce the model's attention"):
             rotary.find_pairing(tables, query, keys, torch.rand(4, 6).softmax(-1), "blocks.0.attn")
 
     def test_a_norm_that_computes_something_unknown(self):

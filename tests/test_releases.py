@@ -17,9 +17,10 @@ import torch
 import visit_tl as vt
 from tests import test_by_hand, tiny
 from tests.conftest import MAKERS, made
-from visit_tl import DecompositionError, InputError, ModelError, ModelView, Trace, lens
-from visit_tl.graph import conserve
+from visit_tl import DecompositionError, InputError, ModelError, ModelView, Trace
 from visit_tl.graph.records import Hidden
+from visit_tl.lens import readout as lens
+from visit_tl.xray import conservation as conserve
 
 IDS = [0, 1, 12, 3, 7, 2, 14]
 GOLDEN = Path(__file__).parent / "releases"
@@ -471,9 +472,9 @@ class TestTheCallersModelIsAsItWas:
         assert_unchanged(before, state_of(owned))
 
     def test_after_an_exception_in_our_hook(self, owned, monkeypatch):
-        import visit_tl.trace
+        import visit_tl.model.trace
 
-        real, calls = visit_tl.trace.keeper, []
+        real, calls = visit_tl.model.trace.keeper, []
 
         def keeper(*arguments):
             keep = real(*arguments)
@@ -486,7 +487,7 @@ class TestTheCallersModelIsAsItWas:
 
             return fail_at_the_tenth
 
-        monkeypatch.setattr(visit_tl.trace, "keeper", keeper)
+        monkeypatch.setattr(visit_tl.model.trace, "keeper", keeper)
         before = state_of(owned)
         with pytest.raises(MemoryError, match="no room"):
             vt.flow_graph(owned, IDS)

@@ -8,7 +8,8 @@ import visit_tl as vt
 from tests.conftest import made
 from visit_tl import InputError
 from visit_tl.graph.records import Hook
-from visit_tl.states import LensTable, lens_table, of_graph
+from visit_tl.graph.state_table import LensTable, of_graph
+from visit_tl.xray.residual_states import lens_table
 
 PROMPT = "a b c d"
 
@@ -59,9 +60,9 @@ def test_layers_and_ids_are_as_everywhere():
     assert table.target_given and len(table["L1.resid_post"].top) == 2
     with pytest.raises(InputError, match="layer 2 is outside"):
         lens_table(model, PROMPT, layers=[2])
-    with pytest.raises(InputError, match=r"not know L0\.resid_post@1; it has L1\.resid_pre to"):
+    with pytest.raises(InputError, match=r"has no state L0\.resid_post@1; it has L1\.resid_pre to"):
         table["L0.resid_post@1"]
-    with pytest.raises(InputError, match=r"does not know L1\.resid_post@99"):
+    with pytest.raises(InputError, match=r"has no state L1\.resid_post@99"):
         table["L1.resid_post@99"]
 
 

@@ -11,9 +11,9 @@ import visit_tl as vt
 from tests import tiny
 from visit_tl import ModelView
 from visit_tl.circuits.prompts.tokenizing import open_tokens
-from visit_tl.graph.export import from_json, to_json
+from visit_tl.graph.io.json_format import from_json, to_json
 from visit_tl.model.tokens import _BYTES, _bytes_of, _show_bytes
-from visit_tl.view.page import page
+from visit_tl.view.page.document import page
 
 
 def test_strings_become_tokens_as_the_models_own_to_tokens_does_it(model):

@@ -12,8 +12,12 @@ Names are imported when they are first used, so that `import visit_tl` costs nex
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from visit_tl.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from visit_tl import atlas, causal, circuits, view
+    from visit_tl.attention_maps import attention
+    from visit_tl.calls import flow_graph, flow_graphs, generate
     from visit_tl.checks import check
     from visit_tl.errors import (
         ArgumentTypeError,
@@ -26,37 +30,36 @@ if TYPE_CHECKING:
         PerformanceWarning,
         VisitError,
     )
-    from visit_tl.graph.flow import FlowGraph
+    from visit_tl.flow import FlowGraph
     from visit_tl.graph.ids import NodeId
     from visit_tl.graph.records import Edge, Node
-    from visit_tl.lens import Readout, read
-    from visit_tl.model.kept import release_models
+    from visit_tl.graph.state_table import LensTable
+    from visit_tl.lens.readout import Readout, read
     from visit_tl.model.load import load_model
+    from visit_tl.model.opened_models import release_models
+    from visit_tl.model.trace import Trace
     from visit_tl.model.view import ModelView
-    from visit_tl.states import LensTable, lens_table
-    from visit_tl.trace import Trace
-    from visit_tl.xray import attention, flow_graph, flow_graphs, generate
+    from visit_tl.xray.residual_states import lens_table
 
-__version__ = "0.1.0"
 
 _HOMES = {
-    "attention": "visit_tl.xray",
+    "attention": "visit_tl.attention_maps",
     "check": "visit_tl.checks",
-    "flow_graph": "visit_tl.xray",
-    "flow_graphs": "visit_tl.xray",
-    "generate": "visit_tl.xray",
+    "flow_graph": "visit_tl.calls",
+    "flow_graphs": "visit_tl.calls",
+    "generate": "visit_tl.calls",
     "load_model": "visit_tl.model.load",
-    "release_models": "visit_tl.model.kept",
-    "FlowGraph": "visit_tl.graph.flow",
+    "release_models": "visit_tl.model.opened_models",
+    "FlowGraph": "visit_tl.flow",
     "Node": "visit_tl.graph.records",
     "Edge": "visit_tl.graph.records",
     "NodeId": "visit_tl.graph.ids",
-    "LensTable": "visit_tl.states",
-    "lens_table": "visit_tl.states",
+    "LensTable": "visit_tl.graph.state_table",
+    "lens_table": "visit_tl.xray.residual_states",
     "ModelView": "visit_tl.model.view",
-    "Trace": "visit_tl.trace",
-    "Readout": "visit_tl.lens",
-    "read": "visit_tl.lens",
+    "Trace": "visit_tl.model.trace",
+    "Readout": "visit_tl.lens.readout",
+    "read": "visit_tl.lens.readout",
     "VisitError": "visit_tl.errors",
     "ModelError": "visit_tl.errors",
     "InputError": "visit_tl.errors",

@@ -1,6 +1,6 @@
-"""Whether a model can be X-rayed exactly: what it is, and how well each law holds on it.
+"""Check whether a model can be X-rayed exactly: what it is, and how well each law holds.
 
-A model that is refused is a result here and not an error: the reason is the verdict.
+If a model is refused, this is a result and not an error: the verdict gives the reason.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from visit_tl import components
+from visit_tl import releases
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Model
-from visit_tl.causal.replay import Replay
+from visit_tl.causal.patching.batched_runs import Replay
 from visit_tl.errors import VisitError
-from visit_tl.graph import conserve
-from visit_tl.kernel_choice import kernel_for
-from visit_tl.model import releases
+from visit_tl.lens.kernel_choice import kernel_for
+from visit_tl.model import components
 from visit_tl.model.facts import UNKNOWN, facts
-from visit_tl.model.given import model_given
-from visit_tl.model.own_cache import NEW_TOKENS, generation_error
-from visit_tl.model.patch import Write
-from visit_tl.model.replay import KeptRun
-from visit_tl.model.standing import left_on
+from visit_tl.model.given_model import model_given
+from visit_tl.model.replay.kept_run import KeptRun
+from visit_tl.model.replay.own_cache import NEW_TOKENS, generation_error
+from visit_tl.model.replay.patch import Write
+from visit_tl.model.standing_hooks import left_on
+from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
-from visit_tl.trace import Trace
+from visit_tl.xray import conservation as conserve
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LENS_LAW: Final = "lens of the last resid_post = logits"
 _TOKENS: Final = 8
-# TransformerLens's own names for what a block shows of itself.
+# TransformerLens's names of the standard hooks of a block.
 _STATES: Final = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 _ATTENTION: Final = ("hook_q", "hook_k", "hook_v", "hook_attn_scores", "hook_pattern", "hook_z")
 _ROTARY: Final = ("hook_rot_q", "hook_rot_k")
@@ -61,34 +61,34 @@ class LawError:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a model is, and whether its parts sum to its wholes.
+    """What a model is, and whether its parts sum to the whole.
 
     Attributes:
         model: Its name.
         class_name: The class that holds it.
         transformer_lens: The installed release.
         n_layers: Number of blocks; None where it has none.
-        norm: Kind of its norms, and where they stand.
-        positions: How it knows the order of tokens.
-        attention: Heads, K/V heads, and the window of local blocks where it is known.
+        norm: Kind of its norms, and where they are.
+        positions: Kind of its position embedding.
+        attention: Heads, K/V heads, and the window of local attention where it is known.
         mlp: Kind of its MLP and the activation.
-        blocks: Whether attention and MLP follow each other or stand side by side.
-        dtype: Of its parameters.
+        blocks: Whether attention and MLP are sequential or parallel.
+        dtype: The dtype of its parameters.
         laws: Each law that could be measured, in the order of a block, the lens last.
         missing: Hooks of the first block that TransformerLens names but that are not there or did
             not fire; a graph may do without some of them. None if that could not be tried.
-        tolerance: The relative error up to which a law holds, for this dtype; None if refused
-            before any number was known.
-        reason: Why the model is refused; None if it is not.
+        tolerance: The relative error up to which a law holds, for this dtype; None if the model
+            was refused before that was known.
+        reason: Why the model is refused; None if it is exact.
         patching: Which way patched runs take, and why where it is not `rows`; see
-            `visit_tl.causal.replay`.
-        generation: Whether `model.generate`, with the model's own cache of keys and values, says
-            what whole forward passes say.
+            `visit_tl.causal.patching.batched_runs`.
+        generation: Whether `model.generate`, with the model's own cache of keys and values, gives
+            the logits of whole forward passes.
         tested: The releases that this package was tested with, and those that are installed.
-        patched: Hooks left on the model that changed something: what was measured is the model as
-            they leave it, and the laws of what they replace are left out.
-        adapters: The adapters (LoRA and its kin) that took part, merged or not.
-        readout: How vectors are read as words on this machine, and who chose it.
+        patched: Hooks left on the model that changed something. They acted during the check; the
+            laws of activations that they replaced were not measured.
+        adapters: The active adapters (LoRA and similar), merged or not.
+        readout: How readouts are computed on this machine, and who chose it.
     """
 
     model: str
@@ -119,7 +119,7 @@ class CheckReport:
 
     @property
     def verdict(self) -> str:
-        """`exact`, or `refused: ` and the reason, with the hooks that had a part in it."""
+        """`exact`, with any hooks left on the model that acted, or `refused: ` and the reason."""
         if self.reason is not None:
             return f"refused: {self.reason}"
         hooks = ", ".join(self.patched)
@@ -147,7 +147,7 @@ class CheckReport:
         ]
 
     def rows(self) -> list[tuple[str, str]]:
-        """What is shown: names and values, top to bottom."""
+        """The rows of the report, top to bottom: names and values."""
         laws = [(law.law, f"{law.error:.1e} at {law.hook}") for law in self.laws]
         tolerance = [] if self.tolerance is None else [("tolerance", f"{self.tolerance:.0e}")]
         hooks = "not tried" if self.missing is None else ", ".join(self.missing) or "none"
@@ -162,7 +162,7 @@ class CheckReport:
         return [*self.facts(), *laws, *tolerance, *ends]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row, with the model as its index: put several together with `pandas.concat`."""
+        """One row, with the model as its index; combine several with `pandas.concat`."""
         import pandas as pd
 
         row: dict[str, Any] = dict(self.facts()) | {law.law: law.error for law in self.laws}
@@ -190,7 +190,7 @@ def check(model: Model) -> CheckReport:
     """Take a model apart on a short prompt and measure how well its parts sum to its wholes.
 
     Every block is measured at the last of up to eight tokens, spread over the vocabulary. The model
-    is left as it was.
+    is not changed.
 
     Args:
         model: As for `flow_graph`.
@@ -199,7 +199,7 @@ def check(model: Model) -> CheckReport:
         What was found. A model that cannot be taken apart is no error: the verdict says why.
 
     Raises:
-        ModelError: a name that cannot be opened.
+        ModelError: a model name that cannot be opened.
     """
     model = model_given(model)
     laws: list[LawError] = []
@@ -226,7 +226,7 @@ def check(model: Model) -> CheckReport:
     except VisitError as error:
         reason = _one_line(str(error))
     except Exception as error:
-        # Whatever a model does that it should not is a reason not to trust its graph.
+        # Any unexpected failure is a reason not to trust a graph of this model.
         reason = _one_line(f"{type(error).__name__}: {error}")
         if note := releases.newer():
             reason += f". {note}"
@@ -251,7 +251,7 @@ def check(model: Model) -> CheckReport:
 
 
 def _prompt(view: ModelView) -> list[int]:
-    """Up to eight ids from all over the vocabulary, behind a BOS where the tokenizer has one."""
+    """Up to eight ids spread over the vocabulary, with a BOS first if the tokenizer has one."""
     size, n = int(view.model.cfg.d_vocab), min(_TOKENS, view.n_ctx)
     bos = getattr(getattr(view.model, "tokenizer", None), "bos_token_id", None)
     first = [bos] if isinstance(bos, int) and 0 <= bos < size else []
@@ -277,7 +277,7 @@ def _laws(view: ModelView, trace: Trace) -> list[LawError]:
 
 
 def _broken(laws: list[LawError], tolerance: float) -> str | None:
-    """What the first law that does not hold has to say; NaN holds nowhere."""
+    """The message for the first law that does not hold; an error of NaN does not hold."""
     for law in laws:
         if not law.error <= tolerance:
             return (
@@ -288,7 +288,7 @@ def _broken(laws: list[LawError], tolerance: float) -> str | None:
 
 
 def _missing(view: ModelView, ids: list[int]) -> tuple[str, ...]:
-    """Standard hooks of the first block that are not there or stay silent."""
+    """Standard hooks of the first block that are not there or do not fire."""
     wanted = [f"blocks.0.{name}" for name in _standard_hooks(view)]
     fired: set[str] = set()
 
@@ -302,7 +302,7 @@ def _missing(view: ModelView, ids: list[int]) -> tuple[str, ...]:
 
 
 def _standard_hooks(view: ModelView) -> Iterator[str]:
-    """What TransformerLens's documentation promises of a block of this kind."""
+    """The hooks that TransformerLens documents for a block of this kind."""
     between = not (view.parallel or view.attn_only)
     yield from (name for name in _STATES if between or name != "hook_resid_mid")
     yield "hook_attn_out"
@@ -316,7 +316,7 @@ def _standard_hooks(view: ModelView) -> Iterator[str]:
 
 
 def _patching(view: ModelView, ids: list[int]) -> str:
-    """The way of a patched run, tried on the last position of the first block."""
+    """The way in which patched runs are run, tried by patching block 0 at the last position."""
     kept = KeptRun(view, view.tokens.encode(ids, None))
     change = Write("blocks.0.hook_resid_pre", (len(ids) - 1,), torch.zeros(view.d_model))
     replay = Replay(kept, quiet=True)
@@ -331,7 +331,7 @@ def _patching(view: ModelView, ids: list[int]) -> str:
 
 
 def _generation(view: ModelView, ids: list[int]) -> str:
-    """What `model.generate` is worth here."""
+    """Compare `model.generate` with whole forward passes, and describe the result."""
     prompt, allowed = ids[: max(1, view.n_ctx - NEW_TOKENS)], conserve.tolerance(view)
     try:
         error = generation_error(view, prompt)

@@ -21,11 +21,11 @@ class InputError(VisitError):
 
 
 class ArgumentTypeError(InputError, TypeError):
-    """An argument of another type than the call takes, such as a text for a number."""
+    """An argument of the wrong type, such as a text where a number is expected."""
 
 
 class ArgumentValueError(InputError, ValueError):
-    """An argument of the right type that the call does not take, such as a count below 1."""
+    """An argument of the right type whose value is refused, such as a count below 1."""
 
 
 class DecompositionError(VisitError):
@@ -33,7 +33,7 @@ class DecompositionError(VisitError):
 
 
 class GraphError(VisitError):
-    """A graph file, node id or edge that is not what it says it is."""
+    """A graph file, node id or edge that is invalid, or not in the graph."""
 
 
 class FileError(VisitError):
@@ -41,11 +41,11 @@ class FileError(VisitError):
 
 
 class PerformanceWarning(UserWarning):
-    """Something is right but slower than it should be; says which way was taken, why, the cost."""
+    """The result is right, but a slower method was used; says which, why and at what cost."""
 
 
 def warn_caller(message: str, category: type[Warning]) -> None:
-    """Warn at the line outside of this package that led here."""
+    """Warn at the line of the caller's code from which this package was called."""
     package = __name__.partition(".")[0]
     frame, level, outside = sys._getframe(1), 2, 2
     while frame is not None:

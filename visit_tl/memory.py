@@ -1,4 +1,4 @@
-"""The peak of a process's memory while something runs."""
+"""Measure the peak memory while a function runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _T = TypeVar("_T")
 
 
 def peak_of(work: Callable[[], _T], device: torch.device) -> tuple[_T, int | None]:
-    """Run something, and see how far memory rose above where it was.
+    """Run a function and measure how far memory use rose above its value at the start.
 
     Args:
-        work: What is run.
-        device: Whose memory is watched: a GPU's, or the process's own.
+        work: The function to run.
+        device: The device whose memory is measured: a GPU, or the CPU for the process's memory.
 
     Returns:
-        What it gave, and the bytes; None where the system does not tell (only Linux does).
+        The result of `work`, and the rise in bytes; for the CPU, None on systems other than Linux,
+        which do not report it.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -30,7 +31,7 @@ def peak_of(work: Callable[[], _T], device: torch.device) -> tuple[_T, int | Non
         result = work()
         return result, torch.cuda.max_memory_allocated(device) - before
     try:
-        # Linux starts counting the peak anew, as its documentation of /proc says.
+        # Writing 5 makes Linux reset the peak (VmHWM), as its documentation of /proc says.
         _CLEAR.write_text("5")
         start = _kilobytes("VmRSS")
     except (OSError, ValueError):

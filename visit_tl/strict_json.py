@@ -1,4 +1,4 @@
-"""JSON as its standard has it: no NaN, no key twice in one object, and one error for all faults."""
+"""A strict JSON parser: no NaN, no repeated key in an object, one type of error for all faults."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text holds.
+    """Parse a JSON text strictly.
 
     Raises:
-        ValueError: it is no JSON, is cut off or nested too deep, has NaN or an infinity, a key
-            twice in one object, or an integer too long to read.
+        ValueError: the text is not JSON, is cut off or nested too deep, or has NaN, an infinity, a
+            repeated key in an object or an integer too long to read.
     """
     try:
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_each_key_once)
@@ -20,7 +20,7 @@ def parse_json(text: str) -> Any:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -28,5 +28,5 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {twice!r} is there twice in one object")
+        raise ValueError(f"the key {twice!r} appears twice in one object")
     return found

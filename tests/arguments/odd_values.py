@@ -106,7 +106,7 @@ def things():
         "visit_tl.circuits.prompts.baseline": {"model": words, "prompts": prompts},
         "visit_tl.studies.causes": {"model": words, "prompts": prompts},
         "visit_tl.studies.observe": {"model": words, "prompts": prompts},
-        "visit_tl.view.heads.heads": {"by": "norm"},
+        "visit_tl.view.figures.heads.heads": {"by": "norm"},
         "visit_tl.causal.Effects.onto": {"graph": graph},
     }
     objects = {
@@ -137,8 +137,8 @@ def unfit(name, argument, value):
 # Calls that share the code behind an argument; one of each is asked.
 ALIKE = {
     "visit_tl.flow_graph": "graph", "visit_tl.flow_graphs": "graph", "visit_tl.generate": "graph",
-    "visit_tl.FlowGraph.figure": "figure", "visit_tl.view.sankey.sankey": "figure",
-    "visit_tl.LensTable.figure": "lens", "visit_tl.view.lens_table.figure": "lens",
+    "visit_tl.FlowGraph.figure": "figure", "visit_tl.view.figures.sankey.sankey": "figure",
+    "visit_tl.LensTable.figure": "lens", "visit_tl.view.figures.lens_table.figure": "lens",
     "visit_tl.causal.faithfulness": "circuit", "visit_tl.causal.completeness": "circuit",
     "visit_tl.causal.minimality": "circuit", "visit_tl.causal.faithfulness_curve": "circuit",
     "visit_tl.causal.edge_effects": "edges", "visit_tl.causal.graph_edge_effects": "edges",

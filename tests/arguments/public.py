@@ -20,12 +20,12 @@ ROOMS = (
 
 # Reached through FlowGraph.figure and the like, with the options of the caller.
 VIEWS = (
-    "visit_tl.view.sankey:sankey",
-    "visit_tl.view.heads:heads",
-    "visit_tl.view.lens_table:figure",
-    "visit_tl.view.lens_table:text",
-    "visit_tl.view.neurons:neurons",
-    "visit_tl.view.neurons:text",
+    "visit_tl.view.figures.sankey:sankey",
+    "visit_tl.view.figures.heads:heads",
+    "visit_tl.view.figures.lens_table:figure",
+    "visit_tl.view.figures.lens_table:text",
+    "visit_tl.view.figures.neurons:neurons",
+    "visit_tl.view.figures.neurons:text",
     "visit_tl.view.text:text",
 )
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import visit_tl as vt
+from visit_tl import releases
 from visit_tl.arguments import releases_note
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Count, Model
-from visit_tl.model import releases
 
 A_TYPE, A_VALUE = vt.ArgumentTypeError, vt.ArgumentValueError
 

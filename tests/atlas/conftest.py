@@ -2,7 +2,7 @@
 
 import pytest
 
-from visit_tl.atlas import atlas as rooms
+from visit_tl.atlas import row_cache as rooms
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def forget():
 @pytest.fixture
 def reads(monkeypatch):
     """How many rows the lens was given, call by call."""
-    from visit_tl import lens
+    from visit_tl.lens import readout as lens
 
     counts, real = [], lens.read
 

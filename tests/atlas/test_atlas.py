@@ -8,8 +8,8 @@ import visit_tl as vt
 from tests import tiny
 from tests.architectures import ARCHITECTURES
 from visit_tl import InputError, ModelView
-from visit_tl.atlas.atlas import SETTING, Atlas, open_atlas
-from visit_tl.atlas.places import KINDS, Places
+from visit_tl.atlas.row_cache import SETTING, Atlas, open_atlas
+from visit_tl.atlas.weight_rows import KINDS, Places
 from visit_tl.graph.ids import NodeId
 
 STATIC = ("attn_neuron", "neuron_key", "neuron")
@@ -63,7 +63,7 @@ def test_prompts_that_are_read_together_read_no_row_twice(native, kept, reads):
 
 
 def test_rows_that_are_read_in_pieces_read_the_same(native, kept, monkeypatch):
-    from visit_tl.atlas import atlas as rooms
+    from visit_tl.atlas import row_cache as rooms
 
     asked = {"target": ["b", "c", "b"], "verbose": False}
     prompts = ["a b c a", "c b a b", "c c a"]
@@ -173,14 +173,14 @@ def test_an_unknown_setting_is_named(native, kept, monkeypatch):
 
 
 def test_small_vocabularies_are_not_kept(native, kept, monkeypatch):
-    from visit_tl.atlas import atlas as rooms
+    from visit_tl.atlas import row_cache as rooms
 
     monkeypatch.setattr(rooms, "_WORTH", 2**22)
     assert open_atlas(ModelView(native), 5) is None
 
 
 def test_memory_is_bounded_and_what_is_forgotten_is_read_again(native, kept, monkeypatch):
-    from visit_tl.atlas import atlas as rooms
+    from visit_tl.atlas import row_cache as rooms
 
     monkeypatch.setattr(rooms, "_IN_MEMORY", 1)
     view = ModelView(native)

@@ -14,8 +14,8 @@ from safetensors.numpy import load, save
 import visit_tl as vt
 from visit_tl import ModelView
 from visit_tl.atlas import files
-from visit_tl.atlas.atlas import open_atlas
-from visit_tl.model.cache_dir import CacheWarning
+from visit_tl.atlas.row_cache import open_atlas
+from visit_tl.cache_dir import CacheWarning
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_file_that_is_not_ours_is_read_anew_with_a_word(native, made, forget, 
     graph, path = made
     tampered(path, change)
     forget()
-    with pytest.warns(CacheWarning, match="no sheet of the atlas as it was left"):
+    with pytest.warns(CacheWarning, match="not a sheet of the atlas, or is damaged"):
         assert again(native) == graph
     forget()
     assert again(native) == graph  # and without a word
@@ -108,7 +108,7 @@ def test_a_flipped_bit_is_seen(native, made, forget):
     data[-5] ^= 1
     path.write_bytes(data)
     forget()
-    with pytest.warns(CacheWarning, match="do not have the sum"):
+    with pytest.warns(CacheWarning, match="do not match its checksum"):
         assert again(native) == graph
 
 
@@ -149,8 +149,8 @@ def test_processes_share_what_they_learn(native, made, forget, reads, tmp_path):
     graph, path = made
     before = path.read_bytes()
     code = (
-        "import visit_tl as vt; from tests import tiny; from visit_tl.atlas import atlas\n"
-        "atlas._WORTH = 0\n"
+        "import visit_tl as vt; from tests import tiny; from visit_tl.atlas import row_cache\n"
+        "row_cache._WORTH = 0\n"
         "vt.flow_graph(tiny.native(), 'c c b', target='b')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from tests import tiny
-from visit_tl import InputError, ModelView, lens
-from visit_tl.bench import bench
-from visit_tl.machine import processor
+from visit_tl import InputError, ModelView
+from visit_tl.bench.run import bench
+from visit_tl.lens import readout as lens
+from visit_tl.lens.machine import processor
 from visit_tl.memory import peak_of
 
 linux = pytest.mark.skipif(

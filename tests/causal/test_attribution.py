@@ -8,8 +8,8 @@ import torch
 from tests import tiny
 from tests.architectures import ARCHITECTURES
 from visit_tl import DecompositionError, InputError, ModelView, Trace, flow_graph
-from visit_tl.causal.attribution import PARTS, attribute, attribute_trace
-from visit_tl.causal.shares import split_transform
+from visit_tl.causal.attribution.direct import PARTS, attribute, attribute_trace
+from visit_tl.causal.attribution.logit_parts import split_transform
 from visit_tl.graph.ids import NodeId
 
 IDS = [0, 3, 5, 7, 11]

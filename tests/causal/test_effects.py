@@ -11,7 +11,7 @@ from tests import tiny
 from tests.conftest import MAKERS, made
 from visit_tl import FileError, GraphError, InputError, ModelView, NodeId
 from visit_tl.causal.metrics import kl, logit_difference, probability
-from visit_tl.causal.sweep import effects
+from visit_tl.causal.patching.node_effects import effects
 from visit_tl.graph.records import Effect
 
 CLEAN = [0, 1, 2, 3, 4, 5, 6]
@@ -537,7 +537,7 @@ def test_a_file_that_is_no_progress_is_refused(tmp_path):
         ({"how": "zero", "mean_over": [OTHER]}, "go together; one is missing"),
         ({"how": "average"}, "how='average' is not known; choose 'resample', 'mean', 'zero'"),
         ({"how": "zero", "direction": "back"}, "direction='back' is not known"),
-        ({"how": "zero", "direction": "denoise", "corrupted": OTHER}, "has no how='zero'"),
+        ({"how": "zero", "direction": "denoise", "corrupted": OTHER}, "how='resample', not 'zero'"),
         ({"how": "zero", "screen": "gradient"}, "screen='gradient' is not known"),
         ({"how": "zero", "top": -1}, "top must be an integer of at least 0, got -1"),
         ({"how": "zero", "positions": 7}, r"position 7 is outside the prompt, which has 7"),

@@ -15,17 +15,17 @@ from tests import tiny
 from tests.architectures import ARCHITECTURES
 from tests.conftest import made
 from visit_tl import InputError, ModelView, flow_graph
-from visit_tl.causal.candidates import candidate, without
-from visit_tl.causal.choice import shape_of
-from visit_tl.causal.circuit import CircuitRun
-from visit_tl.causal.curve import MIB_BUDGETS, area, faithfulness_curve, rank
-from visit_tl.causal.faithful import completeness, faithfulness, minimality
+from visit_tl.causal.circuit.candidates import candidate, without
+from visit_tl.causal.circuit.circuit_run import CircuitRun
+from visit_tl.causal.circuit.faithfulness_by_size import MIB_BUDGETS, area, faithfulness_curve, rank
+from visit_tl.causal.circuit.faithfulness_scores import completeness, faithfulness, minimality
 from visit_tl.causal.metrics import logit_difference
-from visit_tl.causal.paths import edge_effects
-from visit_tl.causal.writes import Writes, WrittenRun
-from visit_tl.circuits.edges import Shape, model_edges
-from visit_tl.circuits.names import Edge, Part
-from visit_tl.circuits.references import load
+from visit_tl.causal.paths.chosen_edges import shape_of
+from visit_tl.causal.paths.path_patching import edge_effects
+from visit_tl.causal.residual_writes import Writes, WrittenRun
+from visit_tl.circuits.known_circuits import load
+from visit_tl.graph.circuit_edges import Shape, model_edges
+from visit_tl.graph.circuit_parts import Edge, Part
 
 CLEAN, CORRUPTED = [0, 3, 5, 7, 11], [0, 3, 6, 2, 11]
 PAIRS = [(CLEAN, CORRUPTED), ([0, 4, 8, 1, 2], [0, 5, 8, 6, 2])]

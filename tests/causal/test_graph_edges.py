@@ -5,11 +5,11 @@ import torch
 
 from tests.conftest import made
 from visit_tl import InputError, ModelView, flow_graph
-from visit_tl.causal.bundles import bundle
-from visit_tl.causal.choice import shape_of
-from visit_tl.causal.graph_edges import graph_edge_effects
+from visit_tl.causal.circuit.edge_bundles import bundle
+from visit_tl.causal.circuit.edges_of_graph import graph_edge_effects
 from visit_tl.causal.metrics import logit_difference
-from visit_tl.circuits.edges import Shape, model_edges
+from visit_tl.causal.paths.chosen_edges import shape_of
+from visit_tl.graph.circuit_edges import Shape, model_edges
 from visit_tl.graph.ids import NodeId
 
 CLEAN, CORRUPTED = [0, 3, 5, 7, 11], [0, 3, 6, 2, 8]

@@ -10,13 +10,13 @@ from tests import tiny
 from tests.architectures import ARCHITECTURES
 from tests.conftest import MAKERS
 from visit_tl import InputError, ModelError, ModelView, flow_graph
-from visit_tl.causal.blocks import BlockRows
-from visit_tl.causal.choice import choose, shape_of
 from visit_tl.causal.metrics import logit_difference
-from visit_tl.causal.paths import edge_effects
-from visit_tl.causal.writes import WrittenRun
-from visit_tl.circuits.edges import model_edges
-from visit_tl.circuits.names import Edge, Part
+from visit_tl.causal.patching.block_replay import BlockRows
+from visit_tl.causal.paths.chosen_edges import choose, shape_of
+from visit_tl.causal.paths.path_patching import edge_effects
+from visit_tl.causal.residual_writes import WrittenRun
+from visit_tl.graph.circuit_edges import model_edges
+from visit_tl.graph.circuit_parts import Edge, Part
 
 CLEAN, CORRUPTED = [0, 3, 5, 7, 11], [0, 3, 6, 2, 11]
 OTHERS = [CORRUPTED, [0, 1, 2, 4, 8], [0, 9, 9, 1, 3]]
@@ -265,7 +265,7 @@ def test_the_table_and_the_strongest(native):
     floor = min(abs(effects[e]) for e in top)
     assert sum(abs(v) >= floor for v in effects.values) == 3
     assert set(effects.with_effect(floor)) == set(top[:2])
-    with pytest.raises(InputError, match=r"k is 1000; 0\.\.\d+ edges were measured"):
+    with pytest.raises(InputError, match=r"k is 1000; it must be in 0\.\.\d+, the number of edges"):
         effects.top(1000)
 
 

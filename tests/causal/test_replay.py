@@ -13,11 +13,11 @@ import visit_tl
 from tests import tiny
 from tests.conftest import MAKERS, made
 from visit_tl import InputError, ModelError, ModelView, PerformanceWarning
-from visit_tl.causal.replay import Replay
-from visit_tl.model.block_calls import BlockCalls
-from visit_tl.model.past import Past
-from visit_tl.model.patch import Write
-from visit_tl.model.replay import KeptRun
+from visit_tl.causal.patching.batched_runs import Replay
+from visit_tl.model.replay.block_calls import BlockCalls
+from visit_tl.model.replay.kept_run import KeptRun
+from visit_tl.model.replay.past import Past
+from visit_tl.model.replay.patch import Write
 
 IDS = [0, 1, 2, 3, 4, 5, 6]
 N = len(IDS)
@@ -300,7 +300,7 @@ def test_a_callers_hook_that_depends_on_the_batch_leaves_only_the_whole_model():
 
 
 def test_batches_of_every_size_give_the_same(monkeypatch):
-    from visit_tl.causal import replay as room
+    from visit_tl.causal.patching import batched_runs as room
 
     run = kept(made("llama"))
     runs = [[write] for at in (N - 1, N - 3) for write in writes(run.view, at)]

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.tracr import compiled
-from visit_tl.causal.choice import shape_of
-from visit_tl.causal.pairs import Pairs
-from visit_tl.causal.paths import edge_effects
-from visit_tl.circuits.edges import model_edges
-from visit_tl.circuits.names import Edge
+from visit_tl.causal.circuit.prompt_pairs import Pairs
+from visit_tl.causal.paths.chosen_edges import shape_of
+from visit_tl.causal.paths.path_patching import edge_effects
+from visit_tl.graph.circuit_edges import model_edges
+from visit_tl.graph.circuit_parts import Edge
 
 NAMES = ("reverse", "xproportion", "hist", "sort")
 

@@ -12,12 +12,12 @@ import torch
 
 from tests import tiny
 from visit_tl import flow_graph
-from visit_tl.causal.edges import EdgeEffects
-from visit_tl.causal.measured import Effects
+from visit_tl.causal.patching.effects_result import Effects
+from visit_tl.causal.paths.edge_effects_result import EdgeEffects
 from visit_tl.circuits import Edge, Part, Reference, compare, load
-from visit_tl.circuits.edges import Shape, model_edges
 from visit_tl.errors import GraphError, InputError
-from visit_tl.graph.flow import FlowGraph
+from visit_tl.flow import FlowGraph
+from visit_tl.graph.circuit_edges import Shape, model_edges
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Effect, Hidden, Node, TokenProb
 
@@ -349,8 +349,8 @@ def test_a_reference_of_another_shape_names_the_heads_out_of_range():
         ({}, {}, "the mapping of scores is empty"),
         ({"3.0": 1.0, "0.2": 1.0}, {}, "L3H0, L0H2 are out of range of small-truth"),
         ({"m3->logits": 1.0}, {}, "m3 are out of range of small-truth, which is of small, 3 lay"),
-        ({"0.1": 1.0, "a0.h1": 2.0}, {}, "'a0.h1' and '0.1' are one and the same"),
-        ({"0.1->m1": 1.0, "a0.h1->m1": 2.0}, {}, "are one and the same; give it one score"),
+        ({"0.1": 1.0, "a0.h1": 2.0}, {}, "'a0.h1' and '0.1' are the same head or edge"),
+        ({"0.1->m1": 1.0, "a0.h1->m1": 2.0}, {}, "are the same head or edge; give it one score"),
         ({"0.1": 1.0, "0.1->m1": 1.0}, {}, "cannot be mixed: '0.1' and '0.1->m1'"),
         ({"m1": 1.0}, {}, "none of m1 is a head"),
         ({"0.1": None}, {}, "the score of L0H1 is None, not a number"),
@@ -375,10 +375,10 @@ def test_names_that_cannot_be_read_and_codings_that_lack_something():
         compare({"x1": 1.0}, SMALL)
     with pytest.raises(
         InputError,
-        match=r"ioi-wang-2022 codes no edges.*: ioi-acdc-1041, ioi-acdc-182, ioi-acdc-963",
+        match=r"ioi-wang-2022 lists no edges.*: ioi-acdc-1041, ioi-acdc-182, ioi-acdc-963",
     ):
         compare({"a0.h1->m1": 1.0}, "ioi-wang-2022")
-    with pytest.raises(InputError, match="small-truth codes no heads, so scores of heads have no"):
+    with pytest.raises(InputError, match="small-truth lists no heads to compare scores of heads"):
         compare(SCORES, replace(SMALL, classes={}))
     with pytest.raises(InputError, match="'nothing' is no reference circuit"):
         compare(SCORES, "nothing")

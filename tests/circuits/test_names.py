@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visit_tl.circuits.acdc import read_edge
-from visit_tl.circuits.names import HEAD_INPUTS, Edge, Part, is_edge, parse_end
 from visit_tl.errors import GraphError
+from visit_tl.graph.circuit_parts import HEAD_INPUTS, Edge, Part, is_edge, parse_end
 from visit_tl.graph.ids import NodeId
 
 HEAD = Part("head", 9, 6)
@@ -87,7 +86,7 @@ class TorchIndex:
 
 def test_the_edges_inside_heads_that_acdc_counts():
     index = TorchIndex([None, None, 6])
-    edge = read_edge("blocks.9.attn.hook_q", index, "blocks.9.hook_q_input", index)
+    edge = Edge.parse(("blocks.9.attn.hook_q", index, "blocks.9.hook_q_input", index))
     assert (edge.source, edge.target, edge.input, edge.internal) == (HEAD, HEAD, "q", True)
     assert str(edge) == "L9H6->L9H6<q>"
     assert not Edge.parse("a8.h6->a9.h6<q>").internal

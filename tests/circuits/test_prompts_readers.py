@@ -94,7 +94,7 @@ GOOD = eap_row(0, "Mary", "John", "Zed")
         (["clean,corrupted,x", "a,b,3"], r"no column 'correct_idx', 'incorrect_idx'; it has"),
         ([HEAD, GOOD[:-1] + "x"], r"pair 0 of .*is no token id and no list of them"),
         ([HEAD, GOOD + "9999"], r"'incorrect_idx': token id \d+9999 is outside.*another tokenizer"),
-        ([HEAD, GOOD + ".5"], r"token ids are integers of 0 and more, but it has \d+\.5"),
+        ([HEAD, GOOD + ".5"], r"token ids are integers of at least 0, but it has \d+\.5"),
         (
             [HEAD, GOOD, GOOD.replace("Zed gave a", "Zed and Val gave a")],
             r"pair 1 of .* \(.*\): the clean prompt has 15 tokens and the corrupted one "
@@ -219,7 +219,7 @@ def test_prompts_of_token_ids_need_no_tokenizer(tmp_path):
         ([auto_row(answers=[[1, 2]])], {}, "an answer for each of several positions"),
         ([auto_row(answers=[10**6])], {}, "token id 1000000 is outside.*another tokenizer"),
         ([auto_row(clean=[])], {}, "a prompt is text or a list of token ids; got \\[\\]"),
-        ([auto_row(clean=["a"])], {}, "token ids are integers of 0 and more, but it has 'a'"),
+        ([auto_row(clean=["a"])], {}, "token ids are integers of at least 0, but it has 'a'"),
         ([auto_row()], {"word_idxs": {"S2": -1}}, "word_idxs names token positions"),
         ([auto_row()], {"word_idxs": {"S2": 9}}, "does not tell whether its word_idxs count a BOS"),
         ([auto_row()], {"word_idxs": {"end": 9}}, "puts the end at 9, but its prompts have 15"),
@@ -308,7 +308,7 @@ def test_the_dataset_gets_every_corruption_where_it_has_the_names():
             {"text": "a Qqq", "IO": " Qqq", "S": " John"},
             r"sample 0 .*: the name 'Qqq' is not a",
         ),
-        ({"text": "a"}, r"expected a dict of the texts text, IO and S"),
+        ({"text": "a"}, r"expected a dict with the texts 'text', 'IO' and 'S'"),
         ("a", r"sample 0 of the dataset: it is 'a'"),
     ],
 )

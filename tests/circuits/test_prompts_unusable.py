@@ -213,7 +213,7 @@ def test_ids_inside_the_vocabulary_too_if_each_word_has_an_id_of_its_own(tmp_pat
 )
 def test_what_could_be_answers_of_another_kind_is_refused(tmp_path, rows):
     path = csv(tmp_path, *rows)
-    with pytest.raises(InputError, match=r"pair 0 .*but the words say 'Mary'.*nothing tells"):
+    with pytest.raises(InputError, match=r"pair 0 .*but the words say 'Mary'.*it is unclear"):
         read_eap_ig(path, WORDS)
     assert read_eap_ig(path, WORDS, ioi=False)[0].answers == (7,)
     assert read_eap_ig(path, WORDS, ioi=True)[0].answers == (name("Mary"),)

@@ -10,9 +10,9 @@ import pytest
 
 from visit_tl import circuits
 from visit_tl.circuits import Edge, Part, Reference, available, load
-from visit_tl.circuits.edges import Shape, inside, model_edges
-from visit_tl.circuits.references import codings_of
+from visit_tl.circuits.known_circuits import codings_of
 from visit_tl.errors import FileError, GraphError, InputError
+from visit_tl.graph.circuit_edges import Shape, inside, model_edges
 
 # Name, layers x heads, heads, MLPs, edges.
 SHIPPED = [
@@ -308,7 +308,7 @@ def changed(path, value):
         (("heads", "late"), ["2.0", "0.1"], "L0H1 is in '<b>early' and in 'late'"),
         (("heads", "late"), ["3.0", "2.2"], "small has 3 layers x 2 heads, but not L3H0, L2H2"),
         (("heads", "late"), ["x"], "'x' is no part of a circuit"),
-        (("heads", "mlps"), ["2.1"], "a class cannot be called 'mlps', a word of the rules"),
+        (("heads", "mlps"), ["2.1"], "a class cannot be called 'mlps', a word that edge"),
         (("mlps", "late"), ["m2"], "'late' is the name of a class of heads and of a group of MLPs"),
         (("mlps", "middle"), ["0.0"], "mlps.middle: '0.0' is no mlp"),
         (("edges", "lists"), [], "edges has no 'lists'; it may have rules, list, internal"),
@@ -322,8 +322,8 @@ def changed(path, value):
         (("edges", "rules", 0, "from"), ["erly"], "'erly' is no part of a circuit"),
         (("edges", "rules", 0, "inputs"), "vv", r"edges.rules\[0\].inputs must be letters of qkv"),
         (("edges", "rules", 0, "inputs"), "o", r"must be letters of qkv, got 'o'"),
-        (("edges", "rules", 0, "inputs"), None, "ends at heads and must say at which inputs"),
-        (("counts", "edges"), 9, "counts.edges is 9, but what it lists makes 8"),
+        (("edges", "rules", 0, "inputs"), None, "heads as targets and must say at which inputs"),
+        (("counts", "edges"), 9, "counts.edges is 9, but the file lists 8"),
         (("counts", "head"), 2, "counts has no 'head'; it may have heads, mlps, edges"),
     ],
 )

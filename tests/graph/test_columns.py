@@ -10,11 +10,11 @@ from hypothesis import given, settings
 
 import visit_tl as vt
 from visit_tl import GraphError, InputError, NodeId
-from visit_tl.graph.export import from_json, to_json
-from visit_tl.graph.follow import Read, block_size, choose
-from visit_tl.graph.prune import Budget
+from visit_tl.graph.io.json_format import from_json, to_json
+from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
-from visit_tl.trace import Trace
+from visit_tl.xray.budget import Budget
+from visit_tl.xray.memories import Read, block_size, choose
 
 PROMPT = "a b c d e"
 

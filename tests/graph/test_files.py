@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 import visit_tl as vt
-from visit_tl import FileError, FlowGraph, GraphError, InputError, VisitError
-from visit_tl.graph import files
+from visit_tl import FileError, FlowGraph, GraphError, InputError, VisitError, files, saving
 
 
 @pytest.fixture(scope="module")
@@ -209,10 +208,10 @@ def test_what_is_not_installed_is_said_before_the_work_is_done(graph, tmp_path, 
     monkeypatch.setattr(metadata, "version", missing)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
     with pytest.raises(FileError, match=r"pip install 'visit-tl\[parquet\]', or .* as \.csv"):
-        files.check(tmp_path / "g.parquet")
+        saving.check(tmp_path / "g.parquet")
     for name in ("g.png", "g.pdf"):
         with pytest.raises(FileError, match=r"is not installed: pip install 'visit-tl\[image\]'"):
-            files.check(tmp_path / name)
+            saving.check(tmp_path / name)
     monkeypatch.setattr(metadata, "version", lambda name: "0.2.1")
     with pytest.raises(FileError, match=r"kaleido 1\.0 or newer, which is 0\.2\.1, which is too"):
         graph.save(tmp_path / "g.png")

@@ -105,10 +105,10 @@ def test_the_table_of_nodes_has_a_row_for_each(graph):
 
 def test_edges_must_join_nodes_of_the_graph_in_the_order_of_the_pass(graph):
     outside = Edge(NodeId("head", 7, 7), NodeId("logits"), "flow", 1.0)
-    with pytest.raises(GraphError, match="ends at L7H7, which is no node of this graph"):
+    with pytest.raises(GraphError, match="ends at L7H7, which is not a node of this graph"):
         replace(graph, edges=(*graph.edges, outside))
     backwards = Edge(NodeId("logits"), NodeId("resid_pre", 0), "flow", 1.0)
     with pytest.raises(GraphError, match="runs against the forward pass"):
         replace(graph, edges=(*graph.edges, backwards))
-    with pytest.raises(GraphError, match=r"L0\.resid_pre is there twice"):
+    with pytest.raises(GraphError, match=r"L0\.resid_pre appears twice"):
         replace(graph, nodes=(*graph.nodes, graph.nodes[0]))

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 import visit_tl as vt
 from tests.view.synthetic import HOSTILE, hostile, realistic
 from tests.view.test_any_graph import build, specs
-from visit_tl.graph.networks import dot, graphml
+from visit_tl.escaping import carried
+from visit_tl.graph.io.networks import graphml
 from visit_tl.graph.records import Edge, Effect
-from visit_tl.view.labels import carried
+from visit_tl.view.dot import dot
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 import visit_tl as vt
 from tests.view.synthetic import hostile, realistic
 from tests.view.test_any_graph import build, specs
-from visit_tl.graph.neuronpedia import to_neuronpedia
+from visit_tl.graph.io.neuronpedia import to_neuronpedia
 from visit_tl.graph.records import Effect
 
 TEXT, WHOLE, NUMBER = {"type": "string"}, {"type": "integer"}, {"type": "number"}

@@ -7,7 +7,7 @@ import torch
 
 import visit_tl as vt
 from visit_tl import InputError
-from visit_tl.graph.export import from_json, to_json
+from visit_tl.graph.io.json_format import from_json, to_json
 
 PROMPT = "a b c d"
 

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 import visit_tl as vt
 from visit_tl import InputError
-from visit_tl.graph import prune
+from visit_tl.xray import budget as prune
 
 SCORES = hnp.arrays("float32", st.integers(1, 60), elements=st.floats(-9, 9, width=32).map(round))
 

@@ -9,9 +9,9 @@ import pytest
 
 import visit_tl as vt
 from tests.view.synthetic import hostile
-from visit_tl.graph import sheets
+from visit_tl.escaping import carried
+from visit_tl.graph.io import csv_parquet as sheets
 from visit_tl.graph.records import Effect
-from visit_tl.view.labels import carried
 
 
 @pytest.fixture(scope="module")

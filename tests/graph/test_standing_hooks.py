@@ -10,8 +10,8 @@ import visit_tl as vt
 from tests import tiny
 from tests.conftest import MAKERS
 from visit_tl import DecompositionError, GraphError, InputError
-from visit_tl.graph.export import from_json, to_json
-from visit_tl.model.standing import left_on
+from visit_tl.graph.io.json_format import from_json, to_json
+from visit_tl.model.standing_hooks import left_on
 
 PROMPT = "a b c d"
 Z = "blocks.0.attn.hook_z"
@@ -202,7 +202,7 @@ def test_a_graph_is_not_asked_again_once_the_hooks_are_others(native):
     with again, refused:
         patched.lens_table()
     with pytest.raises(GraphError, match="patched run"):
-        from_json(to_json(patched)).lens_table(model=native)
+        vt.FlowGraph.of(from_json(to_json(patched))).lens_table(model=native)
     assert clean.lens_table().patched == ()
 
 

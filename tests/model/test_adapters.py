@@ -9,9 +9,9 @@ import torch
 import visit_tl as vt
 from tests import tiny
 from visit_tl import GraphError, ModelError, ModelView
-from visit_tl.atlas import atlas as rooms
+from visit_tl.atlas import row_cache as rooms
 from visit_tl.atlas.fingerprint import fingerprint
-from visit_tl.atlas.places import Places
+from visit_tl.atlas.weight_rows import Places
 from visit_tl.causal.metrics import logit_difference
 
 peft = pytest.importorskip("peft")
@@ -260,13 +260,13 @@ def test_weights_edited_in_place_are_read_anew():
     model = adapted()
     ours = opened(model)
     view, first = ModelView(ours), graph_of(ours)
-    vt.trace.Trace.run(view, view.tokens.encode(IDS, None))
+    vt.Trace.run(view, view.tokens.encode(IDS, None))
     before = view.weights(0).W_O.clone()
     for parameter in model.parameters():
         parameter.data.mul_(1.5)
     assert not same(graph_of(ours), first)
     # Also by a view that was there before: the next run shows that the layer gives something else.
-    vt.trace.Trace.run(view, view.tokens.encode(IDS, None))
+    vt.Trace.run(view, view.tokens.encode(IDS, None))
     assert not torch.allclose(view.weights(0).W_O, before)
     require_same_weights(*both(adapted()))
 
@@ -459,7 +459,7 @@ def test_an_adapter_that_acts_on_some_positions_only_is_refused():
 def test_an_adapter_in_the_prompt_is_refused(kind):
     config = getattr(peft, kind)(num_virtual_tokens=3, task_type="CAUSAL_LM")
     ours = bridge("tiny-llama", quietly(peft.get_peft_model, tiny.hf_llama(), config).eval())
-    with pytest.raises(ModelError, match=f"{kind}.*no token stands for"):
+    with pytest.raises(ModelError, match=f"{kind}.*belong to no token"):
         graph_of(ours)
 
 

@@ -150,7 +150,7 @@ def test_a_model_that_came_from_nowhere_needs_a_tokenizer():
 
 
 def test_what_is_no_tokenizer_is_refused():
-    with pytest.raises(vt.InputError, match="is a tokenizer of transformers, got str"):
+    with pytest.raises(vt.InputError, match="must be a tokenizer of transformers, got str"):
         vt.load_model(tiny.hf_llama(), tokenizer="gpt2", verbose=False)
 
 
@@ -159,7 +159,7 @@ def test_what_is_no_tokenizer_is_refused():
 
 def test_a_model_of_transformers_is_no_argument_of_a_graph():
     with pytest.raises(
-        vt.ModelError, match=r"it is a model of transformers: pass what visit_tl\.load_model\(model"
+        vt.ModelError, match=r"a model of transformers: pass the result of visit_tl\.load_model\("
     ):
         vt.flow_graph(tiny.hf_llama(), IDS)
 

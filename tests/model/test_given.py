@@ -15,8 +15,9 @@ from visit_tl.circuits.prompts import baseline
 from visit_tl.circuits.prompts.pair import PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.tokenizing import open_tokens
-from visit_tl.model import kept, load
-from visit_tl.model.given import model_given
+from visit_tl.model import load
+from visit_tl.model import opened_models as kept
+from visit_tl.model.given_model import model_given
 
 IDS = [0, 1, 12, 3, 13, 5]
 OTHER = [0, 2, 12, 4, 14, 6]

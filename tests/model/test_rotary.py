@@ -48,9 +48,9 @@ def test_the_transpose_undoes_the_turn_and_keeps_inner_products():
 def test_tables_in_no_known_layout_are_refused():
     cos, sin = torch.rand(N, D_HEAD), torch.rand(N, D_HEAD)
     query, keys = torch.randn(HEADS, D_HEAD), torch.randn(N, HEADS, D_HEAD)
-    with pytest.raises(ModelError, match="the rotary tables of here do not give the attention"):
+    with pytest.raises(ModelError, match="of here do not reproduce the model's attention"):
         find_pairing([(cos, sin)], query, keys, torch.rand(HEADS, N).softmax(-1), "here")
-    with pytest.raises(ModelError, match="do not turn hook_q into hook_rot_q"):
+    with pytest.raises(ModelError, match="do not rotate hook_q into hook_rot_q"):
         find_rotation(cos[1], sin[1], query, torch.randn(HEADS, D_HEAD), "here")
 
 

@@ -12,7 +12,7 @@ import torch
 
 from tests.circuits import prompt_tokenizers
 from visit_tl import InputError, ModelView, flow_graph
-from visit_tl.causal.attribution import attribute
+from visit_tl.causal.attribution.direct import attribute
 from visit_tl.circuits.prompts import ioi
 from visit_tl.studies import HeadScores, causes, observe
 
@@ -242,7 +242,7 @@ def test_top_takes_the_largest_and_never_what_was_not_measured():
     scores = record(effect=[[[-3, 2], [math.nan, 2]]])
     assert [str(i) for i in scores.top("effect", 2)] == ["L0H1", "L1H1"]
     assert [str(i) for i in scores.top("effect", 1, absolute=True)] == ["L0H0"]
-    with pytest.raises(InputError, match=r"k is 4, but 1\.\.3 heads have the score 'effect'"):
+    with pytest.raises(InputError, match=r"k is 4, but only 3 heads have the score 'effect'"):
         scores.top("effect", 4)
 
 

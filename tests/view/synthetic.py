@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from visit_tl.graph.flow import FlowGraph
+from visit_tl.flow import FlowGraph
 from visit_tl.graph.ids import KINDS, NodeId
 from visit_tl.graph.records import Edge, Hidden, Hook, Node, TokenProb
 

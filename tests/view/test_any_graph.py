@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from tests.view.synthetic import HOSTILE
 from tests.view.test_layout import check
-from visit_tl.graph.flow import FlowGraph
+from visit_tl.escaping import columns
+from visit_tl.flow import FlowGraph
 from visit_tl.graph.ids import KINDS, NodeId
 from visit_tl.graph.records import EDGE_KINDS, Column, Edge, Hidden, Node, TokenProb
-from visit_tl.view.labels import columns
+from visit_tl.view.figures.sankey import sankey
 from visit_tl.view.notebook import notebook_html
-from visit_tl.view.page import page
-from visit_tl.view.page_assets import colours, script
-from visit_tl.view.payload import payload, to_json
-from visit_tl.view.sankey import sankey
+from visit_tl.view.page.asset_files import colours, script
+from visit_tl.view.page.document import page
+from visit_tl.view.page.payload import payload, to_json
 from visit_tl.view.text import WIDTH, text
 
 texts = st.sampled_from(HOSTILE) | st.text(max_size=6)

@@ -10,13 +10,13 @@ import pytest
 
 from tests.view.browsing import SHOTS, SIZES
 from tests.view.synthetic import HOSTILE, hostile, realistic
+from visit_tl.escaping import visible
 from visit_tl.graph.ids import KINDS
 from visit_tl.view.attention import attention
-from visit_tl.view.labels import visible
+from visit_tl.view.figures.sankey import sankey
 from visit_tl.view.layout import layout
 from visit_tl.view.notebook import notebook_html
-from visit_tl.view.page import page
-from visit_tl.view.sankey import sankey
+from visit_tl.view.page.document import page
 
 pytestmark = pytest.mark.browser
 

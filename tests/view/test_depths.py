@@ -6,7 +6,7 @@ import pytest
 
 from tests.view.synthetic import realistic
 from tests.view.test_layout import check
-from visit_tl.view.depths import BLOCK_KINDS, block_widths, blocks
+from visit_tl.view.page.block_depths import BLOCK_KINDS, block_widths, blocks
 from visit_tl.view.widths import strengths
 
 

@@ -4,12 +4,12 @@ import pytest
 
 from tests.view.synthetic import realistic
 from visit_tl import InputError
-from visit_tl.states import of_graph
-from visit_tl.view.figures import KINDS, figure
-from visit_tl.view.heads import heads
-from visit_tl.view.lens_table import figure as lens
-from visit_tl.view.neurons import neurons
-from visit_tl.view.sankey import sankey
+from visit_tl.graph.state_table import of_graph
+from visit_tl.view.figures.heads import heads
+from visit_tl.view.figures.kinds import KINDS, figure
+from visit_tl.view.figures.lens_table import figure as lens
+from visit_tl.view.figures.neurons import neurons
+from visit_tl.view.figures.sankey import sankey
 
 
 def test_each_kind_is_its_view():

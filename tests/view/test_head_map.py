@@ -13,9 +13,9 @@ import torch
 from tests.view.browsing import SHOTS
 from tests.view.test_style import VISION, rgb, seen
 from visit_tl.circuits import Part, Reference, load
-from visit_tl.circuits.edges import Shape
 from visit_tl.errors import InputError
-from visit_tl.view.head_map import CLASS_COLOURS, SHAPES, class_marks, head_map
+from visit_tl.graph.circuit_edges import Shape
+from visit_tl.view.figures.head_map import CLASS_COLOURS, SHAPES, class_marks, head_map
 from visit_tl.view.style import PALETTES, palette
 
 SCORES = [[0.5, 1.0, math.nan], [2.0, -1.0, 0.0]]

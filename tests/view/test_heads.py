@@ -9,7 +9,7 @@ import pytest
 import visit_tl as vt
 from visit_tl import InputError
 from visit_tl.graph.records import Effect
-from visit_tl.view.heads import heads
+from visit_tl.view.figures.heads import heads
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_attention_to_a_token_is_that_of_all_positions_where_it_stands():
 
 
 def test_what_was_not_measured_is_not_drawn(graph):
-    with pytest.raises(InputError, match="no head of this graph has its effect measured"):
+    with pytest.raises(InputError, match="no head of this graph has a measured effect"):
         graph.figure(kind="heads", by="effect")
     with pytest.raises(InputError, match=r"drawn by rank, prob, norm, .*; got 'size'"):
         graph.figure(kind="heads", by="size")

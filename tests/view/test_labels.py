@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.view.synthetic import HOSTILE
-from visit_tl.view.labels import clip, clip_start, columns, for_html, for_plotly, pad, visible
+from visit_tl.escaping import clip, clip_start, columns, for_html, for_plotly, pad, visible
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_every_character_that_turns_words_round_is_in_the_blocks_that_are_looked
     import sys
     import unicodedata
 
-    from visit_tl.view.labels import _MAY_TURN, _RIGHT_TO_LEFT
+    from visit_tl.escaping import _MAY_TURN, _RIGHT_TO_LEFT
 
     turning = [
         c

@@ -11,11 +11,11 @@ from tests.view.synthetic import D_VOCAB, HOSTILE, WORDS, hostile, realistic
 from tests.view.test_any_graph import build, specs
 from tests.view.test_style import linear, rgb
 from visit_tl import InputError
+from visit_tl.escaping import columns, for_plotly, visible
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Node, TokenProb
-from visit_tl.states import LensTable, of_graph
-from visit_tl.view.labels import columns, for_plotly, visible
-from visit_tl.view.lens_table import NUMBERS, figure, ink, text
+from visit_tl.graph.state_table import LensTable, of_graph
+from visit_tl.view.figures.lens_table import NUMBERS, figure, ink, text
 from visit_tl.view.style import PALETTES, rank_colour, rank_place
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -8,9 +8,9 @@ import pytest
 from tests.view.browsing import SHOTS
 from tests.view.synthetic import HOSTILE, hostile, realistic
 from visit_tl import InputError
+from visit_tl.escaping import for_plotly, visible
 from visit_tl.graph.records import Effect
-from visit_tl.view.labels import for_plotly, visible
-from visit_tl.view.neurons import neurons, text
+from visit_tl.view.figures.neurons import neurons, text
 from visit_tl.view.style import node_colour
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -49,9 +49,9 @@ def test_what_is_added_is_the_coefficient_times_the_norm():
 
 def test_effects_are_drawn_where_they_were_measured():
     graph = realistic()
-    with pytest.raises(InputError, match=r"block 2 has its effect measured; g\.effects\(metric\)"):
+    with pytest.raises(InputError, match=r"block 2 has a measured effect; g\.effects\(metric\)"):
         neurons(graph, by="effect")
-    with pytest.raises(InputError, match=r"attribution measured; g\.attribution\(\)\.onto\(g\)"):
+    with pytest.raises(InputError, match=r"measured attribution; g\.attribution\(\)\.onto\(g\)"):
         neurons(graph, by="attribution")
     node = next(n for n in graph.of_kind("neuron") if n.layer == 2)
     marked = replace(
@@ -65,8 +65,8 @@ def test_effects_are_drawn_where_they_were_measured():
     ("options", "message"),
     [
         ({"layer": 7}, r"keeps no MLP neurons of block 7; the blocks 0, 1, 2 have some"),
-        ({"part": "gate"}, r"neurons are of mlp, attention; got 'gate'"),
-        ({"by": "size"}, r"bars show coefficient, adds, attribution, effect; got 'size'"),
+        ({"part": "gate"}, r"part must be one of mlp, attention; got 'gate'"),
+        ({"by": "size"}, r"by must be one of coefficient, adds, attribution, effect; got 'size'"),
         ({"most": 0}, r"most must be an integer of at least 1, got 0"),
         ({"theme": "pink"}, r"'pink' is no theme"),
     ],

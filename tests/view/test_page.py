@@ -13,13 +13,13 @@ import pytest
 
 from tests.view.synthetic import HOSTILE, hostile, realistic
 from visit_tl.errors import InputError
+from visit_tl.escaping import visible
 from visit_tl.graph.ids import KINDS, NodeId
-from visit_tl.view.depths import blocks
-from visit_tl.view.labels import visible
 from visit_tl.view.layout import layout
 from visit_tl.view.notebook import notebook_html
-from visit_tl.view.page import page
-from visit_tl.view.page_assets import SCRIPTS, colours, script
+from visit_tl.view.page.asset_files import SCRIPTS, colours, script
+from visit_tl.view.page.block_depths import blocks
+from visit_tl.view.page.document import page
 from visit_tl.view.style import PALETTES
 
 
@@ -128,7 +128,7 @@ def test_a_page_looks_up_names_a_few_times_a_node_and_lays_out_each_depth_once(m
         return place(graph, widths)
 
     monkeypatch.setattr(NodeId, "__hash__", counted)
-    monkeypatch.setattr("visit_tl.view.payload.layout", noted)
+    monkeypatch.setattr("visit_tl.view.page.payload.layout", noted)
     page(graph)
     # Looking up the ends of every edge wherever they are needed took 120 a node.
     assert looked_up[0] < 10 * len(graph)

@@ -8,13 +8,13 @@ import math
 import pytest
 
 from tests.view.synthetic import HOSTILE, realistic
+from visit_tl.escaping import isolated, visible
+from visit_tl.graph.descriptions import node_title, number
 from visit_tl.graph.ids import NodeId
-from visit_tl.graph.route import strongest
-from visit_tl.view.labels import isolated, visible
-from visit_tl.view.page_assets import SCRIPTS, script
-from visit_tl.view.payload import payload, to_json
+from visit_tl.graph.routes import strongest
+from visit_tl.view.page.asset_files import SCRIPTS, script
+from visit_tl.view.page.payload import payload, to_json
 from visit_tl.view.style import rank_place
-from visit_tl.view.words import node_title, number
 
 pytestmark = pytest.mark.browser
 

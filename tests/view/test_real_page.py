@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from visit_tl import flow_graph
-from visit_tl.view.page import page
+from visit_tl.view.page.document import page
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 

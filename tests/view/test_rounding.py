@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from visit_tl.view.rounding import short, shorts
+from visit_tl.view.page.rounding import short, shorts
 
 
 def near_ties(digits):

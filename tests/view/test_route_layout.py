@@ -9,7 +9,7 @@ import pytest
 
 from tests.view.synthetic import hostile, realistic
 from visit_tl.graph.ids import NodeId
-from visit_tl.view.route_layout import COLUMN, ROW, route, share
+from visit_tl.view.page.route_layout import COLUMN, ROW, route, share
 
 GRAPHS = {
     "realistic": realistic(tuple(range(4)), 4),

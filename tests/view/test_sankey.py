@@ -7,8 +7,8 @@ import pytest
 
 from tests.view.synthetic import HOSTILE, hostile, realistic
 from visit_tl.errors import InputError
-from visit_tl.view.labels import for_plotly, visible
-from visit_tl.view.sankey import sankey
+from visit_tl.escaping import for_plotly, visible
+from visit_tl.view.figures.sankey import sankey
 from visit_tl.view.window import choose, notice
 
 

@@ -9,8 +9,8 @@ import visit_tl as vt
 from tests.view.browsing import SHOTS
 from tests.view.synthetic import hostile, realistic
 from visit_tl import FileError, InputError
-from visit_tl.view.labels import for_html
-from visit_tl.view.side_by_side import compare
+from visit_tl.escaping import for_html
+from visit_tl.view.figures.side_by_side import compare
 
 
 def changed(graph):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.view.synthetic import HOSTILE, hostile, realistic
 from visit_tl.errors import InputError
-from visit_tl.view.labels import columns, visible
+from visit_tl.escaping import columns, visible
 from visit_tl.view.text import WIDTH, text
 
 GOLDEN = Path(__file__).parent / "golden"

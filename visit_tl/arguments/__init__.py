@@ -1,1 +1,5 @@
-"""What public calls take: one vocabulary of arguments, checked once, where they come in."""
+"""Checks of the arguments of public calls, made at the call: `@checked` and kinds of arguments.
+
+This package imports nothing of models, graphs or figures: a kind of argument gives the classes that
+it accepts as text.
+"""

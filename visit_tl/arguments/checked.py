@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 from visit_tl.arguments.kinds import Taken, Unchecked
 from visit_tl.arguments.plain import NotPlainError
 from visit_tl.arguments.releases_note import note_newer_releases
+from visit_tl.arguments.shared import hints_of, options_of, whole_signature
 from visit_tl.arguments.words import name_of_call, refusal, short
 from visit_tl.errors import ArgumentTypeError, ArgumentValueError
 
@@ -53,6 +54,8 @@ def checked(function: F) -> F:
             raise
 
     call.__checked__ = True  # type: ignore[attr-defined]
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
+        call.__signature__ = whole_signature(function)  # type: ignore[attr-defined]
     return call  # type: ignore[return-value]
 
 
@@ -72,20 +75,30 @@ class Plan:
         self.takes_model = False
         self._positional: list[str] = []
         self._rest: str | None = None
+        self._function, self._open = function, False
         for i, (name, parameter) in enumerate(inspect.signature(function).parameters.items()):
             if i == 0 and name in ("self", "cls"):
                 self._positional.append(name)
                 continue
             if parameter.kind is parameter.VAR_KEYWORD:
-                continue  # passed on to a call that checks them
+                options = options_of(function, parameter)
+                if options is None:  # passed on to a call that checks them
+                    self._open = True
+                    continue
+                for key, hint in hints_of(options).items():
+                    self._add(function, key, hint)
+                continue
             if parameter.kind is parameter.VAR_POSITIONAL:
                 self._rest = name
             elif parameter.kind is not parameter.KEYWORD_ONLY:
                 self._positional.append(name)
-            parts = list(_parts(_hint(function, parameter)))
-            self.takes_model |= any(isinstance(p, Unchecked) and p.model for p in parts)
-            unread = any(isinstance(part, Unchecked) for part in parts)
-            self.checks[name] = None if unread else Check(function, name, parts)
+            self._add(function, name, _hint(function, parameter))
+
+    def _add(self, function: Callable[..., Any], name: str, hint: Any) -> None:
+        parts = list(_parts(hint))
+        self.takes_model |= any(isinstance(p, Unchecked) and p.model for p in parts)
+        unread = any(isinstance(part, Unchecked) for part in parts)
+        self.checks[name] = None if unread else Check(function, name, parts)
 
     def read(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -104,6 +117,10 @@ class Plan:
             check = self.checks.get(name)
             if check is not None and name != self._rest:
                 kwargs[name] = check(value, owner)
+            elif check is None and name not in self.checks and not self._open:
+                raise TypeError(
+                    f"{self._function.__qualname__}() got an unexpected keyword argument {name!r}"
+                )
         return tuple(read), kwargs
 
 

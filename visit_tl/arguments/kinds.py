@@ -1,4 +1,4 @@
-"""How one kind of argument is described: in words, and as a type that pydantic checks."""
+"""Description of one kind of argument: in words, and as a type that pydantic checks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from visit_tl.arguments.plain import plain
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """What a call takes for one of its arguments; the metadata of an `Annotated` alias.
+    """What an argument of a call accepts; used as the metadata of an `Annotated` alias.
 
     Attributes:
-        words: What it is, to follow "is" in a message: `an integer of at least 1`.
-        example: One that is taken, as it is written in code; "" for none.
-        reads: The name in `types` of what pydantic checks strictly, once `form` has been applied;
-            "" where only `classes` are taken.
-        classes: Classes whose instances are taken as they are: builtins, or `module:Name` for
-            those that need not be imported.
-        long: Whether it may be thousands of integers. A list of nothing else is then taken without
-            a look at each: whoever reads it asks for their range anyway.
-        form: Turns natural forms into the plain one that `reads` describes.
+        words: What is accepted, to follow "must be" in a message: `an integer of at least 1`.
+        example: An accepted value, as it is written in code; "" for none.
+        reads: Name of the type in `types` that pydantic checks strictly, after `form` was applied;
+            "" if only `classes` are accepted.
+        classes: Classes whose instances are accepted unchanged: classes, or `module:Name` for
+            those that must not be imported here.
+        long: Whether it may hold thousands of integers. A list that holds only integers is then
+            accepted without a check of each item, because their range is checked where they are
+            used.
+        form: Function that converts what users write to the plain form that `reads` describes.
     """
 
     words: str
@@ -34,7 +35,7 @@ class Taken:
     long: bool = False
 
     def known_classes(self) -> tuple[type, ...]:
-        """The classes that are there; of a module that was never imported there is no instance."""
+        """The classes that are loaded; a module that was never imported has no instances."""
         found: list[type] = []
         for one in self.classes:
             if isinstance(one, str):
@@ -47,11 +48,11 @@ class Taken:
 
 @dataclass(frozen=True, eq=False)
 class Unchecked:
-    """An argument that is read where it is used, since only that can tell what it is.
+    """An argument that is not checked at the call, but where it is used.
 
     Attributes:
-        why: Who reads it.
-        model: Whether it is the model, so that the call runs other people's code.
+        why: What checks it instead.
+        model: Whether it is a model. The call then runs code of other libraries.
     """
 
     why: str

@@ -1,4 +1,4 @@
-"""Errors that a release newer than the tested ones may have caused say so."""
+"""Add a note to errors that an untested, newer release of a library may have caused."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from visit_tl.errors import DecompositionError, VisitError
 
 
 def note_newer_releases(error: Exception) -> None:
-    """Add to an error which libraries are newer than all that was tested, if one is.
+    """Add a note to an error that names the libraries newer than the tested ones, if there are any.
 
-    What visit_tl refuses on purpose is left as it is, but for a decomposition that does not hold.
+    Errors that visit_tl raises on purpose get no note, except a failed decomposition.
     """
     if isinstance(error, MemoryError):
         return
     if isinstance(error, VisitError) and not isinstance(error, DecompositionError):
         return
-    from visit_tl.model.releases import newer
+    from visit_tl.releases import newer
 
     note = newer()
     if note is None or note in str(error) or note in getattr(error, "__notes__", ()):

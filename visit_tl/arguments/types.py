@@ -1,6 +1,6 @@
 """The types that pydantic checks plain arguments against, by the names that `vocabulary` uses.
 
-Imported with pydantic when a call is made for the first time, never with the package.
+This module and pydantic are imported at the first call, not with the package.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pydantic import AfterValidator, Field
 from visit_tl.arguments.plain import is_tensor, one_or_many, plain
 
 
-def _such(wanted: Callable[[Any], bool]) -> Any:
-    """Anything of which this holds."""
+def _any_that(wanted: Callable[[Any], bool]) -> Any:
+    """A type for any value for which `wanted` is true."""
 
     def check(value: Any) -> Any:
         if not wanted(value):
@@ -27,7 +27,7 @@ def _such(wanted: Callable[[Any], bool]) -> Any:
 
 
 def _is_node_id(value: Any) -> bool:
-    ids = sys.modules.get("visit_tl.graph.ids")  # what is not there yet cannot have made one
+    ids = sys.modules.get("visit_tl.graph.ids")  # not imported: no node id can exist
     return ids is not None and isinstance(value, ids.NodeId)
 
 
@@ -35,8 +35,8 @@ def _is_cache(value: Any) -> bool:
     return callable(getattr(value, "keys", None)) and hasattr(value, "__getitem__")
 
 
-def _lists(value: Any) -> Any:
-    """A dict of lists."""
+def _dict_of_lists_or_none(value: Any) -> Any:
+    """Check a dict of lists; a value may be None."""
     if not isinstance(value, Mapping):
         raise ValueError("it is no dict")
     read = {name: None if own is None else one_or_many(own) for name, own in value.items()}
@@ -46,16 +46,16 @@ def _lists(value: Any) -> Any:
     return read
 
 
-def _whole_lists(value: Any) -> Any:
-    """A dict of lists, none of which is None."""
-    read = _lists(value)
+def _dict_of_lists(value: Any) -> Any:
+    """Check a dict of lists; no value may be None."""
+    read = _dict_of_lists_or_none(value)
     if None in read.values():
         raise ValueError("None is no list")
     return read
 
 
-def _numbers(value: Any) -> Any:
-    """A dict of numbers; that they are finite is asked where they are used."""
+def _dict_of_numbers(value: Any) -> Any:
+    """Check a dict of numbers; whether they are finite is checked where they are used."""
     if not isinstance(value, Mapping):
         raise ValueError("it is no dict")
     read = {name: plain(own) for name, own in value.items()}
@@ -85,16 +85,16 @@ HighAndLow = Whole | Annotated[list[Whole], Field(min_length=2, max_length=2)]
 Token = Integer | str
 TokenOrMany = Integer | str | list[Integer | str]
 Prompt = str | list[Integer] | list[list[Integer]]
-Prompts = list[Prompt | _such(is_tensor)]
+Prompts = list[Prompt | _any_that(is_tensor)]
 IntegersOrAll = Integer | list[Integer] | Literal["all"]
 
-NodeName = str | _such(_is_node_id)
+NodeName = str | _any_that(_is_node_id)
 NodeNames = list[NodeName]
 TwoNodeNames = Annotated[list[NodeName], Field(min_length=2, max_length=2)]
 
 Hooks = list[tuple[str | Function, Function]]
-Cache = _such(_is_cache)
+Cache = _any_that(_is_cache)
 Looks = list[tuple[str, str]]
-Lists = Annotated[Any, AfterValidator(_whole_lists)]
-At = str | Annotated[Any, AfterValidator(_lists)]
-EdgeScores = Annotated[Any, AfterValidator(_numbers)]
+Lists = Annotated[Any, AfterValidator(_dict_of_lists)]
+At = str | Annotated[Any, AfterValidator(_dict_of_lists_or_none)]
+EdgeScores = Annotated[Any, AfterValidator(_dict_of_numbers)]

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from visit_tl.arguments import plain
 from visit_tl.arguments.kinds import Taken, Unchecked
 
-_NODE_ID = "visit_tl.graph.ids:NodeId"
 _REFERENCE = "visit_tl.circuits.references:Reference"
-_GRAPH = "visit_tl.graph.flow:FlowGraph"
+_GRAPH = "visit_tl.graph.container:GraphData"
 _TENSOR = "torch:Tensor"
 
 # --- models, and what only they can read -----------------------------------------------------
@@ -25,7 +24,7 @@ AnyScores = Annotated[Any, Unchecked("visit_tl.circuits.scores reads every form 
 Circuit = Annotated[
     Any, Taken("a graph, a reference, or a list of edges or parts", "['L9H6']", "Many",
                (_GRAPH, _REFERENCE,
-                "visit_tl.causal.candidates:Candidate"), plain.one_or_many),
+                "visit_tl.causal.circuit.candidates:Candidate"), plain.one_or_many),
 ]  # fmt: skip
 ReferenceName = Annotated[
     str | Path,
@@ -97,25 +96,10 @@ Tokens = Annotated[
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from visit_tl.circuits.references import Reference
-    from visit_tl.graph.flow import FlowGraph
-    from visit_tl.graph.ids import NodeId
-    from visit_tl.graph.records import Node
-
-    KnownCircuit = Reference
     PromptLike = str | Sequence[int] | Tensor
     PromptsLike = Sequence[str | Sequence[int] | Tensor] | Tensor
     MeanOver = Sequence[str | Sequence[int] | Tensor]
-    NodeName = str | NodeId | Node
-    NodeNames = str | NodeId | Node | Iterable[str | NodeId | Node]
-    Nodes = FlowGraph | str | NodeId | Node | Iterable[str | NodeId | Node]
-    Edges = FlowGraph | str | Iterable[Any]
-    Ends = tuple[str | NodeId, str | NodeId]
 else:
-    KnownCircuit = Annotated[
-        Any,
-        Taken("a known circuit", "vt.circuits.load('ioi-wang-2022')", classes=(_REFERENCE,)),
-    ]
     PromptLike = Annotated[
         Any, Taken("a text, or the token ids of one prompt", "'The capital of Japan is'", "Prompt",
                    (_TENSOR,), plain.prompt, long=True),
@@ -129,21 +113,6 @@ else:
         Taken("a list of prompts, each a text or token ids", "['one', 'two']", "Prompts",
               form=plain.prompts),
     ]  # fmt: skip
-    NodeName = Annotated[
-        Any, Taken("the id of a node", "'L9H6'", classes=(str, _NODE_ID), form=plain.node)
-    ]
-    NodeNames = Annotated[
-        Any, Taken("a list of ids of nodes", "['L9H6', 'L10H0']", "NodeNames", form=plain.nodes)
-    ]
-    Nodes = Annotated[
-        Any, Taken("a graph, a list of ids of nodes, 'heads' or a kind of state", "['L9H6']",
-                   "NodeNames", (_GRAPH, str), plain.nodes),
-    ]  # fmt: skip
-    Edges = Annotated[
-        Any, Taken("a graph or a list of edges", "['L0H1->logits']", "Many", (_GRAPH,),
-                   plain.one_or_many),
-    ]  # fmt: skip
-    Ends = Annotated[Any, Taken("a source and a target", "'L9.query', 'L9H6.q'", "TwoNodeNames")]
 Parts = Annotated[
     str | Iterable[Any], Taken("a list of parts of the model", "['L9H6', 'm3']", "Many",
                                form=plain.one_or_many),
@@ -192,7 +161,7 @@ At = Annotated[
 ]  # fmt: skip
 EdgeScores = Annotated[
     Any, Taken("EdgeEffects, or a dict of numbers by edge", "{'L0H1->logits': 0.5}", "EdgeScores",
-               ("visit_tl.causal.edges:EdgeEffects",), plain.as_it_is),
+               ("visit_tl.causal.paths.edge_effects_result:EdgeEffects",), plain.as_it_is),
 ]  # fmt: skip
 
 # --- tensors, whose shapes stand beside them in the signature ---------------------------------

@@ -1,4 +1,4 @@
-"""Messages about arguments: which of which call, what is taken, what was given."""
+"""Error messages about arguments: the call, the argument, what it accepts, what was given."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Short(reprlib.Repr):
         self.maxstring = self.maxother = _LONGEST
 
     def repr_instance(self, x: Any, level: int) -> str:
-        """Other people's objects are named by their class: their repr may be long or fail."""
+        """Show other objects by their class, since their own repr may be long or fail."""
         numpy = sys.modules.get("numpy")
         if is_tensor(x) or (numpy and isinstance(x, numpy.ndarray)):
             kind = "a tensor" if is_tensor(x) else "an array"
@@ -38,7 +38,7 @@ _SHORT: Final = _Short()
 
 
 def short(value: Any) -> str:
-    """A value in at most a line, whatever it is."""
+    """A short text for any value."""
     try:
         shown = _SHORT.repr(value)
     except Exception:
@@ -47,11 +47,12 @@ def short(value: Any) -> str:
 
 
 def name_of_call(function: Any, owner: type | None) -> str:
-    """A call as people write it: `flow_graph`, `FlowGraph.at`, `FlowGraph[...]`.
+    """The name of a call as it is written in code: `flow_graph`, `FlowGraph.at`, `FlowGraph[...]`.
 
     Args:
         function: What is called.
-        owner: The class that it is called on, which may have the method from another.
+        owner: The class that it is called on, which may have inherited the method; None for a
+            function.
     """
     name = function.__qualname__.rpartition("<locals>.")[2]
     if owner is not None:
@@ -60,7 +61,10 @@ def name_of_call(function: Any, owner: type | None) -> str:
 
 
 def refusal(call: str, name: str, words: str, example: str, given: Any, why: str) -> str:
-    """One sentence: `flow_graph: k must be an integer of at least 1, got None; for example k=5`."""
+    """The error message.
+
+    For example `flow_graph: k must be an integer of at least 1, got None; for example k=5`.
+    """
     said = f"{call}: {name} must be {words}, got {short(given)}{f', {why}' if why else ''}"
     if not example:
         return said

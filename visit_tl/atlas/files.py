@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visit_tl.atlas.fingerprint import FORMAT
-from visit_tl.atlas.sheet import NAMES, Sheet
+from visit_tl.atlas.row_table import NAMES, Sheet
+from visit_tl.cache_dir import CacheWarning, cache_root, locked
 from visit_tl.errors import FileError
-from visit_tl.graph.files import write
-from visit_tl.model.cache_dir import CacheWarning, cache_root, locked
+from visit_tl.files import write
 
 LIMIT: Final = 512 * 2**20
-"""Bytes of all files together; beyond, those that were not used for longest are removed."""
+"""Bytes of all files together; above it, the least recently used files are removed."""
 _SUFFIX: Final = ".safetensors"
 
 
@@ -31,8 +31,8 @@ class Folder:
     """The sheets of one model.
 
     Attributes:
-        path: Where they are; named by the fingerprint.
-        model: Name of the model, for people.
+        path: The folder; its name is the fingerprint.
+        model: Name of the model, for display.
         rows: How many static rows the model has.
         d_vocab: Size of its vocabulary.
         k: How many top and bottom tokens a row has.
@@ -45,7 +45,7 @@ class Folder:
     k: int
 
     def load(self, target: int) -> Sheet:
-        """What is known for a target; nothing if there is no file, or it is not as it was left."""
+        """The sheet of a target; empty if there is no file, or if the file is damaged."""
         path = self._path(target)
         if not path.is_file():
             return Sheet.empty(self.k)
@@ -53,10 +53,11 @@ class Folder:
             os.utime(path)
         try:
             return self._parse(path, target)
-        # Whatever is wrong with a file, and each library has errors of its own, it harms no graph.
+        # Any problem with a file may only cost a new readout; each library has errors of its own.
         except Exception as error:
             warnings.warn(
-                f"{path} is no sheet of the atlas as it was left ({_line(error)}); it is read anew",
+                f"{path} is not a sheet of the atlas, or is damaged ({_line(error)}); its rows are "
+                f"read again",
                 CacheWarning,
                 stacklevel=2,
             )
@@ -65,7 +66,7 @@ class Folder:
             return Sheet.empty(self.k)
 
     def save(self, target: int, sheet: Sheet) -> None:
-        """Add what is known of a target to what the file holds by now; whole or not at all.
+        """Add the rows of a sheet to those that the file holds by now, atomically.
 
         Raises:
             FileError: the cache cannot be written to.
@@ -99,7 +100,7 @@ class Folder:
         if about.get("format") != f"visit_tl atlas {FORMAT}" or about.get("target") != str(target):
             raise ValueError("it describes something else")
         if about.get("sha256") != _sum(arrays):
-            raise ValueError("its numbers do not have the sum that it names")
+            raise ValueError("its numbers do not match its checksum")
         sheet = Sheet(arrays.pop("places"), arrays.pop("digests"), arrays)
         self._check(sheet)
         return sheet
@@ -123,7 +124,7 @@ class Folder:
                 else bool(np.isfinite(column).all())
             )
             if not good:
-                raise ValueError(f"{name} holds what no reading gives")
+                raise ValueError(f"{name} holds a value that no readout gives")
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class About:
     Attributes:
         path: Its folder.
         model: Name of the model.
-        targets: For how many targets rows are known.
+        targets: For how many targets rows are stored.
         nbytes: Bytes of its files.
     """
 
@@ -149,7 +150,7 @@ def atlas_root() -> Path:
 
 
 def info() -> list[About]:
-    """What the atlas holds, model by model, by name."""
+    """What the atlas holds of each model, sorted by the model's name."""
     found = []
     for path in _folders():
         files = list(_files(path))
@@ -160,14 +161,14 @@ def info() -> list[About]:
 
 
 def clear() -> int:
-    """Remove every sheet, and say how many bytes that were."""
+    """Remove every sheet; return how many bytes were freed."""
     total = sum(about.nbytes for about in info())
     shutil.rmtree(atlas_root(), ignore_errors=True)
     return total
 
 
 def trim(limit: int = LIMIT) -> None:
-    """Remove the sheets that were not used for longest, until all together fit into a limit."""
+    """Remove the least recently used sheets until the rest fit into the limit, in bytes."""
     files = [file for folder in _folders() for file in _files(folder)]
     total = sum(stat.st_size for _, stat in files)
     for path, stat in sorted(files, key=lambda file: file[1].st_mtime):

@@ -1,4 +1,4 @@
-"""What a readout depends on besides the vector: unembedding, norm, logits and kernel."""
+"""A hash of what a readout depends on besides the vector: unembedding, norm, logits and kernel."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from visit_tl.atlas.places import Places
-from visit_tl.kernel_choice import kernel_for
+from visit_tl.atlas.weight_rows import Places
+from visit_tl.lens.kernel_choice import kernel_for
 from visit_tl.model.view import ModelView
 
 FORMAT: Final = 2
-"""Of the files; raise it when their meaning or the lens's arithmetic changes."""
+"""Version of the files; raise it when their meaning or the lens's arithmetic changes."""
 
 
 def fingerprint(view: ModelView, places: Places, k: int) -> str:
-    """The sha256 of everything that decides what a row reads as, but the row; 0.06 s for 113 MB.
+    """The sha256 of everything that a row's readout depends on, except the row itself.
 
-    It is taken for each graph: weights can be edited in place without a trace.
+    It takes 0.06 s for 113 MB. It is computed for each graph, since weights can be edited in place
+    without notice.
     """
     norm, transform = view.final_norm, view.output_transform
-    # Logits are transformed one by one, so a transform is known by what it makes of some.
+    # The transform acts on each logit alone, so its values at some logits identify it.
     probe = torch.cat((torch.linspace(-300, 300, 601), torch.logspace(-6, 3, 100)))
-    # The last bits of a number depend on how it is worked out: settled now, not while reading.
+    # The last bits of a number depend on the kernel, so the kernel is chosen here, before reading.
     kernel = kernel_for(view).kernel
     facts = (FORMAT, torch.__version__, kernel.way, kernel.columns, k, places)
     facts = (*facts, norm.kind, norm.eps, tuple(view.W_U.shape))
@@ -38,7 +39,7 @@ def fingerprint(view: ModelView, places: Places, k: int) -> str:
 
 
 def _update(hashed: hashlib._Hash, tensor: Tensor) -> None:
-    # A tied unembedding is the embedding transposed: hashed as it lies, without a copy.
-    lies = tensor.T if tensor.dim() == 2 and tensor.T.is_contiguous() else tensor
-    hashed.update(b"transposed" if lies is not tensor else b"plain")
-    hashed.update(lies.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+    # A tied unembedding is the embedding transposed; it is hashed as stored, without a copy.
+    stored = tensor.T if tensor.dim() == 2 and tensor.T.is_contiguous() else tensor
+    hashed.update(b"transposed" if stored is not tensor else b"plain")
+    hashed.update(stored.detach().contiguous().cpu().view(torch.uint8).numpy().data)

@@ -1,9 +1,10 @@
-"""Causes: what patching a node, an edge or a circuit does to the model's output.
+"""Causal analysis: what patching a node, an edge or a circuit does to the model's output.
 
     import visit_tl as vt
     question = vt.causal.logit_difference(" Mary", " John")
     vt.causal.effects(model, prompt, question, corrupted=other).heads()
 
+Graphs come in as records (`graph/`). Nothing here compares with known circuits or draws.
 Names are imported when they are first used.
 """
 
@@ -11,12 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visit_tl.causal.attribution import Attribution, attribute
-    from visit_tl.causal.curve import FaithfulnessCurve, faithfulness_curve
-    from visit_tl.causal.edges import EdgeEffects
-    from visit_tl.causal.faithful import completeness, faithfulness, minimality
-    from visit_tl.causal.graph_edges import GraphEdgeEffects, graph_edge_effects
-    from visit_tl.causal.measured import Effects
+    from visit_tl.causal.attribution.direct import Attribution, attribute
+    from visit_tl.causal.circuit.edges_of_graph import GraphEdgeEffects, graph_edge_effects
+    from visit_tl.causal.circuit.faithfulness_by_size import FaithfulnessCurve, faithfulness_curve
+    from visit_tl.causal.circuit.faithfulness_results import Completeness, Faithfulness, Minimality
+    from visit_tl.causal.circuit.faithfulness_scores import completeness, faithfulness, minimality
     from visit_tl.causal.metrics import (
         kl,
         log_probability,
@@ -24,32 +24,33 @@ if TYPE_CHECKING:
         probability,
         probability_difference,
     )
-    from visit_tl.causal.paths import edge_effects
-    from visit_tl.causal.scored import Completeness, Faithfulness, Minimality
-    from visit_tl.causal.sweep import effects
+    from visit_tl.causal.patching.effects_result import Effects
+    from visit_tl.causal.patching.node_effects import effects
+    from visit_tl.causal.paths.edge_effects_result import EdgeEffects
+    from visit_tl.causal.paths.path_patching import edge_effects
 
-_HOMES = {
-    "Attribution": "attribution",
-    "attribute": "attribution",
-    "FaithfulnessCurve": "curve",
-    "faithfulness_curve": "curve",
-    "EdgeEffects": "edges",
-    "completeness": "faithful",
-    "faithfulness": "faithful",
-    "minimality": "faithful",
-    "GraphEdgeEffects": "graph_edges",
-    "graph_edge_effects": "graph_edges",
-    "Effects": "measured",
+_MODULES = {
+    "Attribution": "attribution.direct",
+    "attribute": "attribution.direct",
+    "FaithfulnessCurve": "circuit.faithfulness_by_size",
+    "faithfulness_curve": "circuit.faithfulness_by_size",
+    "EdgeEffects": "paths.edge_effects_result",
+    "completeness": "circuit.faithfulness_scores",
+    "faithfulness": "circuit.faithfulness_scores",
+    "minimality": "circuit.faithfulness_scores",
+    "GraphEdgeEffects": "circuit.edges_of_graph",
+    "graph_edge_effects": "circuit.edges_of_graph",
+    "Effects": "patching.effects_result",
     "kl": "metrics",
     "log_probability": "metrics",
     "logit_difference": "metrics",
     "probability": "metrics",
     "probability_difference": "metrics",
-    "edge_effects": "paths",
-    "Completeness": "scored",
-    "Faithfulness": "scored",
-    "Minimality": "scored",
-    "effects": "sweep",
+    "edge_effects": "paths.path_patching",
+    "Completeness": "circuit.faithfulness_results",
+    "Faithfulness": "circuit.faithfulness_results",
+    "Minimality": "circuit.faithfulness_results",
+    "effects": "patching.node_effects",
 }
 
 __all__ = [
@@ -78,10 +79,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'visit_tl.causal' has no attribute {name!r}")
-    return getattr(import_module(f"visit_tl.causal.{_HOMES[name]}"), name)
+    return getattr(import_module(f"visit_tl.causal.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

@@ -1,8 +1,8 @@
-"""Metrics: what is asked of the logits of one run, as one number.
+"""Metrics: one number computed from the logits of one run.
 
 A metric is any callable that takes the logits of one run, `[1, pos, d_vocab]`, and gives a scalar.
-The ones that ship take tokens as ids or as texts that are one token; `bind` reads the texts with
-the model's tokenizer and gives a metric that asks about a clean run that run's logits.
+The built-in metrics take a token as an id, or as a text that is exactly one token. `bind` turns
+texts into ids with the model's tokenizer, and gives the clean logits to a metric that needs them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Metric = Callable[[Tensor], "Tensor | float"]
 
 @dataclass(frozen=True)
 class LogitDifference:
-    """Logit of one token less that of another, at one position (Wang et al., 2022, 2).
+    """Logit of one token minus that of another, at one position (Wang et al., 2022, section 2).
 
     Attributes:
         correct: The token that should win, as id or text.
         wrong: The token that should lose.
-        position: Where; negative ones count from the end.
+        position: Position of the logits; negative ones count from the end.
     """
 
     correct: int | str
@@ -42,16 +42,16 @@ class LogitDifference:
 
     @property
     def name(self) -> str:
-        """What it is, with tokens and position."""
+        """Name of the metric, with its tokens and position."""
         return f"logit_difference({self.correct!r}, {self.wrong!r}, {self.position})"
 
     def bind(self, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> LogitDifference:
-        """The same with ids for texts."""
+        """Return this metric with texts replaced by token ids."""
         single = view.tokens.single
         return replace(self, correct=single(self.correct), wrong=single(self.wrong))
 
     def __call__(self, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
-        """The metric of one run."""
+        """Compute the metric from the logits of one run."""
         row = _row(logits, self.position)
         return row[_id(self.correct, row)] - row[_id(self.wrong, row)]
 
@@ -62,8 +62,8 @@ class Probability:
 
     Attributes:
         token: The token, as id or text.
-        position: Where; negative ones count from the end.
-        log: Whether it is the logarithm.
+        position: Position of the logits; negative ones count from the end.
+        log: Whether to give the logarithm.
     """
 
     token: int | str
@@ -72,16 +72,16 @@ class Probability:
 
     @property
     def name(self) -> str:
-        """What it is, with token and position."""
+        """Name of the metric, with its token and position."""
         kind = "log_probability" if self.log else "probability"
         return f"{kind}({self.token!r}, {self.position})"
 
     def bind(self, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> Probability:
-        """The same with an id for a text."""
+        """Return this metric with a text replaced by its token id."""
         return replace(self, token=view.tokens.single(self.token))
 
     def __call__(self, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
-        """The metric of one run."""
+        """Compute the metric from the logits of one run."""
         row = _row(logits, self.position)
         log = row.log_softmax(-1)[_id(self.token, row)]
         return log if self.log else log.exp()
@@ -89,15 +89,16 @@ class Probability:
 
 @dataclass(frozen=True)
 class ProbabilityDifference:
-    """Probability of any of some tokens less that of any of others (Hanna et al., 2023, 2.2).
+    """Total probability of some tokens minus that of others (Hanna et al., 2023, section 2.2).
 
     Attributes:
         correct: The tokens that should win, as ids or texts.
         wrong: The tokens that should lose.
-        position: Where; negative ones count from the end.
-        first: For answers of two tokens, `(token, right, wrong)`: the first token that leaves it
-            open, which is at `position` itself, and first tokens that decide, read one position
-            before. `correct` and `wrong` then count as far as `token` came first.
+        position: Position of the logits; negative ones count from the end.
+        first: For answers of two tokens, `(token, right, wrong)`. `token` is the first token of an
+            answer that is still open after it; it stands at `position` itself. `right` and `wrong`
+            are first tokens that already decide the answer. All three are read one position
+            before, and `correct` and `wrong` are weighted with the probability of `token` there.
     """
 
     correct: tuple[int | str, ...]
@@ -107,9 +108,9 @@ class ProbabilityDifference:
 
     @property
     def name(self) -> str:
-        """What it is, with how many tokens, the position, and a digest of which tokens.
+        """Name of the metric: the number of tokens, the position, and a digest of the tokens.
 
-        Sweeps that resume tell metrics apart by their names.
+        The digest is needed because a resumed sweep compares metrics by name.
         """
         which = hashlib.sha256(repr((self.correct, self.wrong, self.first)).encode()).hexdigest()
         return (
@@ -118,7 +119,7 @@ class ProbabilityDifference:
         )
 
     def bind(self, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> ProbabilityDifference:
-        """The same with ids for texts."""
+        """Return this metric with texts replaced by token ids."""
         single = view.tokens.single
         return replace(
             self,
@@ -127,7 +128,7 @@ class ProbabilityDifference:
         )
 
     def __call__(self, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
-        """The metric of one run, in [-1, 1]."""
+        """Compute the metric from the logits of one run; it is in [-1, 1]."""
         value = _mass(_row(logits, self.position), self.correct, self.wrong)
         if self.first is None:
             return value
@@ -143,9 +144,9 @@ class Divergence:
     """KL(clean || run) of the next-token distributions at one position, in nats.
 
     Attributes:
-        clean: Logits of the run that is compared with, `[1, pos, d_vocab]` or `[pos, d_vocab]`;
-            None until bound to a clean run.
-        position: Where; negative ones count from the end.
+        clean: Logits of the clean run, `[1, pos, d_vocab]` or `[pos, d_vocab]`; None until the
+            metric is bound to a clean run.
+        position: Position of the logits; negative ones count from the end.
     """
 
     clean: Tensor | None = None
@@ -153,25 +154,25 @@ class Divergence:
 
     @property
     def name(self) -> str:
-        """What it is, with the position."""
+        """Name of the metric, with its position."""
         return f"kl({self.position})"
 
     def bind(self, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> Divergence:
-        """The same, against this clean run if it has none yet."""
+        """Return this metric with the logits of this clean run, if it has no clean logits yet."""
         return self if self.clean is not None else replace(self, clean=clean.detach().clone())
 
     def __call__(self, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
-        """The metric of one run."""
+        """Compute the metric from the logits of one run."""
         if self.clean is None:
             raise InputError(
-                "kl() is against a clean run that it does not have; pass that run's logits, "
-                "kl(clean_logits), where no clean run is made for it"
+                "kl() compares with a clean run, whose logits it does not have; pass that run's "
+                "logits, kl(clean_logits), when you call the metric yourself"
             )
         clean = self.clean if self.clean.ndim == 3 else self.clean[None]
         if clean.shape != logits.shape:
             raise InputError(
                 f"kl() compares with logits of shape {list(clean.shape)}, but this run has "
-                f"{list(logits.shape)}; both must be of prompts of the same length"
+                f"{list(logits.shape)}; both prompts must have the same length"
             )
         log_p = _row(clean, self.position).to(logits.device).log_softmax(-1)
         log_q = _row(logits, self.position).log_softmax(-1)
@@ -182,11 +183,11 @@ class Divergence:
 def logit_difference(
     correct: Token, wrong: Token, position: Position | None = -1
 ) -> LogitDifference:
-    """Logit of `correct` less logit of `wrong` at a position.
+    """Logit of `correct` minus logit of `wrong` at a position.
 
     Args:
-        correct: Id, or text that is one token (with its space).
-        wrong: Likewise.
+        correct: Token id, or a text that is one token (with its leading space).
+        wrong: Token id or text, as `correct`.
         position: Negative ones count from the end; None is the last.
     """
     return LogitDifference(correct, wrong, _last_if_none(position))
@@ -211,20 +212,21 @@ def probability_difference(
     position: Position | None = -1,
     first: Spelled = None,
 ) -> ProbabilityDifference:
-    """Probability of any token of `correct` less that of any of `wrong`, in [-1, 1].
+    """Total probability of `correct` minus total probability of `wrong`, in [-1, 1].
 
-    The metric of greater-than: `probability_difference(pair.answers, pair.wrong, first=pair.first)`
-    for a pair of `visit_tl.circuits.prompts.read_greater_than`.
+    The metric of the greater-than task:
+    `probability_difference(pair.answers, pair.wrong, first=pair.first)` for a pair of
+    `visit_tl.circuits.prompts.read_greater_than`.
 
     Args:
-        correct: Ids, or texts that are one token (with their space).
-        wrong: Likewise; empty for the probability of `correct` alone.
+        correct: Token ids, or texts that are one token (with their leading space).
+        wrong: Token ids or texts, as `correct`; empty for the probability of `correct` alone.
         position: Negative ones count from the end; None is the last.
-        first: Where answers are of two tokens, `pair.first`: what came first at `position`, and
-            which first tokens decide by themselves.
+        first: For answers of two tokens, `pair.first`: the first token, which stands at
+            `position`, and the first tokens that already decide the answer.
 
     Raises:
-        InputError: there is no token; one is right and wrong.
+        InputError: no token is given, or a token is on both sides.
     """
     right, other = tuple(each(correct)), tuple(each(wrong))
     if not right and not other and first is None:
@@ -244,7 +246,7 @@ def kl(
 
     Args:
         clean_logits: Logits of the clean run, `[1, pos, d_vocab]` or `[pos, d_vocab]`; None takes
-            those of the clean run that the metric is then used with.
+            those of the clean run when the metric is used, as by `effects`.
         position: Negative ones count from the end; None is the last.
     """
     return Divergence(clean_logits, _last_if_none(position))
@@ -259,10 +261,10 @@ def metric_name(metric: Metric) -> str:
 
 
 def bind(metric: Any, view: ModelView, clean: Float[Tensor, "1 pos d_vocab"]) -> Metric:
-    """The metric ready to be asked: texts as ids, a missing clean run filled in.
+    """Prepare a metric for a model: turn texts into ids, and fill in missing clean logits.
 
     Raises:
-        InputError: it cannot be called, or a text is not one token.
+        InputError: the metric is not callable, or a text is not one token.
     """
     if not callable(metric):
         raise InputError(
@@ -277,7 +279,7 @@ def scalar(metric: Metric, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
     """The metric's value as a 0-d tensor, with its gradient where it has one.
 
     Raises:
-        InputError: it is no scalar; the message says what came.
+        InputError: the metric is not a scalar; the message says what it returned.
     """
     value = metric(logits)
     if isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex():
@@ -295,7 +297,7 @@ def evaluate(metric: Metric, logits: Float[Tensor, "1 pos d_vocab"]) -> float:
     """The metric's value as a number.
 
     Raises:
-        InputError: it is no scalar, or is not finite.
+        InputError: the metric is not a scalar, or is not finite.
     """
     value = float(scalar(metric, logits))
     if value != value or value in (float("inf"), float("-inf")):
@@ -321,7 +323,7 @@ def _row(logits: Tensor, position: int) -> Tensor:
 
 
 def _mass(row: Tensor, correct: Iterable[int | str], wrong: Iterable[int | str]) -> Tensor:
-    """Probability of the ones less that of the others; a token that is named twice counts once."""
+    """Total probability of `correct` minus that of `wrong`; a token given twice counts once."""
     chances = row.softmax(-1)
     right, other = ([*{_id(token, row) for token in some}] for some in (correct, wrong))
     return chances[right].sum() - chances[other].sum()

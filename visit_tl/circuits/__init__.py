@@ -1,43 +1,45 @@
-"""Known circuits as data, prompts to look for them with, and how well a graph agrees with one.
+"""Known circuits as data, prompts for finding them, and comparison of a graph with a circuit.
 
     import visit_tl as vt
     reference = vt.circuits.load("ioi-wang-2022")
     vt.circuits.compare(graph, reference, by="norm")
 
-Names are imported when they are first used.
+Nothing here patches a model: scores come from `causal/`, from a graph or from the caller. Names are
+imported when they are first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from visit_tl.circuits.compare_scores import compare
     from visit_tl.circuits.comparison import Comparison
-    from visit_tl.circuits.measure import compare
-    from visit_tl.circuits.names import Edge, Part
-    from visit_tl.circuits.references import Reference, available, load
+    from visit_tl.circuits.known_circuits import available, load
+    from visit_tl.circuits.references import Reference
+    from visit_tl.graph.circuit_parts import Edge, Part
 
-_HOMES = {
+_MODULES = {
     "Comparison": "visit_tl.circuits.comparison",
-    "compare": "visit_tl.circuits.measure",
-    "Edge": "visit_tl.circuits.names",
-    "Part": "visit_tl.circuits.names",
+    "compare": "visit_tl.circuits.compare_scores",
+    "Edge": "visit_tl.graph.circuit_parts",
+    "Part": "visit_tl.graph.circuit_parts",
     "Reference": "visit_tl.circuits.references",
-    "available": "visit_tl.circuits.references",
-    "load": "visit_tl.circuits.references",
+    "available": "visit_tl.circuits.known_circuits",
+    "load": "visit_tl.circuits.known_circuits",
 }
 
-_ROOMS = ("metrics", "prompts")
+_SUBMODULES = ("metrics", "prompts")
 
 __all__ = ["Comparison", "Edge", "Part", "Reference", "available", "compare", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in _SUBMODULES:
         return import_module(f"visit_tl.circuits.{name}")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'visit_tl.circuits' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_ROOMS])
+    return sorted([*globals(), *_MODULES, *_SUBMODULES])

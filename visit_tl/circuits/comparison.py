@@ -1,8 +1,7 @@
-"""What a comparison with a reference circuit found: numbers, tables, text and figure."""
+"""Result of a comparison with a reference circuit: numbers, tables, text and figure."""
 
 from __future__ import annotations
 
-import html
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Theme
 from visit_tl.circuits.metrics import Selection
-from visit_tl.circuits.names import Edge, Part
 from visit_tl.circuits.references import Reference
 from visit_tl.circuits.scores import Level
+from visit_tl.drawn import Drawn
+from visit_tl.graph.circuit_parts import Edge, Part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One head or edge of the reference's model.
+    """One head or edge of the reference's model, with its score.
 
     Attributes:
         item: The head or the edge.
-        score: Its score as it was ranked; None where it has none.
-        place: 1 for the highest score; tied items have the same, those without a score the last.
-        member: Whether the reference has it.
-        label: The class of a head, or the two classes that an edge joins; empty for others.
+        score: The score that was ranked (an absolute value if `absolute`); None if it has none.
+        place: 1 for the highest score; tied items share a place, and items without a score share
+            the last one.
+        member: Whether it is in the reference.
+        label: The class of a head, or the two classes that an edge joins; empty if the item is not
+            in the reference.
     """
 
     item: Part | Edge
@@ -40,12 +42,12 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class ClassRecall:
-    """How much of one class is among the k highest scores.
+    """Recall of one class at k.
 
     Attributes:
         label: The class of heads, or the two classes that edges join.
-        hits: How many of it are; a fraction where a tie crosses k.
-        members: How many there are.
+        hits: How many of its members are among the k highest scores; a fraction if scores tie at k.
+        members: How many members the class has.
     """
 
     label: str
@@ -54,33 +56,33 @@ class ClassRecall:
 
     @property
     def recall(self) -> float:
-        """Share of the class that is found."""
+        """Share of the class that is among the k highest scores."""
         return self.hits / self.members
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Scores held against a reference.
+class Comparison(Drawn):
+    """Comparison of scores with a reference circuit.
 
-    Every head, or every edge, of the reference's model is ranked. What has no score (pruned, or not
-    measured) ranks below all others, tied.
+    All heads, or all edges, of the reference's model are ranked. Items without a score (pruned, or
+    not measured) rank below all others, tied.
 
     Attributes:
-        reference: What the scores are compared with: one coding of one circuit.
+        reference: The reference that the scores are compared with: one coding of one circuit.
         level: Whether heads or edges are compared.
         what: What was scored, such as `norm`.
-        absolute: Whether the sizes of the scores were ranked, not the scores.
-        model: The model that the scores are of, where that is known.
-        auroc: Ties averaged; None where every item is a member.
-        pessimistic_auc: ACDC's, where a tie counts against the scores; None like `auroc`.
-        average_precision: With tied items as one step.
+        absolute: Whether absolute values were ranked instead of signed scores.
+        model: The model that the scores belong to; None if unknown.
+        auroc: Area under the ROC curve, a tie counting one half; None if every item is a member.
+        pessimistic_auc: ACDC's AUC, in which a tie counts zero; None if every item is a member.
+        average_precision: Average precision, with tied items as one step.
         at_k: Precision, recall and F1 of the k highest scores.
-        at_threshold: The same of the scores from the threshold up, if one was given.
+        at_threshold: The same for scores of at least the threshold; None if none was given.
         recalls: Recall at k of each class.
         unscored: How many items have no score.
-        unscored_members: How many of them the reference has.
+        unscored_members: How many of the items without a score are in the reference.
         items: Every head or edge, in the order of the forward pass.
-        notes: What was left out or put together.
+        notes: What was left out or combined.
     """
 
     reference: Reference
@@ -101,12 +103,12 @@ class Comparison:
 
     @property
     def coding(self) -> str:
-        """Which coding of the circuit was taken for the truth."""
+        """The coding that was used as ground truth: name and description."""
         return f"{self.reference.name}: {self.reference.coding}"
 
     @property
     def chance(self) -> float:
-        """The share of members among all items: what average precision is by chance."""
+        """The share of members among all items: the average precision by chance."""
         return self.at_k.members / len(self.items)
 
     @property
@@ -115,7 +117,7 @@ class Comparison:
         return {part.label: part.recall for part in self.recalls}
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row, with the reference's name as its index: put several together with concat."""
+        """One row, indexed by the reference's name; combine several with `pandas.concat`."""
         import pandas as pd
 
         row: dict[str, Any] = {
@@ -133,16 +135,16 @@ class Comparison:
             "average_precision": self.average_precision,
             "chance": self.chance,
             "k": self.at_k.selected,
-            **_numbers(self.at_k, "at_k"),
+            **_columns(self.at_k, "at_k"),
         }
         if self.at_threshold is not None:
             row |= {"threshold": self.at_threshold.threshold}
-            row |= _numbers(self.at_threshold, "at_threshold")
+            row |= _columns(self.at_threshold, "at_threshold")
         row |= {f"recall: {label}": value for label, value in self.recall_by_class.items()}
         return pd.DataFrame([row]).set_index("reference")
 
     def ranking(self) -> pd.DataFrame:
-        """One row a head or edge, best first: its place, score, membership and class."""
+        """One row per head or edge, best first: place, score, membership and class."""
         import pandas as pd
 
         rows = [
@@ -158,7 +160,7 @@ class Comparison:
         return pd.DataFrame(rows).set_index("item")
 
     def rows(self) -> list[tuple[str, str]]:
-        """What is shown: names and values, top to bottom."""
+        """The displayed rows, top to bottom, as pairs of a name and a value."""
         sizes = "sizes of " if self.absolute else ""
         whose = "" if self.model is None else f", of {self.model}"
         n = len(self.items)
@@ -171,14 +173,14 @@ class Comparison:
             told = f"{self.unscored} (the reference has {self.unscored_members}): last, tied"
             rows.append(("no score", told))
         rows += [
-            ("AUROC", _share(self.auroc)),
-            ("pessimistic AUC", _share(self.pessimistic_auc)),
+            ("AUROC", share(self.auroc)),
+            ("pessimistic AUC", share(self.pessimistic_auc)),
             ("average precision", f"{self.average_precision:.3f} (chance {self.chance:.3f})"),
-            (f"k = {self.at_k.selected}", _told(self.at_k)),
+            (f"k = {self.at_k.selected}", _summary(self.at_k)),
         ]
         if self.at_threshold is not None:
             found = self.at_threshold
-            told = f"{_told(found)} ({found.selected} selected)"
+            told = f"{_summary(found)} ({found.selected} selected)"
             rows.append((f"from {found.threshold:.4g} up", told))
         rows += [
             (f"  {part.label}", f"{part.hits:.3g} of {part.members} at k") for part in self.recalls
@@ -193,40 +195,17 @@ class Comparison:
 
     __str__ = text
 
-    def _repr_html_(self) -> str:
-        cells = "".join(
-            f'<tr><th style="text-align:left">{html.escape(name.strip())}</th>'
-            f'<td style="text-align:left">{html.escape(value)}</td></tr>'
-            for name, value in self.rows()
-        )
-        return f"<table>{cells}</table>"
-
     @checked
     def figure(self, theme: Theme = "light") -> go.Figure:
-        """Heads: the map of their scores, the reference's outlined. Edges: precision and recall."""
-        if self.level == "edges":
-            from visit_tl.view.precision import precision_recall
+        """Plot the comparison.
 
-            return precision_recall(self, theme=theme)
-        import numpy as np
-
-        from visit_tl.view.head_map import head_map
-
-        scores = np.full((self.reference.n_layers, self.reference.n_heads), np.nan)
-        for i in self.items:
-            assert isinstance(i.item, Part)
-            scores[i.item.layer, i.item.head] = np.nan if i.score is None else i.score
-        return head_map(
-            scores,
-            reference=self.reference,
-            title=f"{self.reference.name} · AUROC {_share(self.auroc)} · average precision "
-            f"{self.average_precision:.3f}",
-            score=f"|{self.what}|" if self.absolute else self.what,
-            theme=theme,
-        )
+        For heads, a map of their scores with the reference's heads outlined; for edges, precision
+        and recall.
+        """
+        return self._drawn("figure", theme)
 
 
-def _numbers(found: Selection, suffix: str) -> dict[str, float]:
+def _columns(found: Selection, suffix: str) -> dict[str, float]:
     return {
         f"precision_{suffix}": found.precision,
         f"recall_{suffix}": found.recall,
@@ -234,9 +213,10 @@ def _numbers(found: Selection, suffix: str) -> dict[str, float]:
     }
 
 
-def _told(found: Selection) -> str:
+def _summary(found: Selection) -> str:
     return f"precision {found.precision:.3f}, recall {found.recall:.3f}, F1 {found.f1:.3f}"
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """Format an area; None means that every item is in the reference, so it is not defined."""
     return "not defined: everything is in the reference" if value is None else f"{value:.3f}"

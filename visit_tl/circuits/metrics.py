@@ -1,13 +1,13 @@
-"""How well scores pick out the members of a reference: rank statistics and counts.
+"""Metrics of how well scores identify the members of a reference: rank statistics and counts.
 
-Every function takes `scores`, one number an item, larger = more likely a member, and `members`, one
-truth value an item. All results depend on the scores alone and never on the order of the items.
-Infinite scores are numbers like others; NaN is refused.
+Every function takes `scores`, one number per item (larger = more likely a member), and `members`,
+one boolean per item. Results never depend on the order of the items. Infinite scores are allowed;
+NaN is an error.
 
 | name                | ties                                                                     |
 |---------------------|--------------------------------------------------------------------------|
-| `auroc`             | a tied pair of member and non-member counts one half                     |
-| `pessimistic_auc`   | a tied pair counts nothing                                               |
+| `auroc`             | a tied pair of a member and a non-member counts one half                 |
+| `pessimistic_auc`   | a tied pair counts zero                                                  |
 | `average_precision` | tied items enter together, as one step of the threshold                  |
 | `at_k`              | the mean over all orders of the tied items, so hits may be a fraction    |
 | `at_threshold`      | a score that equals the threshold is selected                            |
@@ -30,13 +30,13 @@ Flags = Sequence[bool] | np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a threshold or a budget selects, held against the members.
+    """The items that a threshold or a budget k selects, compared with the members.
 
     Attributes:
         selected: How many items are selected.
-        hits: How many of them are members; a fraction where a tie crosses the budget.
+        hits: How many selected items are members; a fraction if items tie at the budget's edge.
         members: How many members there are.
-        threshold: The score from which items are selected; None for a budget.
+        threshold: Items with at least this score are selected; None for a budget.
     """
 
     selected: int
@@ -46,7 +46,7 @@ class Selection:
 
     @property
     def precision(self) -> float:
-        """Share of the selected that are members; 0 if nothing is selected."""
+        """Share of the selected items that are members; 0 if nothing is selected."""
         return self.hits / self.selected if self.selected else 0.0
 
     @property
@@ -61,7 +61,7 @@ class Selection:
 
 
 def at_threshold(scores: Numbers, members: Flags, threshold: float) -> Selection:
-    """Select every score from the threshold up.
+    """Select every score greater than or equal to the threshold.
 
     Raises:
         InputError: there is no member, the threshold or a score is NaN, or the lengths differ.
@@ -69,14 +69,14 @@ def at_threshold(scores: Numbers, members: Flags, threshold: float) -> Selection
     values, labels = _checked(scores, members)
     _need(labels, "precision and recall")
     if math.isnan(threshold):
-        raise InputError("the threshold is NaN; no score can be held against it")
+        raise InputError("the threshold is NaN; no score can be compared with it")
     chosen = values >= threshold
     hits = float((chosen & labels).sum())
     return Selection(int(chosen.sum()), hits, int(labels.sum()), float(threshold))
 
 
 def at_k(scores: Numbers, members: Flags, k: int) -> Selection:
-    """Select the k largest scores; among items tied at the edge, their mean share is a hit.
+    """Select the k largest scores. Items tied at the edge count by the share of members among them.
 
     Raises:
         InputError: k is outside 1..n, there is no member, a score is NaN, or the lengths differ.
@@ -87,7 +87,7 @@ def at_k(scores: Numbers, members: Flags, k: int) -> Selection:
 
 
 def expected_hits(scores: Numbers, members: Flags, k: int) -> float:
-    """Members among the k largest scores: the mean over all orders of tied items.
+    """Number of members among the k largest scores: the mean over all orders of tied items.
 
     Raises:
         InputError: k is outside 1..n, a score is NaN, or the lengths differ.
@@ -102,10 +102,10 @@ def expected_hits(scores: Numbers, members: Flags, k: int) -> float:
 
 
 def auroc(scores: Numbers, members: Flags) -> float:
-    """The chance that a member scores higher than a non-member; a tie counts one half.
+    """The probability that a member scores higher than a non-member; a tie counts one half.
 
-    The rank statistic (Mann and Whitney 1947), with the ranks of tied scores averaged: the exact
-    area under the ROC curve whose tied scores are joined by a slope.
+    This is the rank statistic of Mann and Whitney (1947), with the ranks of tied scores averaged.
+    It is the exact area under the ROC curve if tied scores give a sloped segment.
 
     Raises:
         InputError: there is no member or no non-member, a score is NaN, or the lengths differ.
@@ -115,10 +115,10 @@ def auroc(scores: Numbers, members: Flags) -> float:
 
 
 def pessimistic_auc(scores: Numbers, members: Flags) -> float:
-    """The chance that a member scores higher than a non-member; a tie counts nothing.
+    """The probability that a member scores higher than a non-member; a tie counts zero.
 
-    What `pessimistic_area` gives for the ROC points of all thresholds: ACDC's AUC for a method
-    that scores every item once.
+    Equal to `pessimistic_area` of the ROC points of all thresholds. This is ACDC's AUC for a
+    method that scores every item once.
 
     Raises:
         InputError: there is no member or no non-member, a score is NaN, or the lengths differ.
@@ -130,8 +130,8 @@ def pessimistic_auc(scores: Numbers, members: Flags) -> float:
 def pessimistic_area(points: Sequence[tuple[float, float]]) -> float:
     """ACDC's AUC from the ROC points of several runs (Conmy et al. 2023, Appendix E).
 
-    Points that another one beats are left out; (0, 0) and (1, 1) are added; between two points the
-    curve stays at the height of the left one.
+    Dominated points are left out, and (0, 0) and (1, 1) are added. Between two points the curve
+    stays at the height of the left one.
 
     Args:
         points: Pairs of false positive rate and true positive rate, in any order.
@@ -151,10 +151,10 @@ def pessimistic_area(points: Sequence[tuple[float, float]]) -> float:
 
 
 def average_precision(scores: Numbers, members: Flags) -> float:
-    """Sum over all thresholds of precision times the recall gained there.
+    """Sum over all thresholds of the precision times the recall gained at that threshold.
 
-    Tied items enter together, so their order cannot matter. With all scores tied it is the share
-    of members.
+    Tied items enter at the same threshold, so their order does not matter. If all scores are tied,
+    the result is the share of members.
 
     Raises:
         InputError: there is no member, a score is NaN, or the lengths differ.
@@ -174,7 +174,7 @@ def jaccard(found: Collection[Any], members: Collection[Any]) -> float:
 
 
 def _pairs(scores: Numbers, members: Flags, what: str) -> tuple[int, int, int]:
-    """Pairs of a member and a non-member: those in the right order, those tied, all."""
+    """Counts of (member, non-member) pairs: in the right order, tied, and all."""
     values, labels = _checked(scores, members)
     _need(labels, what)
     if labels.all():

@@ -1,27 +1,21 @@
-"""Reference circuits: what others found in a model, as data with a source for each.
+"""Reference circuits: circuits that others found in a model, as data with their sources.
 
-A circuit has no one truth: the same heads were coded as 182, 963 or 1041 edges, and an edge that
-matters under zero ablation may not matter under resampling. So every reference is one coding, has a
-name of its own and says whose it is.
+A circuit has no single ground truth: the same heads were coded as 182, 963 or 1041 edges, and an
+edge that matters under zero ablation may not matter under resampling. So each reference is one
+coding (one way to write the circuit down), with its own name and its sources.
 """
 
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from importlib import resources
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from visit_tl.arguments.checked import checked
-from visit_tl.arguments.vocabulary import ReferenceName
-from visit_tl.circuits.edges import Shape
-from visit_tl.circuits.names import Edge, Part
-from visit_tl.errors import FileError, InputError
-from visit_tl.strict_json import parse_json
+from visit_tl.arguments.kinds import Taken
+from visit_tl.graph.circuit_edges import Shape
+from visit_tl.graph.circuit_parts import Edge, Part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,18 +29,19 @@ class Reference:
 
     Attributes:
         name: Such as `ioi-wang-2022`.
-        circuit: What it is a circuit of; references with the same word are codings of one circuit.
-        coding: What this coding counts, in a few words.
-        model: The model that it was found in.
-        shape: Of that model: layers, heads, and whether it has MLPs.
+        circuit: The circuit, such as `ioi`; references with the same value are codings of it.
+        coding: What this coding contains, in a few words.
+        model: The model in which it was found.
+        shape: The shape of that model: layers, heads, whether it has MLPs, and whether its blocks
+            are parallel.
         classes: The heads by class.
-        mlp_groups: The MLPs by group; empty where none is in it.
-        edges: In the order of the forward pass; empty where the coding has none.
+        mlp_groups: The MLPs by group; empty if the circuit has none.
+        edges: The edges, in the order of the forward pass; empty if the coding has none.
         internal: Whether the edges inside heads are counted, as ACDC does.
-        task: What the model does with it.
-        prompt: What else the result depends on: `bos`, `corruption`, `metric`.
-        sources: Papers and files.
-        notes: Where codings differ, and other traps.
+        task: The task that the circuit performs.
+        prompt: Other settings that the result depends on: `bos`, `corruption`, `metric`.
+        sources: Papers and files that the reference was taken from.
+        notes: Differences from other codings, and other pitfalls.
     """
 
     name: str
@@ -70,12 +65,12 @@ class Reference:
 
     @property
     def n_heads(self) -> int:
-        """Number of heads of each block of the model."""
+        """Number of heads in each block of the model."""
         return self.shape.n_heads
 
     @cached_property
     def class_of(self) -> Mapping[Part, str]:
-        """The class of each head."""
+        """The class of each head, by head."""
         return {head: name for name, heads in self.classes.items() for head in heads}
 
     @cached_property
@@ -90,7 +85,7 @@ class Reference:
         return tuple(sorted(found, key=lambda mlp: mlp.order))
 
     def text(self) -> str:
-        """Everything but the single edges, as text."""
+        """The reference as text, without the list of edges."""
         lines = [f"{name:<11}{value}" for name, value in self._facts()]
         lines += [f"  {name}: {_listed(heads)}" for name, heads in self._groups()]
         return "\n".join([*lines, *(f"  - {note}" for note in self.notes)])
@@ -98,7 +93,7 @@ class Reference:
     __str__ = text
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a head or MLP: part, kind, layer, head, class."""
+        """One row per head or MLP: part, kind, layer, head, class."""
         import pandas as pd
 
         rows = [
@@ -111,7 +106,7 @@ class Reference:
         return frame.set_index("part")
 
     def edges_dataframe(self) -> pd.DataFrame:
-        """One row an edge: edge, source, target, input, and the classes at its two ends."""
+        """One row per edge: edge, source, target, input, and the classes at its two ends."""
         import pandas as pd
 
         group = {part: name for name, parts in self._groups() for part in parts}
@@ -160,68 +155,9 @@ def _listed(parts: tuple[Part, ...]) -> str:
     return ", ".join(map(str, parts))
 
 
-def available() -> tuple[str, ...]:
-    """The names of the references that come with the package, in alphabetical order."""
-    return _shipped()
-
-
-@checked
-def load(name: ReferenceName) -> Reference:
-    """A reference by its name, or one of your own from a file.
-
-    Args:
-        name: One of `available()`; or the path of a JSON file of the schema in
-            docs/schema.md, given as a Path or as text that ends in `.json`.
-
-    Raises:
-        InputError: there is no reference of that name.
-        FileError: the file cannot be read.
-        GraphError: the file is no reference: what is missing, of the wrong type or out of range.
-    """
-    if not isinstance(name, str) or name.endswith(".json"):
-        return _read(Path(name))
-    if name not in _shipped():
-        raise InputError(
-            f"{name!r} is no reference circuit; there are {', '.join(_shipped())}; one of your own "
-            f"is loaded by the path of its .json file"
-        )
-    return _load_shipped(name)
-
-
-def codings_of(circuit: str) -> tuple[Reference, ...]:
-    """Every shipped reference that codes the same circuit, such as `ioi`."""
-    return tuple(ref for name in _shipped() if (ref := _load_shipped(name)).circuit == circuit)
-
-
-@cache
-def _shipped() -> tuple[str, ...]:
-    folder = resources.files("visit_tl.circuits") / "data"
-    names = (file.name for file in folder.iterdir() if file.name.endswith(".json"))
-    return tuple(sorted(name.removesuffix(".json") for name in names))
-
-
-@cache
-def _load_shipped(name: str) -> Reference:
-    from visit_tl.circuits.schema import from_json
-
-    file = resources.files("visit_tl.circuits") / "data" / f"{name}.json"
-    return from_json(json.loads(file.read_text(encoding="utf-8")), name)
-
-
-def _read(path: Path) -> Reference:
-    from visit_tl.circuits.schema import from_json
-    from visit_tl.errors import GraphError
-
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise FileError(f"the reference {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise GraphError(f"the reference {path} is not UTF-8 text: {error}") from error
-    except ValueError as error:  # NUL in the path
-        raise FileError(f"the reference {str(path)!r} cannot be read: {error}") from error
-    try:
-        data = parse_json(text)
-    except ValueError as error:
-        raise GraphError(f"the reference {path} is no JSON: {error}") from error
-    return from_json(data, str(path))
+if TYPE_CHECKING:
+    KnownCircuit = Reference
+else:
+    KnownCircuit = Annotated[
+        Any, Taken("a known circuit", "vt.circuits.load('ioi-wang-2022')", classes=(Reference,))
+    ]

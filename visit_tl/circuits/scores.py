@@ -1,4 +1,4 @@
-"""Scores of heads or edges, from whatever holds them: a graph, an array, a mapping."""
+"""Read scores of heads or edges from a graph, measured effects, an array or a mapping."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
-from visit_tl.circuits.edges import Shape
-from visit_tl.circuits.names import Edge, Part, is_edge, parse_end
 from visit_tl.circuits.references import Reference
 from visit_tl.errors import InputError
-from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.circuit_edges import Shape
+from visit_tl.graph.circuit_parts import Edge, Part, is_edge, parse_end
+from visit_tl.graph.container import GraphData
 from visit_tl.graph.records import Node
 
 By = Literal["norm", "prob", "rank", "attention", "attribution", "effect"]
@@ -26,15 +26,15 @@ Level = Literal["heads", "edges"]
 
 @dataclass(frozen=True)
 class Scores:
-    """One number a head or an edge.
+    """One number per head or edge.
 
     Attributes:
         level: Whether heads or edges are scored.
-        values: Score of each; those that are not named have none.
+        values: The scores; a head or edge that is not a key has no score.
         what: What the numbers are, in a few words.
-        model: The model that they are of, where that is known.
-        absolute: Whether their sizes are to be ranked and not their signed values.
-        notes: What had to be left out or put together.
+        model: The model that the scores belong to; None if unknown.
+        absolute: Whether to rank absolute values instead of signed ones.
+        notes: What was left out or combined.
     """
 
     level: Level
@@ -46,27 +46,29 @@ class Scores:
 
 
 def read_scores(source: Any, reference: Reference, by: By | None, absolute: bool | None) -> Scores:
-    """The scores that something holds, for the heads or edges of a reference's model.
+    """Read scores for the heads or edges of a reference's model.
 
     Args:
-        source: A FlowGraph, what `effects` or `edge_effects` measured, an array or tensor or
-            nested list [layer, head], or a mapping of heads or of edges in any spelling.
-        reference: What they are to be compared with.
-        by: Which number of a graph's heads; None is `norm` for a graph, and what anything else
-            needs.
-        absolute: Whether sizes count and not signs; None is True for attributions and effects.
+        source: A FlowGraph, the result of `effects` or `edge_effects`, an array, tensor or nested
+            list [layer, head], or a mapping of heads or of edges, in any spelling, to numbers.
+        reference: The reference that the scores will be compared with.
+        by: Which value of a graph's heads to use. None is `norm` for a graph; for any other source
+            it must be None.
+        absolute: Whether absolute values are ranked instead of signed ones; None is True for
+            attributions and effects.
 
     Raises:
-        InputError: it is none of these, empty, of another model's shape, or holds NaN.
+        InputError: the source is none of these, is empty, has the shape of another model, or holds
+            NaN.
         GraphError: a name cannot be read.
     """
-    if isinstance(source, FlowGraph):
+    if isinstance(source, GraphData):
         sizes = (by in SIGNED) if absolute is None else absolute
         return _of_graph(source, reference, by or "norm", sizes)
     if by is not None:
         raise InputError(
             f"by = {by!r} chooses a number of a graph's heads, but the scores given are a "
-            f"{type(source).__name__}, which has one already: leave it out"
+            f"{type(source).__name__}, which has only one number for each: leave by out"
         )
     if (measured := _of_effects(source, reference, absolute)) is not None:
         return measured
@@ -75,20 +77,20 @@ def read_scores(source: Any, reference: Reference, by: By | None, absolute: bool
     values = matrix(source)
     check_shape(Shape(*values.shape), reference, "the scores are")
     heads = {Part("head", *at): float(value) for at, value in np.ndenumerate(values)}
-    return Scores("heads", _numbers(heads), bool(absolute))
+    return Scores("heads", _floats(heads), bool(absolute))
 
 
 def matrix(scores: Any) -> Float[np.ndarray, "layer head"]:
     """Scores [layer, head] as an array, from an array, a tensor or a nested list.
 
     Raises:
-        InputError: it is not numbers in two dimensions.
+        InputError: the scores are not a two-dimensional array of numbers.
     """
     try:
         if hasattr(scores, "detach"):
             scores = scores.detach().cpu().float().numpy()
         values = np.asarray(scores, dtype=float)
-    except Exception as error:  # whatever an object of the caller does when it is read
+    except Exception as error:  # converting an object of the caller may raise anything
         raise InputError(
             f"scores must be numbers [layer, head], a mapping or a FlowGraph; "
             f"{type(scores).__name__} is none of them ({error})"
@@ -99,10 +101,11 @@ def matrix(scores: Any) -> Float[np.ndarray, "layer head"]:
 
 
 def check_shape(shape: Shape, reference: Reference, whose: str) -> None:
-    """Refuse scores of another shape than that of the reference's model.
+    """Check that scores have the shape of the reference's model.
 
     Raises:
-        InputError: layers or heads differ; names the heads of the reference that are out of range.
+        InputError: the number of layers or heads differs; the message names the heads of the
+            reference that are out of range.
     """
     own = reference.shape
     if (shape.n_layers, shape.n_heads) == (own.n_layers, own.n_heads):
@@ -126,7 +129,7 @@ def check_shape(shape: Shape, reference: Reference, whose: str) -> None:
 # --- graphs --------------------------------------------------------------------------------------
 
 
-def _of_graph(graph: FlowGraph, reference: Reference, by: By, absolute: bool) -> Scores:
+def _of_graph(graph: GraphData, reference: Reference, by: By, absolute: bool) -> Scores:
     if by not in BY:
         raise InputError(f"by = {by!r} is none of {', '.join(BY)}")
     nodes = graph.of_kind("head")
@@ -136,11 +139,11 @@ def _of_graph(graph: FlowGraph, reference: Reference, by: By, absolute: bool) ->
     size = abs if absolute else float
     values: dict[Part | Edge, float] = {}
     for node in nodes:
-        value = _READ[by](node, graph)
+        value = _VALUE_OF[by](node, graph)
         if value is None:
             continue
         head = Part("head", node.id.layer, node.id.head)
-        # A head that was followed to several positions counts where it scores highest.
+        # Of a head at several positions, the highest score counts.
         if head not in values or size(value) > size(values[head]):
             values[head] = value
     if nodes and not values:
@@ -150,26 +153,26 @@ def _of_graph(graph: FlowGraph, reference: Reference, by: By, absolute: bool) ->
         )
     spots = {node.id.position for node in nodes} - {None}
     notes = ("of several positions the highest score of a head counts",) if spots else ()
-    return Scores("heads", _numbers(values), absolute, by, graph.model, notes)
+    return Scores("heads", _floats(values), absolute, by, graph.model, notes)
 
 
-def _shape(graph: FlowGraph, nodes: tuple[Node, ...]) -> Shape:
-    """Layers and heads of a graph's model, the heads as those shown and hidden in one block."""
+def _shape(graph: GraphData, nodes: tuple[Node, ...]) -> Shape:
+    """Layers and heads of a graph's model; heads are counted as shown plus hidden in one block."""
     layer = graph.layers[0]
     shown = [n for n in nodes if n.layer == layer and n.id.position is None]
     n_heads = len(shown) + graph.hidden[layer].heads
     return Shape(graph.n_layers, n_heads)
 
 
-def _attention(node: Node, graph: FlowGraph) -> float | None:
-    """The largest attention, but for BOS at the beginning, on which idle heads rest."""
+def _attention(node: Node, graph: GraphData) -> float | None:
+    """The largest attention, without a BOS at the beginning, which inactive heads attend to."""
     if node.attention is None:
         return None
     first = int(graph.prepend_bos) + int(graph.bos_in_prompt)
     return max(node.attention[first:], default=0.0)
 
 
-_READ: Final[dict[str, Callable[[Node, FlowGraph], float | None]]] = {
+_VALUE_OF: Final[dict[str, Callable[[Node, GraphData], float | None]]] = {
     "norm": lambda node, graph: node.norm,
     "prob": lambda node, graph: node.prob,
     "rank": lambda node, graph: -float(node.rank),
@@ -183,9 +186,9 @@ _READ: Final[dict[str, Callable[[Node, FlowGraph], float | None]]] = {
 
 
 def _of_effects(source: Any, reference: Reference, absolute: bool | None) -> Scores | None:
-    """The scores of an Effects or EdgeEffects, which know their model; None for anything else."""
-    from visit_tl.causal.edges import EdgeEffects
-    from visit_tl.causal.measured import Effects
+    """The scores of an Effects or EdgeEffects, with their model; None for anything else."""
+    from visit_tl.causal.patching.effects_result import Effects
+    from visit_tl.causal.paths.edge_effects_result import EdgeEffects
 
     sizes = True if absolute is None else absolute
     if isinstance(source, EdgeEffects):
@@ -224,14 +227,14 @@ def _edges(source: Mapping[Any, Any], reference: Reference, absolute: bool) -> S
     inside = 0
     for key, value in source.items():
         edge = Edge.parse(key)
-        _once(spelled, edge, key)
+        _refuse_repeated(spelled, edge, key)
         if edge.internal and not reference.internal:
             inside += 1
         else:
             values[edge] = value
     _in_range([end for edge in spelled for end in (edge.source, edge.target)], reference)
     notes = (f"{inside} edges inside heads left out: the coding has none",) if inside else ()
-    return Scores("edges", _numbers(values), absolute, notes=notes)
+    return Scores("edges", _floats(values), absolute, notes=notes)
 
 
 def _heads(source: Mapping[Any, Any], reference: Reference, absolute: bool) -> Scores:
@@ -239,11 +242,11 @@ def _heads(source: Mapping[Any, Any], reference: Reference, absolute: bool) -> S
     spelled: dict[tuple[Part, str | None], Any] = {}
     for key, value in source.items():
         end = parse_end(key)
-        _once(spelled, end, key)
+        _refuse_repeated(spelled, end, key)
         found[end] = value
     _in_range([part for part, _ in found], reference)
     others = [str(part) for part, _ in found if part.kind != "head"]
-    numbers = _numbers({end: value for end, value in found.items() if end[0].kind == "head"})
+    numbers = _floats({end: value for end, value in found.items() if end[0].kind == "head"})
     notes = [f"{len(others)} that are no heads left out: {', '.join(others)}"] if others else []
     if any(read is not None for _, read in numbers):
         notes.append("of a head's q, k and v the highest score counts")
@@ -257,9 +260,9 @@ def _heads(source: Mapping[Any, Any], reference: Reference, absolute: bool) -> S
     return Scores("heads", values, absolute, notes=tuple(notes))
 
 
-def _once(seen: dict[Any, Any], item: Any, key: Any) -> None:
+def _refuse_repeated(seen: dict[Any, Any], item: Any, key: Any) -> None:
     if item in seen:
-        raise InputError(f"{key!r} and {seen[item]!r} are one and the same; give it one score")
+        raise InputError(f"{key!r} and {seen[item]!r} are the same head or edge; give it one score")
     seen[item] = key
 
 
@@ -273,8 +276,8 @@ def _in_range(parts: list[Part], reference: Reference) -> None:
         )
 
 
-def _numbers(values: Mapping[Any, Any]) -> dict[Any, float]:
-    """The scores as floats; NaN and what is no number are refused by name."""
+def _floats(values: Mapping[Any, Any]) -> dict[Any, float]:
+    """Convert the scores to floats; raise for NaN and non-numbers, naming the head or edge."""
     numbers = {}
     for item, value in values.items():
         try:

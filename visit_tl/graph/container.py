@@ -1,40 +1,42 @@
-"""The records of a graph, and the questions that need nothing else."""
+"""GraphData: the records of a graph, and the lookups that need nothing else."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
+from visit_tl.arguments import plain
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.vocabulary import Kinds, NodeName, Word
+from visit_tl.arguments.kinds import Taken
+from visit_tl.arguments.vocabulary import Kinds, Word
 from visit_tl.errors import GraphError
-from visit_tl.graph.ids import KINDS, NodeId
+from visit_tl.graph.ids import KINDS, NodeId, NodeName, NodeNames
 from visit_tl.graph.records import Column, Edge, Hidden, Node, total
 
 
 @dataclass(frozen=True)
-class Container:
-    """Nodes and edges of one forward pass, checked, and how to find them.
+class GraphData:
+    """The nodes and edges of one forward pass, checked, with methods to look them up.
 
     Attributes:
         model: Name of the model.
         prompt: The text that was given; the decoded tokens where token ids were given.
         tokens: The text of each token, BOS included where there is one.
-        token_ids: Their ids.
+        token_ids: The ids of the tokens.
         prepend_bos: Whether the first token is a BOS that was put before the prompt.
-        bos_in_prompt: Whether the prompt begins with a BOS itself, so that no other was put before
-            it unless `prepend_bos=True` asked for one.
-        position: The query position that the graph is of, counted from 0.
+        bos_in_prompt: Whether the prompt itself begins with a BOS. Then no other was put before it,
+            unless `prepend_bos=True` asked for one.
+        position: The query position of the graph, counted from 0.
         target: The token whose rank and probability every node carries.
-        target_id: Its id.
+        target_id: The id of the target.
         target_given: True if the caller named it, False if it is the model's own prediction.
         layers: The blocks in the graph, ascending and without gaps.
         n_layers: Number of blocks of the model.
         d_vocab: Size of the vocabulary; ranks go from 0 to d_vocab - 1.
-        pruning: How it was pruned: the budgets by name.
+        pruning: The budgets of the pruning, by name.
         hidden: By block, how much pruning left out.
         residual_error: By block, the largest relative error of the conservation laws of
             docs/maths.md, as measured on this forward pass.
@@ -44,8 +46,8 @@ class Container:
         source: A weak reference to the model that made the graph, for `effects` and the like; None
             in a graph that was loaded. Neither saved nor compared.
         patched: The hooks at which the caller's `fwd_hooks` acted, and those at which hooks left on
-            the model changed something. Where a whole was patched, its parts do not sum to it.
-        adapters: The names of the adapters (LoRA and its kin) that took part, merged or not.
+            the model changed something. Where a sum was patched, its parts no longer add up to it.
+        adapters: The names of the adapters (such as LoRA) that were active, merged or not.
 
     Raises:
         GraphError: two nodes have the same id, or an edge names a node that is not there or does
@@ -78,18 +80,25 @@ class Container:
     def __post_init__(self) -> None:
         _ = self.ends
 
+    def __eq__(self, other: object) -> bool:
+        # A FlowGraph equals a GraphData with the same records.
+        if not isinstance(other, GraphData):
+            return NotImplemented
+        names = [each.name for each in fields(GraphData) if each.compare]
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
     @cached_property
     def ends(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Where the source and where the target of every edge stand in `nodes`.
+        """The indices in `nodes` of the source and of the target of every edge.
 
-        Worked out when the graph is made, and kept: looking up every name again is most of what a
-        picture would cost.
+        Computed once, when the graph is made: looking up all ids again would be most of the time
+        of drawing a picture.
         """
         order = {node.id: i for i, node in enumerate(self.nodes)}
         if len(order) != len(self.nodes):
             seen: set[NodeId] = set()
             twice = next(n.id for n in self.nodes if n.id in seen or seen.add(n.id))
-            raise GraphError(f"the node {twice} is there twice")
+            raise GraphError(f"the node {twice} appears twice")
         sources, targets = array("i"), array("i")
         for edge in self.edges:
             start, end = order.get(edge.source), order.get(edge.target)
@@ -97,7 +106,7 @@ class Container:
                 raise GraphError(
                     f"the edge {edge.source} -> {edge.target} ends at "
                     f"{edge.source if start is None else edge.target}, "
-                    f"which is no node of this graph"
+                    f"which is not a node of this graph"
                 )
             if start >= end:
                 raise GraphError(
@@ -127,10 +136,10 @@ class Container:
 
     @checked
     def __getitem__(self, node: NodeName) -> Node:
-        """The node of that id, such as `g["L29H1"]` or `g["29.1"]`.
+        """The node with this id, such as `g["L29H1"]` or `g["29.1"]`.
 
         Raises:
-            GraphError: the id cannot be read, or the node is not in the graph (pruned, perhaps).
+            GraphError: the id cannot be read, or the node is not in the graph (it may be pruned).
         """
         found = self._by_id.get(wanted := self.name_of(node))
         if found is None:
@@ -142,7 +151,7 @@ class Container:
 
     @checked
     def name_of(self, node: NodeName) -> NodeId:
-        """An id as this graph prints it: without a position where that is the graph's own.
+        """Parse an id; a position is left out if it is the graph's own.
 
         Raises:
             GraphError: the id cannot be read.
@@ -188,17 +197,17 @@ class Container:
 
     @checked
     def ancestors(self, node: NodeName) -> frozenset[NodeId]:
-        """Every node from which this one can be reached, itself left out."""
+        """Every node from which this one can be reached, without the node itself."""
         return _closure(self[node].id, self._into, lambda edge: edge.source)
 
     @checked
     def descendants(self, node: NodeName) -> frozenset[NodeId]:
-        """Every node that can be reached from this one, itself left out."""
+        """Every node that can be reached from this one, without the node itself."""
         return _closure(self[node].id, self._out_of, lambda edge: edge.target)
 
     @checked
     def find(self, word: Word) -> tuple[Node, ...]:
-        """The nodes that read a word: it is among the tokens that they promote (case ignored)."""
+        """The nodes that have a word among the tokens that they promote (case is ignored)."""
         wanted = word.strip().casefold()
         return tuple(
             node
@@ -228,7 +237,7 @@ class Container:
 
     @cached_property
     def unfollowed(self) -> tuple[Node, ...]:
-        """The memory values made at another position whose state is not in the graph."""
+        """The memory values of other positions whose source state is not in the graph."""
         return tuple(
             node
             for node in self.of_kind("value")
@@ -236,11 +245,11 @@ class Container:
         )
 
     def _state_of(self, value: NodeId) -> NodeId:
-        """The state that a memory was made from."""
+        """The id of the state that a memory was made from."""
         return self.name_of(NodeId("attn_in", value.layer, position=value.key_position))
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy in another process, or one that was kept, has no model.
+        # A pickled copy, in another process or in a file, has no model.
         return {**self.__dict__, "source": None}
 
 
@@ -253,3 +262,24 @@ def _closure(start: NodeId, edges: dict[NodeId, list[Edge]], end: Any) -> frozen
                 seen.add(there)
                 waiting.append(there)
     return frozenset(seen)
+
+
+G = TypeVar("G", bound=GraphData)
+"""For functions that return the type of graph that they were given: GraphData or FlowGraph."""
+
+# Types of arguments: a graph; or nodes or edges, where a graph stands for those that it shows.
+GRAPH: Final = Taken("a FlowGraph", classes=(GraphData,))
+if TYPE_CHECKING:
+    Graph = GraphData
+    Nodes = GraphData | NodeNames
+    Edges = GraphData | str | Iterable[Any]
+else:
+    Graph = Annotated[Any, GRAPH]
+    Nodes = Annotated[
+        Any, Taken("a graph, a list of ids of nodes, 'heads' or a kind of state", "['L9H6']",
+                   "NodeNames", (GraphData, str), plain.nodes),
+    ]  # fmt: skip
+    Edges = Annotated[
+        Any, Taken("a graph or a list of edges", "['L0H1->logits']", "Many", (GraphData,),
+                   plain.one_or_many),
+    ]  # fmt: skip

@@ -1,6 +1,6 @@
-"""NodeId: the one grammar for the names of nodes, printed and parsed here only.
+"""NodeId: the names of nodes. Ids are printed and parsed only here.
 
-| kind          | printed          | what lives there                                             |
+| kind          | printed          | what it is                                                   |
 |---------------|------------------|--------------------------------------------------------------|
 | `resid_pre`   | `L9.resid_pre`   | residual stream entering block 9                             |
 | `attn_in`     | `L9.attn_in`     | the same after ln1                                           |
@@ -23,21 +23,24 @@
 | `final_norm`  | `final_norm`     | the last resid_post after the final norm                     |
 | `logits`      | `logits`         | the model's prediction                                       |
 
-Where memory values were followed back, the nodes of other positions than the graph's own carry
-theirs at the end: `L9H6@4`, `L9H6.v3@4`, `L9.resid_post@4`.
+In a graph whose memory values were followed back, the id of a node at another position than the
+graph's own ends in that position: `L9H6@4`, `L9H6.v3@4`, `L9.resid_post@4`.
 
-Heads are also understood as `9.6`, `a9.h6` and `A9.6`, the spellings of other tools.
+Heads can also be written as `9.6`, `a9.h6` and `A9.6`, the spellings of other tools.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, cast, get_args
 
+from visit_tl.arguments import plain
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.vocabulary import NodeName, Position
+from visit_tl.arguments.kinds import Taken
+from visit_tl.arguments.vocabulary import Position
 from visit_tl.errors import GraphError
 
 Kind = Literal[
@@ -81,7 +84,7 @@ _NEEDS: Final = {
     )
     for kind in KINDS
 }
-"""For each kind, its indices and whether it has them."""
+"""For each kind, every index and whether the kind needs it."""
 
 _HEAD = re.compile(r"L([0-9]{1,9})H([0-9]{1,9})(?:\.(q|[kv]([0-9]{1,9})))?")
 _NEURON = re.compile(r"L([0-9]{1,9})([NO])([0-9]{1,9})(\.k)?")
@@ -100,7 +103,7 @@ class NodeId:
         head: Query head index, for `head_query`, `key`, `value` and `head`.
         key_position: Position of the token that made a memory key or value.
         neuron: Row of W_O (`attn_neuron`) or W_out (`neuron`), column of W_in (`neuron_key`).
-        position: Query position, if it is another than the graph's own; else None.
+        position: Query position, if it differs from the graph's own; else None.
 
     Raises:
         GraphError: an index is missing, superfluous or negative, or the kind is unknown.
@@ -139,7 +142,7 @@ class NodeId:
     @checked
     def at(self, position: Position | None) -> NodeId:
         """The same node at another position."""
-        # Nearly every node that is asked for is at the graph's own position, and asked for there.
+        # Mostly both positions are None, the graph's own: then no copy is needed.
         return self if position is self.position else replace(self, position=position)
 
     def _name(self) -> str:
@@ -166,11 +169,11 @@ class NodeId:
 
         Args:
             text: `L9H6`, `L9H6.v3`, `L9N120`, `L9.resid_mid`, `logits` ...; for heads also `9.6`,
-                `a9.h6`, `A9.6`; all but the end also with a position, as in `L9H6@4`. A NodeId is
-                returned as it is.
+                `a9.h6`, `A9.6`; all but `final_norm` and `logits` also with a position, as in
+                `L9H6@4`. A NodeId is returned as it is.
 
         Raises:
-            GraphError: the text follows none of these.
+            GraphError: the text has none of these forms.
         """
         if isinstance(text, NodeId):
             return text
@@ -188,8 +191,8 @@ class NodeId:
         return found
 
 
-# A graph names a node for itself and for each of its edges, 16,000 times for 4,000 nodes: as many
-# objects would be 1 MB. 100 graphs of one model have 35,000 names between them.
+# A graph of 4,000 nodes uses an id 16,000 times, in its nodes and edges: 1 MB if each were an
+# object of its own. 100 graphs of one model have 35,000 different ids.
 @lru_cache(maxsize=1 << 16, typed=True)
 def shared_id(
     kind: Kind,
@@ -199,7 +202,7 @@ def shared_id(
     neuron: int | None,
     position: int | None,
 ) -> NodeId:
-    """The NodeId of these indices, the same object again while it is still in use."""
+    """The NodeId of these indices; the same object is returned again while it is cached."""
     return NodeId(kind, layer, head, key_position, neuron, position)
 
 
@@ -232,3 +235,32 @@ def _read_state(text: str) -> NodeId | None:
         return NodeId(text)
     match = _STATE.fullmatch(text)
     return None if match is None else NodeId(match[2], int(match[1]))  # type: ignore[arg-type]
+
+
+class HasId(Protocol):
+    """Anything that has the id of a node."""
+
+    @property
+    def id(self) -> NodeId:
+        """Its id."""
+        ...
+
+
+# Types of arguments that name nodes: first for type checkers, then for `checked` at run time.
+if TYPE_CHECKING:
+    NodeName = str | NodeId | HasId
+    NodeNames = NodeName | Iterable[NodeName]
+    Ends = tuple[str | NodeId, str | NodeId]
+else:
+    NodeName = Annotated[
+        Any, Taken("the id of a node", "'L9H6'", classes=(str, NodeId), form=plain.node)
+    ]
+    NodeNames = Annotated[
+        Any, Taken("a list of ids of nodes", "['L9H6', 'L10H0']", "NodeNames", form=plain.nodes)
+    ]
+    Ends = Annotated[Any, Taken("a source and a target", "'L9.query', 'L9H6.q'", "TwoNodeNames")]
+
+
+def node_ids(value: NodeNames) -> list[str | NodeId]:
+    """A list of ids, from ids or nodes; a single one gives a list of one."""
+    return plain.nodes(value)

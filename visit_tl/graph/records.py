@@ -1,4 +1,4 @@
-"""Node, Edge and what they hold: frozen records that know neither torch nor plotly."""
+"""Node, Edge and the records inside them; all are frozen and need neither torch nor plotly."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TokenProb:
     """One token of a readout.
 
     Attributes:
-        token: Its text, as the tokenizer shows it. Never markup: views escape it.
+        token: Its text, as the tokenizer decodes it. Plain text, not markup: views escape it.
         id: Its index in the vocabulary.
         prob: Its probability under the logit lens, in [0, 1].
     """
@@ -40,14 +40,14 @@ class TokenProb:
 
 
 class TokenProbs(Sequence[TokenProb]):
-    """The tokens of one readout, packed; they compare, add and print as a tuple of TokenProb.
+    """The tokens of one readout, packed; compares, adds and prints like a tuple of TokenProb.
 
-    A graph shows 40,000 of them: as objects 5 MB, packed 1.2 MB.
+    A graph has 40,000 such tokens: 5 MB as objects, 1.2 MB packed.
 
     Args:
         ids: Their indices in the vocabulary, below 2^31.
-        probs: Their probabilities, kept as float32, in which they were read.
-        texts: The text of each of these ids, and of others: one mapping may serve many readouts.
+        probs: Their probabilities, stored as float32, the precision of the readout.
+        texts: The text of each id. It may hold other ids too: many readouts can share it.
     """
 
     __slots__ = ("_numbers", "_texts")
@@ -67,7 +67,7 @@ class TokenProbs(Sequence[TokenProb]):
             return tuple(self)[index]
         n = len(self)
         at = index if 0 <= index < n else range(n)[index]
-        # Packed in the machine's own order and sizes, so that one of them is found by its place.
+        # Native byte order and sizes, 4 bytes a number, so that an entry is found by its offset.
         (token,) = _INTEGER(self._numbers, 4 * at)
         (prob,) = _FLOAT(self._numbers, 4 * (n + at))
         return TokenProb(self._texts[token], token, prob)
@@ -111,7 +111,7 @@ class TokenProbs(Sequence[TokenProb]):
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """Where a node's vector, or the coefficient that switches it on, lives in the model.
+    """The place in the model of a node's vector, or of the coefficient that multiplies it.
 
     Attributes:
         name: TransformerLens hook name, such as `blocks.9.attn.hook_z`.
@@ -122,10 +122,11 @@ class Hook:
     index: tuple[int, ...]
 
 
-# Graphs of one model name the same places, half a MB each; 100 of them 25,000 different ones.
+# Graphs of one model have mostly the same hooks, half a MB per graph if not shared; 100 graphs
+# have 25,000 different ones.
 @lru_cache(maxsize=1 << 16)
 def shared_hook(name: str, index: tuple[int, ...]) -> Hook:
-    """The Hook of this place, the same object again while it is still in use."""
+    """The Hook of this place; the same object is returned again while it is cached."""
     return Hook(name, index)
 
 
@@ -134,7 +135,7 @@ class Effect:
     """What changing one node or one edge does to a metric (docs/maths.md, "Causes").
 
     Attributes:
-        value: Metric after the change, less the metric before it.
+        value: Metric after the change, minus the metric before it.
         exact: True if the model was run with the change, False if attribution patching estimated
             it.
     """
@@ -145,10 +146,10 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One vector of the forward pass (or one row of a weight matrix), read as words.
+    """One vector of the forward pass (or one row of a weight matrix), read as tokens.
 
     Attributes:
-        id: Its name; carries kind, layer, head, key_position, neuron and position.
+        id: Its name, with kind, layer, head, key_position, neuron and position.
         top: The tokens that it promotes most, best first; a tuple, or packed (`TokenProbs`).
         bottom: The tokens that it promotes least, worst first; likewise.
         entropy: Entropy of its distribution over the vocabulary, in nats.
@@ -160,7 +161,7 @@ class Node:
             forward pass multiplied them by; else None.
         attention: For heads, the attention over all key positions at the graph's position; else
             None.
-        hook: Where it lives in the model; None for biases.
+        hook: Its place in the model; None for biases.
         attribution: Its direct logit attribution to the target, where measured; else None.
         effect: What patching it does to a metric, where measured; else None.
     """
@@ -235,11 +236,13 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """What pruning left out of one block, so that no one takes the picture for the whole.
+    """How many nodes pruning left out of one block.
+
+    Views show these counts, so that nobody takes a pruned graph for the whole.
 
     Attributes:
         heads: Heads not shown.
-        values: Memory values of shown heads not shown.
+        values: Memory values not shown, of heads that are shown.
         attn_neurons: Rows of W_O not shown.
         neurons: MLP neurons not shown.
     """
@@ -251,18 +254,18 @@ class Hidden:
 
 
 def total(parts: Iterable[Hidden]) -> Hidden:
-    """How much several blocks left out."""
+    """The sums of the counts of several blocks."""
     counts = [[getattr(part, name) for name in Hidden.__slots__] for part in parts]
     return Hidden(*(sum(column) for column in zip(*counts, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """The blocks at another position that made a state which a memory of the graph was read from.
+    """Blocks at another position, whose state a memory of the graph was made from.
 
     Attributes:
         position: The position, counted from 0.
-        hops: Least number of memories to go back through from the graph's own position.
+        hops: Smallest number of memories that lead back to it from the graph's own position.
         layers: The blocks shown whole, ascending from the graph's first. Of the block after them,
             only the state that its attention read is shown.
         hidden: By block, how much pruning left out.

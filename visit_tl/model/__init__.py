@@ -1,1 +1,5 @@
-"""The only room, with trace.py, that knows TransformerLens."""
+"""A model and one forward pass of it: the only folder that uses TransformerLens and transformers.
+
+Its results are plain tensors under standard hook names. Nothing here depends on the logit lens, on
+graphs or on pictures.
+"""

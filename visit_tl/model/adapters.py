@@ -1,8 +1,8 @@
-"""Adapters (LoRA and its kin) on a model's linear layers, and the weights that they make of them.
+"""Adapters (LoRA and similar) on a model's linear layers, and the effective weights of the layers.
 
-TransformerLens shows the weight of the layer inside an adapter. Here a block is handed out as
-TransformerLens would show it if its layers had the weights that they apply in all. The model itself
-is not changed.
+TransformerLens shows only the weight of the layer inside an adapter. This module reads a block as
+TransformerLens would show it if its layers had their effective weights, adapters included. The
+model itself is not changed.
 """
 
 from __future__ import annotations
@@ -27,28 +27,30 @@ from visit_tl.model.effective import (
     read_linear,
     twin_of,
 )
-from visit_tl.model.standing import left_on
+from visit_tl.model.standing_hooks import left_on
 
 MERGE: Final = (
-    "merge the adapter into the weights before TransformerLens opens the model: give what "
-    "merge_and_unload() of the peft model returns as hf_model"
+    "merge the adapter into the weights before TransformerLens opens the model: pass the result of "
+    "merge_and_unload() of the peft model as hf_model"
 )
-# peft's names: what was put together of the active adapter, and whether it adds to the prompt.
+# peft's names: the configuration of the active adapter, and whether it adds to the prompt.
 _SETTINGS: Final = "active_peft_config"
 _IN_PROMPT: Final = "is_prompt_learning"
 _KEPT_BYTES: Final = 256 * 2**20
-"""Bytes of weights that one opened model keeps; it reads its blocks one after the other."""
-# Largest error of a row that a layer gave in a run, by dtype, as a share of the row. Measured on
-# a small Llama with LoRA everywhere: 2e-7 in float32, 4e-3 in bfloat16, 5e-4 in float16.
+"""Bytes of effective weights cached per opened model; blocks are read one after the other."""
+# Largest allowed error of a row of a layer's output in a run, by dtype, relative to the row.
+# Measured on a small Llama with LoRA everywhere: 2e-7 in float32, 4e-3 in bfloat16, 5e-4 in
+# float16.
 _AGREE: Final = {torch.bfloat16: 3e-2, torch.float16: 5e-3}
 _AGREE_FULL: Final = 1e-5
 
 
 def adapted_modules(modules: Sequence[tuple[str, nn.Module]]) -> dict[nn.Module, str]:
-    """The modules that stand around a layer whose weight they show, with their names.
+    """The modules that wrap a linear layer and show its weight, with their names.
 
-    They have parts, and a weight of two axes that is a parameter of one of their parts. Modules of
-    TransformerLens, which look the same, stand around them.
+    Such a module has submodules, and its two-dimensional `weight` is a parameter of one of them.
+    Modules of TransformerLens look the same, but they wrap the modules of the model; these are left
+    out.
     """
     found: dict[nn.Module, str] = {}
     for name, module in modules:
@@ -63,7 +65,7 @@ def adapted_modules(modules: Sequence[tuple[str, nn.Module]]) -> dict[nn.Module,
 
 
 def active_adapters(model: Any) -> tuple[str, ...]:
-    """The names of the adapters that take part in what a model computes now, sorted."""
+    """The names of the adapters that act in the model now, merged or not, sorted."""
     return _active(model.modules())
 
 
@@ -77,13 +79,13 @@ class Adapters:
     Args:
         model: The model.
         name: Its name.
-        modules: What `model.named_modules()` gives.
+        modules: The result of `model.named_modules()`.
 
     Attributes:
-        names: The adapters that take part in what the model computes, merged or not, sorted.
+        names: The adapters that act in the model, merged or not, sorted.
 
     Raises:
-        ModelError: one of them works in the prompt and not in the weights.
+        ModelError: an adapter changes the prompt instead of the weights.
     """
 
     def __init__(self, model: Any, name: str, modules: Sequence[tuple[str, nn.Module]]) -> None:
@@ -91,33 +93,36 @@ class Adapters:
         if getattr(settings, _IN_PROMPT, False):
             raise ModelError(
                 f"{name} has an adapter ({type(settings).__name__}) that puts vectors before the "
-                f"prompt or its keys and values, which no token stands for; merge_and_unload() "
-                f"cannot merge it, so only the model without it can be opened"
+                f"prompt, or before its keys and values, that belong to no token; "
+                f"merge_and_unload() cannot merge it, so only the model without it can be opened"
             )
         self._model, self._name = model, name
         self._found = adapted_modules(modules)
-        # Also those of layers without such a weight, as of norms.
+        # Adapters of layers without such a weight, such as norms, are included.
         self.names: tuple[str, ...] = _active(module for _, module in modules)
         self._known: OrderedDict[nn.Module, Linear] = OrderedDict()
         self._seen: dict[nn.Module, tuple[Tensor, Tensor] | None] = {}
 
     def shown(self, module: Any, name: str, else_of: Any = None) -> Any:
-        """What a part of the model shows under a name, its layers having the weights in all.
+        """A weight or bias of a part of the model, with the effect of its adapters.
 
         Args:
             module: A part of the model, such as the attention of a block.
             name: TransformerLens's name of a weight or bias, such as `W_Q`.
-            else_of: What is asked if no adapter is inside; None is the module itself.
+            else_of: The object to read the name from if the module contains no adapter; None is the
+                module itself.
 
         Returns:
             The weight or bias; None if there is none.
 
         Raises:
-            ModelError: a layer is not linear in its input, or gave something else in a run.
+            ModelError: a layer is not linear in its input, or its output in a run does not match
+                its weights.
         """
         if self._found and any(part in self._found for part in module.modules()):
             module = self._copied(module)
-            # TransformerLens keeps some weights under a second name, as they were at first.
+            # TransformerLens stores the original of some weights under this name; the path of the
+            # alias leads to the current one.
             path = (getattr(module, "property_aliases", None) or {}).get(name)
             if path is not None and name in module.__dict__:
                 return _at(module, path)
@@ -127,7 +132,7 @@ class Adapters:
     def embeddings(
         self, module: Any, ids: Int[Tensor, " token"]
     ) -> Float[Tensor, "token d_model"] | None:
-        """What an embedding gives for tokens, if an adapter is inside; None if there is none."""
+        """The embeddings of tokens, from an embedding with an adapter; None without an adapter."""
         inside = next((part for part in module.modules() if part in self._found), None)
         if inside is None:
             return None
@@ -136,10 +141,10 @@ class Adapters:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Notes what adapted layers give in a run inside, which their weights must give too.
+        """Record inputs and outputs of adapted layers in a run inside, to check the weights.
 
         Raises:
-            ModelError: one was not called, so the model computes without its adapter.
+            ModelError: a layer was not called, so the model computes without its adapter.
         """
         if not self._found:
             yield
@@ -157,7 +162,8 @@ class Adapters:
         for module, name in self._found.items():
             if module in self._seen or not adapter_names(module):
                 continue
-            # Merged before the model was opened it may be right, afterwards it is not.
+            # An adapter merged before the model was opened may be in the weight that the model
+            # uses; one merged later is not.
             if getattr(module, MERGED, None) or _changes(module):
                 raise ModelError(
                     f"the adapter {', '.join(adapter_names(module))} on {_clean(name)} takes no "
@@ -167,9 +173,9 @@ class Adapters:
                 )
 
     def _linear(self, module: nn.Module) -> Linear:
-        """The map of one layer, read anew if the layer gave something else in the last run."""
+        """The map of one layer; read again if the layer's last run disagrees with the cache."""
         known = self._known.pop(module, None)
-        if known is None or self._off(module, known) is not None:
+        if known is None or self._disagreement(module, known) is not None:
             known = self._read(module)
         self._known[module] = known
         held = sum(linear.nbytes for linear in self._known.values())
@@ -185,16 +191,16 @@ class Adapters:
             raise ModelError(
                 f"the weight of {where} cannot be read with its adapter: {error}; {MERGE}"
             ) from error
-        if (off := self._off(module, linear)) is not None:
+        if (off := self._disagreement(module, linear)) is not None:
             raise ModelError(
-                f"{where} gave something else in this run than its weight and its adapter "
-                f"({', '.join(adapter_names(module)) or 'none active'}) give, off by {off:.1e}; "
+                f"the output of {where} in this run differs from that of its weight and its "
+                f"adapter ({', '.join(adapter_names(module)) or 'none active'}) by {off:.1e}; "
                 f"{MERGE}{left_on(self._model)}"
             )
         return linear
 
-    def _off(self, module: nn.Module, linear: Linear) -> float | None:
-        """How far what a layer gave is from what a map gives; None if that is rounding."""
+    def _disagreement(self, module: nn.Module, linear: Linear) -> float | None:
+        """Relative difference of a layer's output in a run and a map's; None if only rounding."""
         seen = self._seen.get(module)
         if seen is None:
             return None
@@ -204,10 +210,11 @@ class Adapters:
         return None if off <= _AGREE.get(out.dtype, _AGREE_FULL) else off
 
     def _copied(self, module: nn.Module) -> nn.Module:
-        """A shallow copy for reading, with plain layers in the places of adapted ones."""
+        """A shallow copy for reading, with adapted layers replaced by plain ones."""
         if module in self._found:
             return _layer(owner(module), lambda: self._linear(module))
-        # What a module of TransformerLens wraps is read through its other parts.
+        # A module of TransformerLens is read through its own submodules, not through the module
+        # that it wraps.
         parts = {
             name: self._copied(part)
             if part is not None and (name != "_original_component" or part in self._found)
@@ -222,9 +229,10 @@ class Adapters:
 
 
 def _layer(inner: nn.Module | None, linear: Callable[[], Linear]) -> nn.Module:
-    """A layer like the one inside an adapter, whose weights are read when they are asked for.
+    """A layer like the one inside an adapter, whose weight and bias are computed on access.
 
-    It is of the same class, by which TransformerLens knows which axis of a weight is which.
+    Its class has the same name and base, since TransformerLens tells the axes of a weight from the
+    class.
     """
     made = copy.copy(inner)
     assert made is not None
@@ -247,7 +255,7 @@ def _at(module: Any, path: str) -> Any:
 
 
 def _changes(module: nn.Module) -> bool:
-    """Whether an adapter does anything to the weight that its module shows."""
+    """Whether an adapter changes the weight that its module shows."""
     try:
         linear = read_linear(module)
     except NotReadableError:
@@ -263,7 +271,7 @@ def _changes(module: nn.Module) -> bool:
 def _note(
     seen: dict[nn.Module, tuple[Tensor, Tensor] | None],
 ) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    """A hook function that copies the first and last rows that go in and come out."""
+    """A hook function that copies the first and last rows of a module's input and output."""
 
     def note(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         seen[module] = None

@@ -1,4 +1,4 @@
-"""Several prompts, texts or a padded batch of token ids, taken apart into single ones."""
+"""Split several prompts (texts, or a padded batch of token ids) into single ones."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ def unpadded(
     """The prompts one by one, without padding.
 
     Raises:
-        InputError: a single text, a tensor that is no batch, or a mask that does not fit or has
-            holes.
+        InputError: a tensor is not a batch, or the mask does not fit or has holes.
     """
     if not isinstance(prompts, Tensor):
         if attention_mask is not None:
-            raise InputError("an attention_mask goes with a batch of token ids, not with a list")
+            raise InputError(
+                "an attention_mask needs a batch of token ids as a tensor, not a list of prompts"
+            )
         return list(prompts)
     if prompts.ndim != 2:
         raise InputError(f"a batch of token ids is [batch, pos], got {list(prompts.shape)}")
@@ -35,8 +36,8 @@ def unpadded(
         at = mask.nonzero().flatten()
         if len(at) == 0 or int(at[-1] - at[0]) + 1 != len(at):
             raise InputError(
-                f"row {i} of the attention_mask has {len(at)} tokens that are not one run; padding "
-                f"goes to the left or to the right"
+                f"row {i} of the attention_mask has {len(at)} tokens that are not contiguous; "
+                f"padding must be on the left or on the right"
             )
         rows.append(ids[mask].tolist())
     return rows

@@ -1,4 +1,4 @@
-"""What can be said of a model, refused or not, from its configuration and its modules."""
+"""Facts about a model, supported or refused, from its configuration and its modules."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ UNKNOWN: Final = "unknown"
 
 
 def facts(model: Any) -> dict[str, Any]:
-    """The model's name, size, norms, positions, attention, MLP, order of blocks and dtype.
+    """The model's name, size, norms, positions, attention, MLP, order of sub-blocks and dtype.
 
     Returns:
-        By the names of `CheckReport`'s fields; what no one says is `unknown` (None for a number).
+        The facts under the names of `CheckReport`'s fields; a fact that cannot be found is
+        `unknown` (None for a number).
     """
     cfg = getattr(model, "cfg", None)
     blocks = list(getattr(model, "blocks", None) or ())
@@ -34,7 +35,7 @@ def facts(model: Any) -> dict[str, Any]:
 
 
 def _norms(cfg: Any, blocks: list[Any]) -> str:
-    """Such as `RMS before and after each sub-block, query and key norms`."""
+    """The norms, such as `RMS before and after each sub-block; query and key norms`."""
     if not blocks:
         return str(getattr(cfg, "normalization_type", None) or UNKNOWN)
     before, after = _norm(blocks[0], "ln1"), _norm(blocks[0], "ln1_post")
@@ -62,7 +63,7 @@ def _positions(cfg: Any) -> str:
 
 
 def _attention(cfg: Any, blocks: list[Any]) -> str:
-    """Such as `32 heads, 8 K/V heads, 13 of 26 blocks local (window 4096)`."""
+    """The attention, such as `32 heads, 8 K/V heads, 13 of 26 blocks local (window 4096)`."""
     heads = getattr(cfg, "n_heads", None)
     if heads is None:
         return UNKNOWN
@@ -77,7 +78,7 @@ def _attention(cfg: Any, blocks: list[Any]) -> str:
 
 
 def _window(cfg: Any, block: Any, layer: int) -> int | None:
-    """How far a block looks back; None where it sees everything, or where no one says."""
+    """The attention window of a block; None if it is not limited, or not stated anywhere."""
     attn = getattr(block, "attn", None)
     if getattr(attn, "attn_type", None) == "local":
         return getattr(cfg, "window_size", None)
@@ -96,7 +97,7 @@ def _window(cfg: Any, block: Any, layer: int) -> int | None:
 
 
 def _mlp(cfg: Any, blocks: list[Any]) -> str:
-    """Such as `gated, silu`; the module knows the activation better than the configuration."""
+    """The MLP, such as `gated, silu`."""
     experts = getattr(cfg, "num_experts", None)
     if experts:
         return f"mixture of {experts} experts"
@@ -109,7 +110,10 @@ def _mlp(cfg: Any, blocks: list[Any]) -> str:
 
 
 def _activation(cfg: Any, mlp: Any) -> str | None:
-    """The activation's name; `cfg.act_fn` says relu for BLOOM and Falcon, which have GELU."""
+    """The activation's name, from the module if possible.
+
+    The configuration may be wrong: `cfg.act_fn` is relu for BLOOM and Falcon, which use GELU.
+    """
     inner = getattr(mlp, "original_component", None)
     for name in ("act_fn", "activation_fn", "act", "gelu_impl", "activation"):
         found = getattr(inner, name, None)

@@ -1,4 +1,4 @@
-"""A model that transformers has opened becomes one of TransformerLens."""
+"""Turn a model that transformers has opened into a TransformerLens model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def has_bridge() -> bool:
 
 
 def is_transformers_model(model: Any) -> bool:
-    """Whether it is a model of transformers, by what it offers."""
+    """Whether an object is a model of transformers, judged by its attributes."""
     config = getattr(model, "config", None)
     return (
         isinstance(getattr(config, "model_type", None), str)
@@ -29,7 +29,7 @@ def is_transformers_model(model: Any) -> bool:
 
 
 def name_of(hf_model: Any) -> str:
-    """What a graph calls the model: the last part of where it came from, or its type."""
+    """The model's name in a graph: the last part of its name or path, or else its type."""
     origin = Path(str(getattr(hf_model.config, "_name_or_path", "") or "")).name
     return origin or str(hf_model.config.model_type)
 
@@ -37,28 +37,28 @@ def name_of(hf_model: Any) -> str:
 def open_transformers(hf_model: Any, tokenizer: Any, kwargs: dict[str, Any]) -> Any:
     """Build the TransformerLens model around one that transformers has opened.
 
-    The weights are not copied: a bridge holds this very model, sets its attention to `eager` and
-    puts its own modules in place of it.
+    The weights are not copied: a bridge holds the model that is passed, sets its attention to
+    `eager`, and puts its own modules into it.
 
     Args:
         hf_model: A decoder with its unembedding.
-        tokenizer: Its tokenizer; None looks where the model came from, on this machine only.
+        tokenizer: Its tokenizer; None looks where the model was loaded from, on this machine only.
         kwargs: Passed to `TransformerBridge.boot_transformers`.
 
     Raises:
-        ModelError: it is no such model, or no tokenizer is found.
+        ModelError: the model cannot be used (see the message), or no tokenizer is found.
         InputError: `kwargs` would move or convert the caller's model.
     """
     kind = type(hf_model).__name__
     if asked := sorted({"device", "dtype", "hf_model", "load_weights"} & kwargs.keys()):
         raise InputError(
             f"{kind} is opened already, so {', '.join(asked)} cannot be given; move or convert it "
-            f"before, as in load_model(model.to(...), tokenizer=tokenizer)"
+            f"first, as in load_model(model.to(...), tokenizer=tokenizer)"
         )
     hf_model = _with_adapters_in_its_layers(hf_model)
     if hf_model.get_output_embeddings() is None:
         raise ModelError(
-            f"{kind} has no unembedding, so nothing of it reads as words; open it with "
+            f"{kind} has no unembedding, so the logit lens cannot read it; open it with "
             f"AutoModelForCausalLM instead of AutoModel"
         )
     if any(hasattr(module, "original_component") for module in hf_model.modules()):
@@ -84,7 +84,7 @@ def wrapped(
     device: str,
     kwargs: dict[str, Any],
 ) -> Any:
-    """The bridge around a model, or its conversion where TransformerLens is older than 3.
+    """A bridge around a model, or a converted model if TransformerLens is older than 3.
 
     Args:
         hf_model: A model of transformers on `device`.
@@ -92,24 +92,24 @@ def wrapped(
         folder: The folder that both were read from; None if there is none.
         dtype: Its torch dtype.
         device: Its torch device.
-        kwargs: What else the loader of TransformerLens takes.
+        kwargs: Other arguments of the loader of TransformerLens.
     """
     kwargs = dict(kwargs)
     if not has_bridge():
-        from visit_tl.model.hooked import hooked_from_folder
+        from visit_tl.model.hooked_transformer import hooked_from_folder
 
         if folder is not None:
             return hooked_from_folder(folder, hf_model, tokenizer, dtype, device, kwargs)
         with tempfile.TemporaryDirectory(prefix="visit-tl-") as place:
             config = copy.deepcopy(hf_model.config)
             config.architectures = architectures(hf_model)
-            # TransformerLens 2 asks GPT-2 for it; transformers has stopped to write it.
+            # TransformerLens 2 needs n_ctx for GPT-2; newer transformers does not write it.
             config.n_ctx = getattr(config, "n_ctx", config.max_position_embeddings)
             config.save_pretrained(place)
             return hooked_from_folder(Path(place), hf_model, tokenizer, dtype, device, kwargs)
     from transformer_lens.model_bridge import TransformerBridge
 
-    # On TransformerLens's copy of the configuration; the caller's stays as it is.
+    # Overrides act on TransformerLens's copy of the configuration, not on the caller's.
     overrides = {"architectures": architectures(hf_model)} | (
         kwargs.pop("hf_config_overrides", None) or {}
     )
@@ -125,16 +125,17 @@ def wrapped(
 
 
 def architectures(hf_model: Any) -> list[str]:
-    """The class that TransformerLens is to go by, where the configuration names none.
+    """The model's class name for TransformerLens, in a list as in a configuration.
 
-    GGUF files and configurations made in code name none.
+    It is taken from the configuration, or else from the model's class: GGUF files and
+    configurations made in code name no class.
     """
     named = getattr(hf_model.config, "architectures", None)
     if named:
         return list(named)
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    # A class of the caller's own is one of transformers' by inheritance.
+    # A caller's own class may inherit from a class of transformers.
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     own = [kind.__name__ for kind in type(hf_model).__mro__ if kind.__name__ in known]
     mapped = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf_model.config.model_type)
@@ -142,7 +143,7 @@ def architectures(hf_model: Any) -> list[str]:
 
 
 def _with_adapters_in_its_layers(hf_model: Any) -> Any:
-    """The model inside a peft model, which has the adapters in its layers; others as they are."""
+    """The model inside a peft model, with the adapters in its layers; other models unchanged."""
     if not callable(getattr(hf_model, "get_base_model", None)):
         return hf_model
     import torch
@@ -152,19 +153,19 @@ def _with_adapters_in_its_layers(hf_model: Any) -> Any:
     with torch.no_grad():
         try:
             same = torch.equal(hf_model(tokens).logits, inner(tokens).logits)
-        except Exception:  # prompt tuning may say so in any way
+        except Exception:  # with prompt tuning these calls may fail in any way
             same = False
     if not same or inner is hf_model:
         raise ModelError(
             f"{type(hf_model).__name__} does more than its layers do, as prompt and prefix tuning "
-            f"do, so it cannot be read; where its adapters can be merged, give load_model what "
-            f"model.merge_and_unload() returns"
+            f"do, so it cannot be read; if its adapters can be merged, pass the result of "
+            f"model.merge_and_unload() to load_model"
         )
     return inner
 
 
 def _tokenizer_of(hf_model: Any) -> Any:
-    """The tokenizer of where a model came from, if that is on this machine."""
+    """The tokenizer from where a model was loaded, if that is on this machine."""
     from transformers import AutoTokenizer
 
     origin = str(getattr(hf_model, "name_or_path", "") or "")
@@ -188,15 +189,16 @@ def _tokenizer_of(hf_model: Any) -> Any:
 
 @contextmanager
 def own_copy(tokenizer: Any) -> Iterator[Any]:
-    """A copy of a tokenizer in a folder of its own, as long as the folder is needed.
+    """A copy of a tokenizer, saved in a temporary folder that is removed afterwards.
 
-    TransformerLens gives a tokenizer BOS and padding tokens, and opens it again by its path or,
-    over the network, by its name.
+    TransformerLens adds BOS and padding tokens to a tokenizer, and opens it again from its path or,
+    over the network, by its name. With a copy, the caller's tokenizer is not changed and nothing is
+    downloaded.
     """
     if not callable(getattr(tokenizer, "save_pretrained", None)):
         raise InputError(
-            f"tokenizer= is a tokenizer of transformers, got {type(tokenizer).__name__}; open it "
-            f"with AutoTokenizer.from_pretrained(...)"
+            f"tokenizer= must be a tokenizer of transformers, got {type(tokenizer).__name__}; open "
+            f"it with AutoTokenizer.from_pretrained(...)"
         )
     with tempfile.TemporaryDirectory(prefix="visit-tl-") as folder:
         tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Which hooks a block is read from, and which part of each is kept."""
+"""Which hooks of a block are read, and which part of each tensor is kept."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from visit_tl.errors import InputError, ModelError
 from visit_tl.model.view import ModelView
 
 FwdHooks = Sequence[tuple[str | Callable[[str], bool], Callable[..., Any]]]
-"""What `run_with_hooks` takes: (name of a hook, or a function that chooses names; function)."""
+"""Hooks as `run_with_hooks` takes them: pairs of a hook name (or a function that selects names) and
+a hook function."""
 
-# Hooks that some models have but never fire; what they would show is then worked out.
+# Hooks that some models have but never fire; their tensors are then computed from others.
 OPTIONAL = ("attn_in", "mlp_in", "rotated_query", "rotated_keys", "cos", "sin")
-# What is read only to work out something else.
+# Slots that are read only to compute something else.
 NO_FIELD = ("rotated_query", "rotated_keys", "cos", "sin")
 
-# Which part of a hook's tensor a graph needs: its row at the position, all of its positions, or its
-# query row, which is the third axis of attention patterns.
+# Which part of a hook's tensor a graph needs: `row` is the row at the position, `all` is all
+# positions, `query` is the row of an attention pattern at the query position (its third axis), and
+# `angles` is a whole table of rotary angles.
 ROWS: dict[str, str] = {
     "resid_pre": "row",
     "attn_in": "row",
@@ -44,7 +46,7 @@ ROWS: dict[str, str] = {
 
 
 def hook_names(view: ModelView, layer: int) -> dict[str, str]:
-    """The hooks that one block is read from, by the name of the field that they fill.
+    """The hooks to read for one block, by the name of the field that they fill.
 
     Raises:
         ModelError: the model lacks one of them.
@@ -73,7 +75,8 @@ def hook_names(view: ModelView, layer: int) -> dict[str, str]:
         }
         if not view.parallel:
             wanted["resid_mid"] = "hook_resid_mid"
-    # HookedTransformer has neither, and some bridges do not fire them; then the norm is computed.
+    # HookedTransformer has neither hook, and some bridges do not fire them; then the norm is
+    # computed.
     for slot, inner in (("attn_in", "attn.hook_in"), ("mlp_in", "mlp.hook_in")):
         if view.has_hook(f"{block}.{inner}") and not (slot == "mlp_in" and view.attn_only):
             wanted[slot] = inner
@@ -89,8 +92,8 @@ def hook_names(view: ModelView, layer: int) -> dict[str, str]:
 def keeper(
     kept: dict[str, Tensor], name: str, rows: str, positions: Sequence[int]
 ) -> Callable[[Tensor, Any], None]:
-    """A hook function that copies the rows that are needed and changes nothing."""
-    # A list of one would be looked up as a tensor, which costs more than the copy.
+    """A hook function that copies the required rows into `kept` and changes nothing."""
+    # Indexing with a list of one position would cost more than the copy itself.
     at = slice(positions[0], positions[0] + 1) if len(positions) == 1 else list(positions)
 
     def keep(tensor: Tensor, hook: Any) -> None:
@@ -108,15 +111,15 @@ def keeper(
 
 
 def row_of(part: Tensor, rows: str, i: int) -> Tensor:
-    """What `keeper` kept for the i-th of its positions."""
+    """The part that `keeper` stored for the i-th of its positions."""
     return part[i] if rows in ("row", "query") else part
 
 
 def patched_hooks(view: ModelView, fwd_hooks: FwdHooks) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The hooks at which a caller's functions act, as asked, and under all of their names.
+    """The hooks at which a caller's functions act: as the caller named them, and by all names.
 
     Raises:
-        InputError: a name is no hook of the model.
+        InputError: a name is not a hook of the model.
     """
     known = view.model.hook_dict
     asked: dict[str, int] = {}

@@ -1,6 +1,6 @@
-"""A name becomes a model: embedded ones, GGUF files, folders, and all that TransformerLens loads.
+"""Open a model: embedded ones, GGUF files, folders, and all names that TransformerLens loads.
 
-What transformers has opened already becomes one too.
+A model that transformers has already opened is turned into a TransformerLens model.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import File, Flag, Foreign, ModelName
 from visit_tl.errors import InputError, ModelError, VisitError
-from visit_tl.model.dequantise import dtype_argument, quiet_progress_bars
-from visit_tl.model.embedded import (
+from visit_tl.model.embedded.dequantise import dtype_argument, quiet_progress_bars
+from visit_tl.model.embedded.models import (
     EMBEDDED,
     EmbeddedModel,
     ensure_converted,
@@ -41,7 +41,7 @@ from visit_tl.model.wrapper import model_inside
 
 __all__ = ["EMBEDDED", "EmbeddedModel", "load_model"]
 
-_DECODER = "Expected a decoder of an architecture that it knows."
+_DECODER = "Expected a decoder of an architecture that it supports."
 
 
 @checked
@@ -60,37 +60,38 @@ def load_model(
     SmolLM2-135M-Instruct; its weights were quantised to 4 bits and are dequantised here, so its
     numbers are those of that file and not of the original release.
 
-    A GGUF file is opened by transformers and dequantised to float32. It is refused where
-    transformers leaves something of it out: weights, or numbers of its header.
+    A GGUF file is opened by transformers and dequantised to float32. It is refused if transformers
+    leaves part of it out: weights, or numbers of its header.
 
-    A model of transformers becomes part of what is returned: a bridge holds its weights without a
-    copy, sets its attention to `eager`, and puts its own modules in place. It still computes what
-    it did.
+    A model of transformers becomes part of the returned model: a bridge holds its weights without a
+    copy, sets its attention to `eager`, and puts its own modules into it. It still computes the
+    same.
 
-    Each call opens anew. What `flow_graph("smollm2-135m", ...)` opens by itself is kept until
-    `release_models`.
+    Each call opens the model again. A model that `flow_graph("smollm2-135m", ...)` opens by itself
+    is kept until `release_models`.
 
     Args:
         name: An embedded model (see `EMBEDDED`), a GGUF file, a folder with a model as
             transformers saves it, a name that TransformerLens loads, or a decoder that
-            transformers has opened (`AutoModelForCausalLM`). An embedded name wins over a file or
-            folder of that name; write `./smollm2-135m` for the folder.
-        tokenizer: A tokenizer of transformers. A GGUF file and a model of transformers have their
-            own: the one in the file, or where the model came from, if that is on this machine.
-        cache_dir: Where embedded models are kept, instead of `$VISIT_TL_CACHE` or the user's
-            cache folder. Other models stay where Hugging Face keeps them.
+            transformers has opened (`AutoModelForCausalLM`). An embedded name is used before a
+            file or folder of that name; write `./smollm2-135m` for the folder.
+        tokenizer: A tokenizer of transformers. By default a GGUF file uses the tokenizer in the
+            file, and a model of transformers the tokenizer from where it was loaded, if that is on
+            this machine.
+        cache_dir: The folder for embedded models, instead of `$VISIT_TL_CACHE` or the user's
+            cache folder. Other models stay in the cache of Hugging Face.
         verbose: Show progress bars and what TransformerLens prints.
         **kwargs: Passed to `TransformerBridge.boot_transformers`, or to
             `HookedTransformer.from_pretrained` where TransformerLens is older than 3. Embedded
             models and GGUF files stay on the CPU in float32 unless `device` or `dtype` says
-            otherwise; a model of transformers stays where and as it is.
+            otherwise; a model of transformers keeps its device and dtype.
 
     Returns:
         A `TransformerBridge`, or a `HookedTransformer` under TransformerLens 2.
 
     Raises:
-        ModelError: The name is unknown, the model cannot be had, TransformerLens refuses it, a
-            GGUF file is damaged or would be read in part, or no tokenizer is found.
+        ModelError: The name is unknown, the model cannot be downloaded, TransformerLens refuses
+            it, a GGUF file is damaged or would be read only in part, or no tokenizer is found.
         FileError: The cache cannot be written to.
         InputError: `name` is empty, or `kwargs` contradict an embedded model.
     """
@@ -113,7 +114,7 @@ def _load_named(
     verbose: bool,
     kwargs: dict[str, Any],
 ) -> Any:
-    """Open what a name stands for."""
+    """Open a model by name: an embedded model, a file, a folder, or a name of TransformerLens."""
     if not name.strip():
         raise InputError(f"the model name is empty; expected {_possible_names()}")
     embedded = find_embedded(name)
@@ -121,7 +122,7 @@ def _load_named(
         return _load_embedded(embedded, cache_dir, verbose, kwargs)
     path = Path(name).expanduser()
     if path.is_file():
-        from visit_tl.model.gguf_file import open_gguf
+        from visit_tl.model.embedded.gguf_file import open_gguf
 
         _import_libraries()
         with _quiet(not verbose):
@@ -148,8 +149,8 @@ def _load_embedded(
             f"{model.name} brings its own weights and tokenizer, so {', '.join(taken)} cannot be "
             "given; pass the model's name to TransformerLens directly to replace them."
         )
-    # Hashing 538 MB takes 0.4 s and releases the interpreter lock; importing takes 3 s. Building
-    # stays in this thread, where an interrupt reaches it.
+    # Hashing 538 MB takes 0.4 s and releases the interpreter lock; importing takes 3 s. The model
+    # is built in this thread, so that it can be interrupted.
     with ThreadPoolExecutor(max_workers=1) as pool:
         intact = pool.submit(is_converted, model, cache_dir)
         _import_libraries()
@@ -165,7 +166,11 @@ def _load_embedded(
 
 
 def _import_libraries() -> None:
-    """Import what opening a model needs, and say so if one of them cannot be imported."""
+    """Import the libraries that opening a model needs.
+
+    Raises:
+        ModelError: one of them cannot be imported.
+    """
     try:
         for library in ("torch", "transformers", "transformer_lens"):
             importlib.import_module(library)
@@ -179,13 +184,13 @@ def _import_libraries() -> None:
 
 
 def _open_folder(folder: Path, kwargs: dict[str, Any]) -> Any:
-    """Open a folder of ours with the weights that transformers reads from it."""
+    """Open a folder with a model as transformers saves it, with transformers' own weights."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     dtype = kwargs.pop("dtype", torch.float32)
     device = str(kwargs.pop("device", None) or "cpu")
-    # Eager attention is the one that yields its pattern to hooks.
+    # Only eager attention shows its pattern to hooks.
     hf_model: Any = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", local_files_only=True, **{dtype_argument(): dtype}
     )
@@ -205,7 +210,7 @@ def _open_by_name(name: str, kwargs: dict[str, Any]) -> Any:
     if (Path(name) / "config.json").is_file() and "hf_model" not in kwargs:
         # HookedTransformer.from_pretrained takes only the names of its own table.
         return _open_folder(Path(name), dict(kwargs))
-    # By name, since what a newer TransformerLens exports is not of this type.
+    # Imported by name, since newer releases of TransformerLens export another type here.
     transformer_lens: Any = importlib.import_module("transformer_lens")
     return transformer_lens.HookedTransformer.from_pretrained(name, **kwargs)
 
@@ -213,25 +218,26 @@ def _open_by_name(name: str, kwargs: dict[str, Any]) -> Any:
 @contextmanager
 def _quiet(quiet: bool) -> Iterator[None]:
     """Keep progress bars off the screen, and what TransformerLens prints off standard output."""
-    # Standard output belongs to what the user asked for, such as a graph as text.
+    # Standard output is reserved for the result, such as a graph as text.
     with quiet_progress_bars(quiet), redirect_stdout(StringIO() if quiet else sys.stderr):
         yield
 
 
 @contextmanager
 def _refusals(name: str, remedy: str) -> Iterator[None]:
-    """Turn whatever goes wrong in opening `name` into a ModelError that says what can be done."""
+    """Turn any error while opening `name` into a ModelError that says what to do."""
     try:
         yield
     except (VisitError, TypeError, MemoryError):
-        # A TypeError is an argument that the loader does not take: the caller's code is wrong.
+        # A TypeError means an argument that the loader does not take: a mistake in the caller's
+        # code.
         raise
     except Exception as error:
         raise ModelError(_refusal(name, error, remedy)) from error
 
 
 def _refusal(name: str, error: Exception, remedy: str) -> str:
-    """What was tried, what came back and what names are possible."""
+    """The error message: what was tried, the error, and what names are possible."""
     loader = "TransformerBridge.boot_transformers" if has_bridge() else "HookedTransformer"
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
     if len(reason) > 300:

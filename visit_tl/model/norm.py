@@ -1,6 +1,6 @@
-"""Normalisation as data: what a LayerNorm or RMSNorm computes, without the module that computes it.
+"""LayerNorm and RMSNorm as data: their parameters, and what they compute, without the module.
 
-Calling the model's own module would fire the caller's hooks; a copy of its numbers does not.
+Calling the model's own module would fire the caller's hooks; a copy of its parameters does not.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from visit_tl.model.effective import twin_of
 
 @dataclass(frozen=True)
 class FrozenNorm:
-    """A normalisation with its scale held at one input: linear in parts of that input.
+    """A normalisation with its scale fixed at one input, and so linear in parts of that input.
 
     Attributes:
-        gain: What each entry is multiplied by: the weight over the root mean square.
-        centred: Whether the mean over the last axis is taken off first (LN).
-        bias: What is added once to the whole; None is 0.
+        gain: Factor of each entry: the weight divided by the root mean square.
+        centred: Whether the mean over the last axis is subtracted first (LN).
+        bias: Added once to the whole output; None is 0.
     """
 
     gain: Float[Tensor, "*#rows d_model"]
@@ -31,7 +31,7 @@ class FrozenNorm:
     bias: Float[Tensor, " d_model"] | None
 
     def parts(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """What parts of the input become; the parts of the output sum to it less the bias."""
+        """Map parts of the input to parts of the output, which sum to the output less the bias."""
         return _centre(x, self.centred) * self.gain
 
     def transpose(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
@@ -50,8 +50,8 @@ class Norm:
     Attributes:
         kind: `LN` centres and scales, `RMS` only scales, `none` does nothing.
         weight: Gain, with a Gemma-style offset of 1 already added; None is a gain of 1.
-        bias: What LN adds at the end; None is 0.
-        eps: What is added to the mean square before the root.
+        bias: Added at the end by LN; None is 0.
+        eps: Added to the mean square before the square root.
     """
 
     kind: Literal["LN", "RMS", "none"]
@@ -72,7 +72,7 @@ class Norm:
         return x if self.bias is None else x + self.bias
 
     def freeze(self, x: Float[Tensor, "*rows d_model"]) -> FrozenNorm:
-        """This norm with the scale that it has at `x`."""
+        """This norm with its scale fixed to the value at `x`."""
         if self.kind == "none":
             return FrozenNorm(torch.ones_like(x), False, None)
         centred = self.kind == "LN"
@@ -85,30 +85,31 @@ def read_norm(module: Any, default_eps: float, offset: bool = False) -> Norm:
     """Read a TransformerLens normalisation module, bridged or native, folded or not.
 
     Args:
-        module: The module; None is no norm.
-        default_eps: What to add to the mean square where the module does not say.
-        offset: Whether a bridged RMSNorm that does not say keeps its gain less 1 (Gemma).
+        module: The module; None means no norm.
+        default_eps: The eps to use if the module has none.
+        offset: Whether a bridged RMSNorm stores its gain less 1 (Gemma), if the module itself does
+            not specify it.
 
     Raises:
-        ModelError: the module is of no kind that can be read exactly.
+        ModelError: the module cannot be read exactly.
     """
     wrapped = getattr(module, "original_component", None)
-    inner = _that_computes(module if wrapped is None else wrapped)
+    inner = _norm_inside(module if wrapped is None else wrapped)
     if module is None or isinstance(inner, torch.nn.Identity):
         return Norm("none")
     name = type(inner).__name__
     if not _is_norm(inner):
         raise ModelError(
             f"the normalisation {name} is neither a LayerNorm nor an RMSNorm; "
-            f"its effect cannot be split exactly, so this model is refused (if an adapter stands "
-            f"around it, merge_and_unload() of the peft model takes it off)"
+            f"its effect cannot be split exactly, so this model is refused (if it is wrapped in an "
+            f"adapter, merge_and_unload() of the peft model removes the adapter)"
         )
     rms = bool(getattr(module, "uses_rms_norm", "RMSNorm" in name))
     weight = _weight(inner)
     if weight is None and next(inner.parameters(), None) is not None:
         raise ModelError(
-            f"the normalisation {name} has parameters but no weight; what it computes is not known "
-            f"exactly, so this model is refused"
+            f"the normalisation {name} has parameters but no weight; its computation cannot be "
+            f"read exactly, so this model is refused"
         )
     less_one = getattr(module, "uses_weight_offset", offset and rms and wrapped is not None)
     if weight is not None and less_one:
@@ -121,10 +122,11 @@ def _is_norm(module: Any) -> bool:
     return any(word in type(module).__name__ for word in ("LayerNorm", "RMSNorm"))
 
 
-def _that_computes(module: Any) -> Any:
-    """The norm inside a module that does what the module does (an adapter keeps a copy of its own).
+def _norm_inside(module: Any) -> Any:
+    """The norm inside a module that gives the same output as the module.
 
-    The module itself if it is a norm, or if there is none.
+    There may be several: an adapter keeps its own copy of the norm. Returns the module itself if it
+    is a norm, or if no such norm is found.
     """
     if _is_norm(module) or not any(_is_norm(part) for part in getattr(module, "modules", tuple)()):
         return module
@@ -142,7 +144,7 @@ def _that_computes(module: Any) -> Any:
 
 
 def _heads(module: Any) -> list[Any]:
-    """The norms of a module that has one a head (StableLM 2), else the module alone."""
+    """The norms of a module that has one per head (StableLM 2), else the module alone."""
     norms = getattr(module, "norms", None)
     return list(norms) if isinstance(norms, torch.nn.ModuleList) else [module]
 
@@ -154,7 +156,7 @@ def _eps(module: Any, default: float) -> float:
 
 
 def _weight(module: Any) -> Tensor | None:
-    """The gain of a norm: one row, or one a head where each head has a norm of its own."""
+    """The gain of a norm: one row, or one row per head if each head has its own norm."""
     heads = _heads(module)
     if heads != [module]:
         return torch.stack([head.weight.detach().float() for head in heads])

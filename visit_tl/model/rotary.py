@@ -1,7 +1,7 @@
-"""Rotary positions: turning a memory key into the query's frame.
+"""Rotary positions: rotating a memory key into the query's frame.
 
-The model scores `(R_p q) . (R_j k)`. In the query's own frame that is `q . (R_p^T R_j k)`, so the
-key that the paper's `k W_Q^T` should read is `R_p^T` times the rotated key (docs/maths.md, "Keys").
+The model scores `(R_p q) . (R_j k)`. In the query's own frame this is `q . (R_p^T R_j k)`, so the
+key for the paper's `k W_Q^T` is `R_p^T` times the rotated key (docs/maths.md, "Keys").
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.errors import ModelError
-from visit_tl.model.block_calls import BlockCalls
+from visit_tl.model.replay.block_calls import BlockCalls
 from visit_tl.model.view import ModelView
 
 Angles = tuple[Tensor, Tensor]
 """Cosines and sines, `[pos, rotary]`."""
 
-# Measured over SmolLM2-135M (30 layers) and seven random architectures in float32: the right
-# pairing reproduces the rotated query to the bit, the wrong one misses it by 0.21 and more. Half
-# precision rounds by some 4e-3.
+# Largest allowed error of a rotated query. Measured over SmolLM2-135M (30 layers) and seven random
+# architectures in float32: the right pairing reproduces the rotated query to the bit, the wrong one
+# is off by at least 0.21. Half precision rounds by about 4e-3.
 _SAME = 1e-2
-# Measured over random GPT-J, NeoX and Falcon: 1e-6 in float32 for the right pairing, 0.59 and more
-# for the wrong one.
+# Largest allowed misfit of attention. Measured over random GPT-J, NeoX and Falcon: 1e-6 in float32
+# for the right pairing, at least 0.59 for the wrong one.
 _PATTERN = 5e-2
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """The rotation of one position, or of several, one a row, in one block.
+    """The rotation of one position, or of several positions (one per row), in one block.
 
     Attributes:
         cos: Cosine for each rotated dimension.
         sin: Sine for each rotated dimension.
-        adjacent: Whether dimensions (2i, 2i+1) are a pair (GPT-J), or (i, i + rotary/2) (Llama).
+        adjacent: True if dimensions (2i, 2i+1) form a pair (GPT-J), False if (i, i + rotary/2) do
+            (Llama).
     """
 
     cos: Float[Tensor, "*#rows rotary"]
@@ -46,11 +47,11 @@ class Rotation:
     adjacent: bool
 
     def forward(self, x: Float[Tensor, "*rows d_head"]) -> Float[Tensor, "*rows d_head"]:
-        """R x."""
+        """Apply the rotation: R x."""
         return self._turn(x, self.sin)
 
     def transpose(self, x: Float[Tensor, "*rows d_head"]) -> Float[Tensor, "*rows d_head"]:
-        """R^T x, which also holds where a scaled rotary embedding makes R not orthogonal."""
+        """Apply the transpose: R^T x; also right if a scaled embedding makes R non-orthogonal."""
         return self._turn(x, -self.sin)
 
     def _turn(self, x: Tensor, sin: Tensor) -> Tensor:
@@ -71,10 +72,10 @@ def find_rotation(
     rotated: Float[Tensor, "head d_head"],
     where: str,
 ) -> Rotation:
-    """The pairing of dimensions under which the model's tables turn its query as it did.
+    """The rotation with the pairing of dimensions that reproduces the model's rotated query.
 
     Raises:
-        ModelError: neither pairing does, so keys could not be read in the query's frame.
+        ModelError: neither pairing does, so keys cannot be read in the query's frame.
     """
     for adjacent in (False, True):
         rotation = Rotation(cos, sin, adjacent)
@@ -82,7 +83,7 @@ def find_rotation(
         if error < _SAME:
             return rotation
     raise ModelError(
-        f"the rotary tables of {where} do not turn hook_q into hook_rot_q in either layout of "
+        f"the rotary tables of {where} do not rotate hook_q into hook_rot_q in either layout of "
         f"dimensions; memory keys cannot be read in the query's frame, so this model is refused"
     )
 
@@ -94,22 +95,25 @@ def find_pairing(
     pattern: Float[Tensor, "head pos"],
     where: str,
 ) -> tuple[Angles, bool]:
-    """The angles, and whether adjacent dimensions are a pair, where no hook shows rotated queries.
+    """The angles and the pairing of dimensions, for models without a hook of rotated queries.
 
-    The last key position is the query's. The tables say the pairing by their own layout,
-    [a, a, b, b] or [a, b, a, b]; the attention that the model had, up to one scale and a constant a
-    head, is the check. Attention alone would not do: where each head sees one key, any pairing fits
-    it.
+    The layout of the tables gives the pairing: [a, a, b, b] means adjacent dimensions, [a, b, a, b]
+    means halves. The result is checked against the model's attention, up to one scale and a
+    constant per head. Attention alone would not be enough: if each head sees one key, any pairing
+    fits. The last key position is the query's.
 
     Args:
-        tables: Cosines and sines, `[pos, rotary]`, as they may be meant; the best is taken.
-        query: Of the last position.
-        keys: Of the positions up to it, one a query head.
-        pattern: The attention that the model had.
+        tables: Candidates for the cosines and sines, `[pos, rotary]`; the best one is used.
+        query: The queries of the last position.
+        keys: The keys of the positions up to it, one per query head.
+        pattern: The model's attention at the last position.
         where: Name of the attention, for messages.
 
+    Returns:
+        The cosines and sines, and whether adjacent dimensions form a pair.
+
     Raises:
-        ModelError: the tables are laid out in neither way, or do not give the attention.
+        ModelError: the tables have neither layout, or do not reproduce the attention.
     """
     n = len(keys)
     found: list[tuple[float, Angles, bool]] = []
@@ -122,7 +126,7 @@ def find_pairing(
         )
         if not (adjacent or halves):
             continue
-        # Both hold where no angle matters: at position 0 alone, or with a single pair.
+        # Both hold if the pairing does not matter: at position 0 alone, or with a single pair.
         pairing = adjacent and not halves
         turned_query = Rotation(cos[n - 1], sin[n - 1], pairing).forward(query)
         turned_keys = Rotation(cos[:n, None], sin[:n, None], pairing).forward(keys)
@@ -131,16 +135,16 @@ def find_pairing(
     misfit, angles, pairing = min(found, key=lambda one: one[0], default=(1.0, None, False))
     if angles is None or not misfit <= _PATTERN:
         raise ModelError(
-            f"the rotary tables of {where} do not give the attention that the model had in either "
-            f"layout of dimensions; memory keys cannot be read in the query's frame, so this model "
-            f"is refused"
+            f"the rotary tables of {where} do not reproduce the model's attention in either layout "
+            f"of dimensions; memory keys cannot be read in the query's frame, so this model is "
+            f"refused"
         )
     return angles, pairing
 
 
 def _misfit(raw: Tensor, pattern: Tensor) -> float:
     """How far scores are from the logarithms of attention, for the best single scale."""
-    seen = pattern > 1e-6  # below, the logarithm is of rounding, or of a mask
+    seen = pattern > 1e-6  # smaller values are rounding errors or masked
     count = seen.sum(-1, keepdim=True).clamp_min(1)
     logs = torch.where(seen, pattern.clamp_min(1e-30).log(), 0.0)
     raw = torch.where(seen, raw, 0.0)
@@ -151,7 +155,7 @@ def _misfit(raw: Tensor, pattern: Tensor) -> float:
 
 
 def stored_angles(attn: Any) -> list[Angles]:
-    """Cosines and sines by position, `[n_ctx, rotary]`, where attention keeps them in tables."""
+    """Cosines and sines by position, `[n_ctx, rotary]`, if attention stores them; else empty."""
     inner = getattr(attn, "original_component", None)
     for holder, names in (
         (attn, ("rotary_cos", "rotary_sin")),  # HookedTransformer
@@ -160,7 +164,7 @@ def stored_angles(attn: Any) -> list[Angles]:
         cos, sin = (getattr(holder, name, None) for name in names)
         if isinstance(cos, Tensor) and isinstance(sin, Tensor):
             return [(cos.detach().float(), sin.detach().float())]
-    # GPT-J before transformers 5.24: sines, then cosines, one a pair.
+    # GPT-J before transformers 5.24: sines, then cosines, one per pair.
     table = getattr(inner, "embed_positions", None)
     if isinstance(table, Tensor):
         sin, cos = table.detach().float().chunk(2, dim=-1)
@@ -169,9 +173,9 @@ def stored_angles(attn: Any) -> list[Angles]:
 
 
 class HandedAngles:
-    """The angles that the model hands to its blocks, found among their arguments.
+    """The angles that the model passes to its blocks, found among their arguments.
 
-    They are looked for only if they are asked for, since the model has to be run for them once.
+    The search starts at the first call, since the model has to be run once for it.
 
     Args:
         view: The model.
@@ -183,7 +187,7 @@ class HandedAngles:
         self._calls: BlockCalls | None = None
 
     def __call__(self, layer: int) -> list[Angles]:
-        """The tables that a block may have been handed, `[pos, rotary]`; none if there is none."""
+        """Candidates for the tables passed to a block, `[pos, rotary]`; empty if there are none."""
         if self._calls is None:
             self._calls = BlockCalls(self._view, self._tokens)
             with self._calls.noted(), torch.no_grad():
@@ -192,7 +196,10 @@ class HandedAngles:
 
 
 def _pairs_in(arguments: Iterable[Any], n_tokens: int) -> list[Angles]:
-    """Pairs of tensors with a row a token whose squares sum to the same everywhere in a column."""
+    """Pairs of tensors, one row per token, that can be cosines and sines.
+
+    In each column, the sum of their squares must be the same in all rows.
+    """
     tables = [
         value.detach().float().reshape(-1, value.shape[-1])
         for value in arguments
@@ -207,14 +214,14 @@ def _pairs_in(arguments: Iterable[Any], n_tokens: int) -> list[Angles]:
         if (squares - squares[:1]).abs().max() > _SAME * squares.abs().max():
             continue
         for cos, sin in ((one, two), (two, one)):
-            # The angle of the first position is 0 in every model that counts from 0.
+            # The first position's angle is 0 in every model that counts positions from 0.
             if not sin[0].any():
                 found += [(cos, sin), *_spread(cos, sin)]
     return found
 
 
 def _spread(cos: Tensor, sin: Tensor) -> list[Angles]:
-    """Tables with one entry a pair of dimensions, in both layouts of the pairs."""
+    """Expand tables with one entry per pair of dimensions, to both layouts of the pairs."""
     return [
         (cos.repeat_interleave(2, dim=-1), sin.repeat_interleave(2, dim=-1)),
         (torch.cat((cos, cos), dim=-1), torch.cat((sin, sin), dim=-1)),

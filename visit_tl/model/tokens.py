@@ -1,4 +1,4 @@
-"""Text to token ids and back, as the model's own tokenizer does it."""
+"""Text to token ids and back, with the model's own tokenizer."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from visit_tl.errors import InputError
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 _TEXTS: WeakKeyDictionary[Any, tuple[int, dict[int, str]]] = WeakKeyDictionary()
-"""By tokenizer, how many tokens it had and the texts of those that were read.
+"""For each tokenizer, its number of tokens and the token texts decoded so far.
 
-Reading the 10,000 tokens that a graph shows takes 50 ms and 0.7 MB; the next graph shows many of
+Decoding the 10,000 tokens that a graph shows takes 50 ms and 0.7 MB; the next graph shows many of
 them again.
 """
 
@@ -30,10 +30,10 @@ class Prompt:
     """A tokenised prompt.
 
     Attributes:
-        text: What was given; the decoded tokens where ids were given.
+        text: The text that was given; the decoded tokens if ids were given.
         ids: Token ids, in order.
         prepend_bos: Whether the first of them is a BOS that the text does not contain.
-        bos_in_prompt: Whether what was given begins with a BOS itself.
+        bos_in_prompt: Whether the given text or ids already begin with a BOS.
     """
 
     text: str
@@ -47,8 +47,8 @@ class Tokens:
 
     Args:
         model: A TransformerLens model; its tokenizer may be None.
-        d_vocab: Number of token ids that the model knows.
-        n_ctx: Number of positions that the model has.
+        d_vocab: Number of token ids of the model.
+        n_ctx: Largest number of positions of the model.
         name: Name of the model, for messages.
     """
 
@@ -66,16 +66,16 @@ class Tokens:
         return getattr(self._tokenizer, "eos_token_id", None)
 
     def encode(self, prompt: str | Sequence[int] | Tensor, prepend_bos: bool | None) -> Prompt:
-        """Tokenise as the model's own `to_tokens` does, but never to two BOS unasked.
+        """Tokenise as the model's own `to_tokens` does, but do not add a second BOS by default.
 
         Args:
-            prompt: Text, or token ids of shape [pos] or [1, pos], which are taken as they are.
-            prepend_bos: Whether a BOS is put before a text; None is the model's own default, but
-                none before a text that begins with it already, as chat templates do.
+            prompt: Text, or token ids of shape [pos] or [1, pos], which are used unchanged.
+            prepend_bos: Whether to put a BOS before a text. None uses the model's own default, but
+                adds no BOS to a text that already begins with one, as chat templates do.
 
         Raises:
-            InputError: nothing to read, more than the context holds, an id outside the vocabulary,
-                a batch, or a text for a model without a tokenizer.
+            InputError: the prompt is empty or longer than the context, an id is outside the
+                vocabulary, a batch was given, or a text for a model without a tokenizer.
         """
         if isinstance(prompt, str):
             self._need_tokenizer()
@@ -103,8 +103,8 @@ class Tokens:
         """The id of a target, which must be one token.
 
         Raises:
-            InputError: the text is not one token (the message says how it splits and what was meant
-                perhaps), or the id is outside the vocabulary.
+            InputError: the text is not one token (the message shows how it splits, and what may
+                have been meant), or the id is outside the vocabulary.
         """
         if isinstance(target, int) and not isinstance(target, bool):
             return self._check_ids([target])[0]
@@ -119,16 +119,16 @@ class Tokens:
         spaced = " " + target.lstrip(" ")
         if target != spaced and len(self._plain_ids(spaced)) == 1:
             raise InputError(f"{message}; did you mean {spaced!r}, with its space?")
-        raise InputError(f"{message}; choose a target that is one token, such as its first")
+        raise InputError(f"{message}; choose a target that is one token, such as the first one")
 
     def text(self, token_id: int) -> str:
-        """The text of one token; bytes that are no text by themselves as `<0xE2>`."""
+        """The text of one token; bytes that are not valid text alone are shown as `<0xE2>`."""
         if token_id not in self._texts:
             self._texts[token_id] = self._read(token_id)
         return self._texts[token_id]
 
     def texts(self, token_ids: Iterable[int]) -> Mapping[int, str]:
-        """The texts of these tokens, by id; the mapping has those that were read before as well."""
+        """The texts of these tokens, by id; the mapping also has tokens decoded earlier."""
         for token_id in token_ids:
             self.text(token_id)
         return MappingProxyType(self._texts)
@@ -144,7 +144,7 @@ class Tokens:
         return self._check_ids(ids)
 
     def _begins_with_bos(self, ids: Sequence[int]) -> bool:
-        # By ids and not by text: what spells BOS is one token only where the tokenizer says so.
+        # By ids and not by text: not every tokenizer reads the spelling of BOS as the BOS token.
         bos = getattr(self._tokenizer, "bos_token_id", None)
         return bos is not None and list(ids[:1]) == [bos]
 
@@ -160,7 +160,7 @@ class Tokens:
             raise InputError(f"a prompt is a text or token ids, got {short(ids)}") from error
         if tensor.ndim == 2 and tensor.shape[0] != 1:
             raise InputError(
-                f"a graph is of one prompt, but a batch of {tensor.shape[0]} was given; "
+                f"a graph shows one prompt, but a batch of {tensor.shape[0]} was given; "
                 f"pass one row, tokens[i]"
             )
         tensor = tensor.reshape(-1) if tensor.ndim == 2 else tensor
@@ -176,7 +176,7 @@ class Tokens:
     def _need_tokenizer(self) -> None:
         if self._tokenizer is None:
             raise InputError(
-                f"{self.name} has no tokenizer; pass the prompt as token ids and the target as one"
+                f"{self.name} has no tokenizer; pass the prompt as token ids and the target as id"
             )
 
     def _read(self, token_id: int) -> str:
@@ -196,13 +196,13 @@ class Tokens:
 
 
 def _require_text(text: str) -> None:
-    """Tokenizers fail on half of a surrogate pair."""
+    """Refuse half of a surrogate pair, on which tokenizers fail."""
     if (at := half_pair(text)) is not None:
-        raise InputError(f"{text!r} is no text: surrogates not allowed at {at}")
+        raise InputError(f"{text!r} is not valid text: surrogates not allowed at {at}")
 
 
 def _texts_of(tokenizer: Any) -> dict[int, str]:
-    """The texts that were read of a tokenizer, as long as it lives and is given no more tokens."""
+    """The cached texts of a tokenizer; a new cache if tokens were added to the tokenizer."""
     if tokenizer is None:
         return {}
     count, texts = _TEXTS.get(tokenizer, (None, {}))
@@ -229,7 +229,7 @@ def _bytes_of(piece: str) -> bytes | None:
 
 
 def _show_bytes(raw: bytes) -> str:
-    """Whole characters as they are, each stray byte as `<0xE2>`."""
+    """Bytes as text: whole characters unchanged, each remaining byte as `<0xE2>`."""
     shown = raw.decode("utf-8", errors="backslashreplace")
     if "\\x" not in shown:
         return shown

@@ -1,6 +1,7 @@
-"""ModelView: one model's weights, norms and hooks by standard names, whatever class is underneath.
+"""ModelView: one model's weights, norms and hooks by standard names, for any class of model.
 
-What cannot be taken apart exactly is refused here, when the model is opened, and by name.
+A model that cannot be taken apart exactly is refused here, when it is opened; the message names the
+part that is not supported.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ from torch import Tensor
 from visit_tl.arguments.several import integers_or_none
 from visit_tl.errors import InputError, ModelError
 from visit_tl.model.adapters import Adapters
-from visit_tl.model.given import model_given, what_to_pass
+from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.norm import Norm, read_norm
 from visit_tl.model.tokens import Tokens
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The weights of one block, float32, detached, without copies where the model allows.
+    """The weights of one block, float32, detached, without copies where possible.
 
-    With adapters they are the weights in all (docs/maths.md, "Adapters").
+    With adapters these are the effective weights (docs/maths.md, "Adapters").
 
     Attributes:
         W_Q: Queries, per query head.
         W_K: Keys, per K/V head.
         W_O: Output, per query head.
         b_O: Output bias; None where the model has none.
-        W_in: MLP keys, one a column; None in attention-only models.
-        W_out: MLP values, one a row.
-        b_out: MLP output bias.
+        W_in: MLP keys, one per column; None in attention-only models.
+        W_out: MLP values, one per row; None in attention-only models.
+        b_out: MLP output bias; None where the model has none.
     """
 
     W_Q: Float[Tensor, "head d_model d_head"]
@@ -50,20 +51,20 @@ class LayerWeights:
 class ModelView:
     """A decoder of TransformerLens, opened for reading.
 
-    Takes a HookedTransformer or a TransformerBridge by what it offers, not by its class, and never
-    changes it.
+    Accepts a HookedTransformer or a TransformerBridge, recognised by its attributes, not by its
+    class. The model is never changed.
 
     Args:
         model: The model, as the caller has it; or a wrapper around it, or its name (see
-            `visit_tl.model.given`).
+            `visit_tl.model.given_model`).
 
     Attributes:
         model: The model itself.
-        adapters: The adapters (LoRA and its kin) on its layers, as they are when it is opened.
+        adapters: The adapters (LoRA and similar) on its layers, as they are when it is opened.
 
     Raises:
-        ModelError: it is no such model, or one that cannot be taken apart exactly; the message
-            says why.
+        ModelError: it is not a decoder of TransformerLens, or cannot be taken apart exactly; the
+            message says why.
     """
 
     def __init__(self, model: Any) -> None:
@@ -85,12 +86,13 @@ class ModelView:
         self.d_mlp = 0 if self.attn_only else int(getattr(cfg, "d_mlp", None) or 0)
         self.rotary = getattr(cfg, "positional_embedding_type", None) == "rotary"
         self._require_plain_blocks()
-        # Walked once: a bridge of 30 blocks has 2,000 modules, and each walk takes 5 ms.
+        # Listed once: a bridge of 30 blocks has 2,000 modules, and listing them takes 5 ms.
         self._modules = tuple(model.named_modules())
         self._require_still()
         self._require_finite()
         self.adapters = Adapters(model, self.name, self._modules)
-        # As it is: a float32 copy of a large vocabulary would be the largest thing in memory.
+        # In its own dtype: a float32 copy for a large vocabulary would be the largest tensor in
+        # memory.
         self.W_U: Float[Tensor, "d_model d_vocab"] = self._unembedding()
         self.b_U: Float[Tensor, " d_vocab"] | None = _nonzero(
             self.adapters.shown(model.unembed, "b_U", else_of=model)
@@ -109,7 +111,7 @@ class ModelView:
         bare = self.attn_only
         return LayerWeights(
             W_Q=self._weight(attn, "W_Q", where),
-            # HookedTransformer keeps grouped keys here; its W_K is a copy for every query head.
+            # HookedTransformer stores grouped keys in _W_K; its W_K repeats them per query head.
             W_K=self._weight(attn, "_W_K" if hasattr(attn, "_W_K") else "W_K", where),
             W_O=self._weight(attn, "W_O", where),
             b_O=_nonzero(self.adapters.shown(attn, "b_O")),
@@ -125,15 +127,15 @@ class ModelView:
         own = getattr(self.model, "W_U", None)
         shown = self.adapters.shown(self.model.unembed, "W_U", else_of=self.model)
         weight = _readable(shown, self.model, "W_U", "the unembedding")
-        # With an adapter it is known in float32; the model's own dtype is what it is read in.
+        # With an adapter the weight is computed in float32, but the lens uses the model's dtype.
         return weight if own is None else weight.to(own.dtype)
 
     def norm(self, layer: int, name: str) -> Norm:
-        """A norm of one block: `ln1`, `ln2`, or, after its sub-blocks, `ln1_post`, `ln2_post`."""
+        """A norm of one block: `ln1` or `ln2`, or a post-norm, `ln1_post` or `ln2_post`."""
         return self._read_norm(getattr(self.model.blocks[layer], name, None))
 
     def head_norm(self, layer: int, name: str) -> Norm | None:
-        """The norm `q_norm` or `k_norm` of one block's queries or keys, where it has one."""
+        """The norm `q_norm` or `k_norm` of one block's queries or keys; None if it has none."""
         module = getattr(self.model.blocks[layer].attn, name, None)
         return None if module is None else self._read_norm(module)
 
@@ -142,12 +144,12 @@ class ModelView:
         return read_norm(module, float(cfg.eps), bool(getattr(cfg, "rmsnorm_uses_offset", False)))
 
     def kv_head(self, n_kv_heads: int) -> Int[Tensor, " head"]:
-        """For each query head, the K/V head that it shares (itself where they are not grouped)."""
+        """The K/V head that each query head uses (its own if K/V heads are not grouped)."""
         return torch.arange(self.n_heads) // (self.n_heads // n_kv_heads)
 
     @cached_property
     def output_transform(self) -> Callable[[Tensor], Tensor] | None:
-        """What the model does to `x W_U + b_U`, entry by entry: a softcap, a scale, or None."""
+        """The model's function of each entry of `x W_U + b_U`: a softcap or a scale; or None."""
         adapter = getattr(self.model, "adapter", None)
         transform = getattr(adapter, "apply_output_logits_transform", None)
         if callable(transform):
@@ -169,7 +171,7 @@ class ModelView:
         return frozenset(names)
 
     def has_hook(self, name: str) -> bool:
-        """Whether the model can be hooked at this name."""
+        """Whether the model has a hook of this name."""
         return name in self._hooks
 
     # --- ranges --------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ class ModelView:
         """Sorted, existing and consecutive layers; None is all of them.
 
         Raises:
-            InputError: none, a layer that is not there, or a gap.
+            InputError: no layer is given, a layer does not exist, or there is a gap.
         """
         if (chosen := integers_or_none(layers)) is None:
             return tuple(range(self.n_layers))
@@ -190,7 +192,7 @@ class ModelView:
         kept = tuple(sorted(set(chosen)))
         if len(kept) != kept[-1] - kept[0] + 1:
             raise InputError(
-                f"layers {list(kept)} have a gap; a graph is of consecutive blocks, "
+                f"layers {list(kept)} have a gap; a graph needs consecutive blocks, "
                 f"such as range({kept[0]}, {kept[-1] + 1})"
             )
         return kept
@@ -213,12 +215,12 @@ class ModelView:
     ) -> Float[Tensor, "1 pos d_vocab"]:
         """The logits of one run with hooks, without gradients.
 
-        What adapted layers give in it is noted: the weights that are read afterwards must give it
-        too (`adapters`).
+        The outputs of adapted layers are recorded; weights that are read afterwards must reproduce
+        them (`adapters`).
 
         Raises:
-            ModelError: there are more or fewer rows than tokens, as with prompt tuning, so no row
-                is known to be of a token; or an adapter took no part.
+            ModelError: there are more or fewer rows than tokens, as with prompt tuning, so rows
+                cannot be assigned to tokens; or an adapter was not used.
         """
         with torch.no_grad(), self.adapters.noted():
             logits = self.model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks))
@@ -227,7 +229,7 @@ class ModelView:
             raise ModelError(
                 f"{self.name} gives {n_rows} rows of logits for {n_tokens} tokens, so something "
                 f"(such as prompt tuning) changes the prompt inside the model; open the model "
-                f"without it, and give what it adds as a part of the prompt"
+                f"without it, and write what it adds into the prompt"
             )
         return logits
 
@@ -238,11 +240,11 @@ class ModelView:
         cfg = self.model.cfg
         if {"encoder", "decoder"} <= children or {"encoder_blocks", "decoder_blocks"} & children:
             raise ModelError(
-                f"{self.name} is an encoder-decoder; a graph is of one residual stream, "
+                f"{self.name} is an encoder-decoder; a graph shows one residual stream, "
                 f"so only decoders such as GPT-2, Llama or Gemma can be opened"
             )
         direction = getattr(cfg, "attention_dir", "causal")
-        # TransformerLens 3.9 bridges BERT with a configuration that says "causal".
+        # TransformerLens 3.9 opens BERT with a configuration that says "causal".
         if direction == "causal" and {"mlm_head", "token_type_embed"} & children:
             direction = "bidirectional"
         if direction != "causal":
@@ -277,7 +279,7 @@ class ModelView:
                 )
 
     def _require_still(self) -> None:
-        """Dropout would draw random numbers, and the graph would be of a pass that never was."""
+        """Refuse active dropout: it is random, so the graph would not match the caller's run."""
         for name, module in self._modules:
             dropping = isinstance(module, torch.nn.modules.dropout._DropoutNd)
             if dropping and module.training and module.p > 0:
@@ -288,18 +290,18 @@ class ModelView:
 
     def _require_finite(self) -> None:
         for name, parameter in self.model.named_parameters():
-            # One sum over the whole is 4 x faster than asking every number; ask only if it fails.
+            # One sum is 4 x faster than testing every number; they are tested only if it fails.
             finite = parameter.is_floating_point() and torch.isfinite(parameter.detach().sum())
             if not finite and not torch.isfinite(parameter.detach()).all():
                 clean = name.replace("_original_component.", "")
                 raise ModelError(
                     f"the parameter {clean} of {self.name} holds NaN or infinity; "
-                    f"no number of a graph would mean anything, so load the weights again"
+                    f"a graph of it would be meaningless, so load the weights again"
                 )
 
 
 def model_of_view(model: Any) -> Any:
-    """The model itself, for a view of it, or for any form that `model_given` takes."""
+    """The model itself, from a view of it or from any form that `model_given` takes."""
     return model.model if isinstance(model, ModelView) else model_given(model)
 
 
@@ -323,7 +325,7 @@ def _readable(weight: Any, module: Any, name: str, where: str) -> Tensor:
 
 
 def _nonzero(bias: Any) -> Tensor | None:
-    """A bias that does something; TransformerLens gives zeros where the model has none."""
+    """A bias in float32; None if it is all 0, as TransformerLens gives it for a missing bias."""
     if not isinstance(bias, Tensor) or not bool(bias.detach().any()):
         return None
     return bias.detach().float()

@@ -1,4 +1,4 @@
-"""agreement: how well what was observed of heads tells what patching them does."""
+"""agreement: how well observed scores of heads predict what patching them does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Count, Name, Names
 from visit_tl.circuits import metrics
 from visit_tl.errors import InputError
-from visit_tl.studies.scores import HeadScores, is_rank
+from visit_tl.studies.head_scores import HeadScores, is_rank
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,20 +24,20 @@ def agreement(
 ) -> pd.DataFrame:
     """How well each score ranks the heads that have the largest effects.
 
-    Sizes are compared, so that a head which hurts counts as one that helps. A rank counts the more
-    the lower it is, by its logarithm.
+    Absolute values are compared, so a head that hurts counts like one that helps. A score that is a
+    rank is taken as -log(1 + rank), so a lower rank counts more.
 
     Args:
         scores: Observed scores and effects of the same prompts.
-        truth: Which of them is the effect.
-        k: A head is a member if the size of its mean effect is among the k largest.
-        names: Which scores are held against it; None is all the others.
+        truth: Name of the score that is the effect.
+        k: The heads to find are those with the k largest absolute mean effects.
+        names: Names of the scores to compare with the effect; None is all the others.
 
     Returns:
-        One row a score, best AUROC first. Of means over the prompts: `auroc`,
+        One row per score, best AUROC first. Computed from means over the prompts: `auroc`,
         `average_precision`, and `spearman`, the rank correlation with the size of the effect, ties
-        averaged. Of single prompts, each held against the effects on that prompt, the means
-        `auroc_one` and `spearman_one`: what a reader of one graph has.
+        averaged. Computed for each prompt with the effects on that prompt, then averaged:
+        `auroc_one` and `spearman_one`, which tell how well one graph predicts.
 
     Raises:
         InputError: there is no such score, one is missing for some heads, or k is not in
@@ -47,7 +47,7 @@ def agreement(
 
     chosen = [name for name in scores.names if name != truth] if names is None else list(names)
     if not chosen:
-        raise InputError(f"no score is named that {truth!r} could be held against")
+        raise InputError(f"no score is named to compare with {truth!r}")
     for name in (truth, *chosen):
         if not np.isfinite(scores[name]).all():
             raise InputError(f"{name!r} was not measured for every head; agreement needs them all")
@@ -86,14 +86,14 @@ def spearman(a: Float[np.ndarray, " item"], b: Float[np.ndarray, " item"]) -> fl
 
 
 def _largest(sizes: Float[np.ndarray, " item"], k: int) -> Bool[np.ndarray, " item"]:
-    """Which items are the k largest; ties in order."""
+    """Which items are the k largest; ties go to the earlier item."""
     members = np.zeros(len(sizes), dtype=bool)
     members[np.argsort(-sizes, kind="stable")[:k]] = True
     return members
 
 
 def _size(values: Float[np.ndarray, " item"], name: str) -> Float[np.ndarray, " item"]:
-    """What is compared with the size of an effect: larger is more."""
+    """The score as it is compared with the size of an effect: larger is more."""
     return values if is_rank(name) else np.abs(values)
 
 

@@ -8,16 +8,16 @@ import numpy as np
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import At, Flag, Model, Name
-from visit_tl.causal.measured import Effects
 from visit_tl.causal.metrics import logit_difference
-from visit_tl.causal.sweep import effects
+from visit_tl.causal.patching.effects_result import Effects
+from visit_tl.causal.patching.node_effects import effects
 from visit_tl.circuits.prompts.pair import END
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.errors import InputError
 from visit_tl.graph.ids import NodeId
 from visit_tl.model.view import ModelView
-from visit_tl.studies.named import named_heads, require_corruption
-from visit_tl.studies.scores import HeadScores
+from visit_tl.studies.head_scores import HeadScores
+from visit_tl.studies.heads_by_name import named_heads, require_corruption
 
 
 @checked
@@ -29,27 +29,27 @@ def causes(
     corruption: Name = "ABC",
     verbose: Flag = True,
 ) -> HeadScores:
-    """The effect of each head at named positions, on every prompt.
+    """Measure the effect of each head at named positions, on every prompt.
 
     A head's activation at one position is replaced by the one in the corrupted prompt (`effects`,
     `resample`), one head and one position at a time. The effect is the logit difference (answer
-    less wrong answer, at END) after, less the one before: below 0 where the head helps.
+    minus wrong answer, at END) with the patch, minus that without: below 0 where the head helps.
 
     Args:
         model: As for `flow_graph`.
         prompts: Prompts with one answer and one wrong answer each.
-        at: The position, by its name in the prompts, at which every head is patched; or several,
-            with the heads that are patched there (None is all, the others are NaN).
-        corruption: Which corrupted prompts activations are taken from.
+        at: The position, by its name in the prompts, at which every head is patched; or a mapping
+            from several positions to the heads to patch there (None is all). Other heads are NaN.
+        corruption: Name of the corrupted prompts that activations are taken from.
         verbose: Show a progress bar.
 
     Returns:
-        One score a position, `effect at END` and so on. Ctrl-C ends it with the prompts that are
-        done.
+        One score per position, `effect at END` and so on. Ctrl-C ends the sweep and returns the
+        prompts that are done.
 
     Raises:
         InputError: there is no such position, corruption or head; a prompt has several answers;
-            or it was interrupted before any prompt was done.
+            or the sweep was interrupted before any prompt was done.
     """
     from tqdm.auto import tqdm
 
@@ -83,10 +83,10 @@ def causes(
 def _chosen(
     view: ModelView, prompts: PromptSet, at: Mapping[str, Iterable[NodeId | str] | None]
 ) -> dict[str, list[NodeId]]:
-    """The heads that are patched at each position.
+    """The heads to patch at each position.
 
     Raises:
-        InputError: there is no position, one is not in the prompts, or what is named is no head.
+        InputError: no position is given, one is not in the prompts, or a name is not a head's.
     """
     known = prompts[0].positions
     unknown = sorted(at.keys() - known.keys())

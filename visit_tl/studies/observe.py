@@ -1,4 +1,4 @@
-"""observe: what every head says and where it looks, on many prompts."""
+"""observe: readout, attribution and attention of every head, on many prompts."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Final
 import numpy as np
 import torch
 
-from visit_tl import components, lens
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.several import node_ids
-from visit_tl.arguments.vocabulary import Flag, Looks, Model, Name, NodeNames
-from visit_tl.causal.attribution import attribute_trace
+from visit_tl.arguments.vocabulary import Flag, Looks, Model, Name
+from visit_tl.causal.attribution.direct import attribute_trace
 from visit_tl.circuits.prompts.pair import END, PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.errors import InputError
-from visit_tl.graph.ids import NodeId
-from visit_tl.model.patch import Placed, Write
+from visit_tl.graph.ids import NodeId, NodeNames, node_ids
+from visit_tl.lens import readout as lens
+from visit_tl.model import components
+from visit_tl.model.replay.patch import Placed, Write
+from visit_tl.model.trace import FwdHooks, Trace
 from visit_tl.model.view import ModelView
-from visit_tl.studies.named import named_heads, require_corruption
-from visit_tl.studies.scores import HeadScores
-from visit_tl.trace import FwdHooks, Trace
+from visit_tl.studies.head_scores import HeadScores
+from visit_tl.studies.heads_by_name import named_heads, require_corruption
 
 LOOKS: Final = (
     ("END", "IO"),
@@ -32,8 +32,9 @@ LOOKS: Final = (
     ("S2", "S1+1"),
     ("S1+1", "S1"),
 )
-"""Which attention is kept, from one named position to another: those that Wang et al. (2022, 3)
-tell the classes of their heads by, and END itself, where a head finds what earlier ones wrote."""
+"""The default pairs of named positions, query first, whose attention is kept. By these, Wang et al.
+(2022, section 3) tell their classes of heads apart; END to END is added, where a head reads what
+earlier heads wrote."""
 
 
 @checked
@@ -46,16 +47,16 @@ def observe(
     corruption: Name = "ABC",
     verbose: Flag = True,
 ) -> HeadScores:
-    """What the graph of each prompt shows of every head, without its pruning.
+    """Measure what the graph of each prompt shows of every head, without pruning.
 
-    One run a prompt. The scores, all at END but for the attention:
+    The model runs once per prompt. All scores are taken at END, except attention:
 
     - `norm`, `rank`, `prob`: as on the nodes of `flow_graph(..., target=answer)`: L2 norm of the
       head's output, and 0-based rank and probability of the answer in it.
-    - `rank of wrong`: the same of the wrong answer.
-    - `rank from an end`: places from the answer or the wrong answer to the first or the last place
-      of the vocabulary, whichever is least: 0 where one of the two is said most or least.
-    - `attribution`: the head's share of the logit difference, answer less wrong answer, as
+    - `rank of wrong`: the rank of the wrong answer.
+    - `rank from an end`: the smallest distance between the rank of the answer, or of the wrong
+      answer, and the first or last rank: 0 where one of the two is the top or the bottom token.
+    - `attribution`: the head's share of the logit difference, answer minus wrong answer, as
       `attribute` gives it.
     - `END to IO` and so on: attention from one position to another, for each of `looks`.
 
@@ -63,9 +64,9 @@ def observe(
         model: As for `flow_graph`, or a `ModelView`.
         prompts: Prompts with one answer and one wrong answer each.
         looks: Pairs of named positions, query first.
-        patched: Heads whose activations at END are, in every run that is observed, those of the
-            corrupted prompt: what do the others do then?
-        corruption: Which corrupted prompts those are taken from.
+        patched: Heads whose activations at END are replaced, in every run, by those of the
+            corrupted prompt, to see what the other heads then do.
+        corruption: Name of the corrupted prompts that these are taken from.
         verbose: Show a progress bar.
 
     Raises:
@@ -136,7 +137,7 @@ def _one(
 def _patches(
     view: ModelView, pair: PromptPair, heads: Sequence[NodeId], corruption: str
 ) -> FwdHooks:
-    """Hook functions that give heads at END what they have there in the corrupted prompt."""
+    """Hook functions that set heads at END to their activations in the corrupted prompt."""
     end = pair.positions[END]
     other = view.tokens.encode(list(pair.corrupted[corruption].ids), None)
     layers = sorted({head.layer for head in heads if head.layer is not None})

@@ -1,4 +1,6 @@
-"""Graph in, figure or string out. Views return; they never show, save or change a default.
+"""Views: functions that turn a graph into a figure or a string.
+
+They return their result: they never show it, save it or change a default.
 
     import visit_tl as vt
     vt.view.compare(clean, patched).save("both.html")
@@ -11,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visit_tl.view.attention import AttentionView
-    from visit_tl.view.side_by_side import SideBySide, compare
+    from visit_tl.view.figures.side_by_side import SideBySide, compare
 
 _HOMES = {
     "AttentionView": "attention",
-    "SideBySide": "side_by_side",
-    "compare": "side_by_side",
+    "SideBySide": "figures.side_by_side",
+    "compare": "figures.side_by_side",
 }
 
 __all__ = ["AttentionView", "SideBySide", "compare"]

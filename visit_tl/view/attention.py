@@ -1,8 +1,8 @@
 """Attention of chosen heads over the whole prompt, drawn by CircuitsVis, without a network.
 
-CircuitsVis gives a snippet for the page that it lands in, and asks a search engine whether to load
-its script from a CDN. Here the script that ships with it is put into a page of its own, with a
-content security policy that lets it ask for nothing, in a sandboxed frame.
+CircuitsVis gives an HTML snippet, and tries to reach a search engine to decide whether to load its
+script from a CDN. Here the script that ships with it is put into a separate page, in a sandboxed
+frame, with a content security policy that forbids all requests.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from jaxtyping import Float
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import File, Flag
 from visit_tl.errors import InputError
-from visit_tl.view.labels import for_html, visible
-from visit_tl.view.words import readable
+from visit_tl.escaping import for_html, visible
+from visit_tl.graph.descriptions import readable
 
 _POLICY: Final = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -55,7 +55,7 @@ class AttentionView:
         Raises:
             FileError: another suffix, or a path that cannot be written.
         """
-        from visit_tl.graph.files import check, write
+        from visit_tl.files import check, write
 
         path = check(path, overwrite=overwrite, suffixes=(".html",))
         write(path, self.html.encode("utf-8", errors="backslashreplace"))
@@ -69,16 +69,16 @@ def attention(
     *,
     title: str = "",
 ) -> AttentionView:
-    """Attention patterns from each token to those before it, one map a head.
+    """Draw attention patterns from each token to those before it, one map per head.
 
     Args:
         patterns: Attention in [0, 1]; rows are query positions.
         tokens: Text of the tokens.
         heads: Names of the heads.
-        title: Above the maps.
+        title: Text above the maps.
 
     Raises:
-        InputError: no head, or numbers of heads or tokens that do not fit the patterns.
+        InputError: there is no head, or the patterns do not fit the numbers of heads and tokens.
     """
     if not heads or patterns.shape != (len(heads), len(tokens), len(tokens)):
         raise InputError(
@@ -99,7 +99,7 @@ def attention(
 
 
 def _page(snippet: str, title: str) -> str:
-    """The snippet as a page; what CircuitsVis wrote of ours into its script cannot end it."""
+    """The snippet as a page; our texts in its script are escaped, so that they cannot end it."""
     before, _, call = snippet.rpartition(_CALL)
     arguments, closing, _ = call.rpartition("</script>")
     name = snippet.partition('id="')[2].partition('"')[0]

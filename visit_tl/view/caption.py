@@ -1,23 +1,23 @@
-"""What a picture is of, in words."""
+"""The caption of a picture."""
 
 from __future__ import annotations
 
-from visit_tl.graph.flow import FlowGraph
-from visit_tl.view.labels import clip_start
+from visit_tl.escaping import clip_start
+from visit_tl.graph.container import GraphData
+from visit_tl.graph.descriptions import heading
 from visit_tl.view.window import notice
-from visit_tl.view.words import heading
 
 
 def caption(
-    whole: FlowGraph, graph: FlowGraph, shown: FlowGraph, orphans: int
+    whole: GraphData, graph: GraphData, shown: GraphData, orphans: int
 ) -> tuple[str, str, str]:
-    """What a picture is of, in three lines of plain text.
+    """The caption of a picture, in three lines of plain text.
 
     Args:
         whole: The graph.
-        graph: The same at one position.
+        graph: The same graph at one position.
         shown: The blocks of it that are drawn.
-        orphans: How many nodes are not.
+        orphans: How many nodes are not drawn, because they have no edge.
     """
     words = heading(shown)
     second = [f"position {words['position']}", f"target {words['target']}"]

@@ -7,15 +7,15 @@ from typing import Any, Final
 
 from visit_tl.arguments.vocabulary import Layers
 from visit_tl.errors import FileError
-from visit_tl.graph.flow import FlowGraph
-from visit_tl.view.sankey import sankey
+from visit_tl.graph.container import GraphData
+from visit_tl.view.figures.sankey import sankey
 
 SCALE: Final = 2
 """Pixels of a PNG for each px of the figure: fit for print at 192 dpi."""
 
 
 def image(
-    graph: FlowGraph,
+    graph: GraphData,
     kind: str,
     *,
     layers: Layers | None = None,
@@ -26,12 +26,12 @@ def image(
     Args:
         graph: The graph.
         kind: `png` or `pdf`.
-        layers: As for `visit_tl.view.sankey.sankey`.
+        layers: As for `visit_tl.view.figures.sankey.sankey`.
         theme: `light` or `dark`.
 
     Raises:
-        FileError: kaleido is not there, finds no Chrome, or fails.
-        InputError: as `visit_tl.view.sankey.sankey`.
+        FileError: kaleido is not installed, finds no Chrome, or fails.
+        InputError: as `visit_tl.view.figures.sankey.sankey`.
     """
     require_kaleido()
     return draw(sankey(graph, layers=layers, theme=theme), kind)
@@ -53,7 +53,7 @@ def draw(figure: Any, kind: str) -> bytes:
     size = {"width": layout.width, "height": layout.height}
     asked = {"format": kind, "scale": SCALE if kind == "png" else 1, **size}
     try:
-        # Without mathjax=False, kaleido loads MathJax from a CDN; plotly.js is our own Plotly's.
+        # Without mathjax=False, kaleido loads MathJax from a CDN; plotly.js is Plotly's own.
         drawn = kaleido.calc_fig_sync(figure.to_dict(), opts=asked, kopts={"mathjax": False})
     except ChromeNotFoundError as error:
         raise FileError(
@@ -69,7 +69,7 @@ def draw(figure: Any, kind: str) -> bytes:
 
 
 def require_kaleido() -> None:
-    """Make sure that kaleido is there.
+    """Check that kaleido is installed.
 
     Raises:
         FileError: it is not installed, or older than 1.0.

@@ -1,9 +1,10 @@
-"""Graph to coordinates: numbers only, in pixels from the top left corner.
+"""The coordinates of a graph: numbers only, in px from the top left corner.
 
 Time runs from left to right, one column for each step of a block. The residual stream is a straight
-lane at the top; what reads from it and writes to it hangs below, attention first, then the MLP. In
-a parallel block the MLP stands under the attention instead. A head's query, keys, values and output
-share a strip, a neuron's column and row share a line, so that no edge of a block crosses another.
+lane at the top; the nodes that read from it and write to it are below, attention first, then the
+MLP. In a parallel block the MLP is under the attention instead. A head's query, keys, values and
+output share a strip, a neuron's column and row share a line, so that no edge of a block crosses
+another.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from visit_tl.graph.flow import FlowGraph
+from visit_tl.escaping import columns as text_columns
+from visit_tl.graph.container import GraphData
+from visit_tl.graph.descriptions import COLUMN_WORDS, short_label
 from visit_tl.graph.ids import KINDS, Kind, NodeId
 from visit_tl.graph.records import Node
-from visit_tl.view.labels import columns as text_columns
 from visit_tl.view.widths import SPINE, column_sums, heights, sources, widths
-from visit_tl.view.words import COLUMN_WORDS, short_label
 
 NODE_WIDTH: Final = 10
 ROW: Final = 17.0
-"""Least distance in px between the middles of two nodes of a column: a line of a label."""
+"""Least distance in px between the middles of two nodes of a column: the height of a label."""
 
 GAP: Final = 3.0
 CHARACTER: Final = 6.6
@@ -81,12 +82,12 @@ class Layout:
     Attributes:
         width: Of the whole picture, labels included.
         height: Likewise.
-        boxes: By node, those without an edge left out: a Sankey diagram has no place for them.
+        boxes: The box of every node that has an edge; a Sankey diagram has no place for others.
         edge_widths: In the order of the graph's edges.
         columns: From left to right.
-        ballast: What to add to the first and the last column that Plotly makes so that the fullest
-            is exactly `height`, and Plotly's scale one to one.
-        placed: Where the nodes of the boxes stand in the graph's nodes, in the same order.
+        ballast: Px to add to the first and the last column that Plotly makes, so that the fullest
+            column is exactly `height` and Plotly's scale is one to one.
+        placed: The indices of the nodes of the boxes in the graph's nodes, in the same order.
         orphans: The nodes that were left out.
     """
 
@@ -100,7 +101,7 @@ class Layout:
     orphans: tuple[NodeId, ...]
 
 
-def layout(graph: FlowGraph, edge_widths: tuple[float, ...] | None = None) -> Layout:
+def layout(graph: GraphData, edge_widths: tuple[float, ...] | None = None) -> Layout:
     """Place every node that has an edge.
 
     Args:
@@ -130,7 +131,7 @@ def layout(graph: FlowGraph, edge_widths: tuple[float, ...] | None = None) -> La
 
 
 def _columns(nodes: Sequence[Node], into: Sequence[Sequence[int]]) -> list[int]:
-    """A column for every node: its step of the forward pass, and right of all that it reads."""
+    """The column of every node: its step in the forward pass, to the right of all its sources."""
     last = max((n.layer for n in nodes if n.layer is not None), default=0)
     parallel = _parallel(nodes)
     found: list[int] = []
@@ -143,7 +144,7 @@ def _columns(nodes: Sequence[Node], into: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _parallel(nodes: Iterable[Node]) -> set[int | None]:
-    """The blocks whose MLP does not wait for their attention."""
+    """The blocks whose MLP and attention run in parallel."""
     kinds: dict[int | None, set[Kind]] = defaultdict(set)
     for node in nodes:
         kinds[node.layer].add(node.kind)
@@ -191,12 +192,12 @@ def _down(
             for i, middle in middles.items():
                 tops[i] = start + (deepest - depth) / 2 + middle - tall[i] / 2
         start += deepest + _LANE_TO_DETAIL
-    _part(placed, column_of, tall, tops)
+    _separate(placed, column_of, tall, tops)
     return tops
 
 
 def _section(node: Node) -> tuple[int | None, str]:
-    """Columns of one section share their strips: the heads of a block, or its neurons."""
+    """The section of a node, such as the heads of a block: its columns share their strips."""
     kind = _BESIDE.get(node.kind, node.kind)
     if kind in _HEAD_KINDS:
         return node.layer, "heads"
@@ -217,7 +218,7 @@ def _strips(
 def _heads(
     nodes: Sequence[Node], members: list[int], tall: list[float]
 ) -> tuple[dict[int, float], float]:
-    """Heads by index, each with its keys and values in lines of their own, by attention."""
+    """One strip for each head, by index; in it one line for each memory, by attention."""
     middles: dict[int, float] = {}
     depth = 0.0
     by_head: dict[int | None, list[int]] = defaultdict(list)
@@ -249,7 +250,7 @@ def _lines(
     lines: dict[int | None, list[int]] = defaultdict(list)
     for i in members:
         lines[nodes[i].id.neuron].append(i)
-    # The row of the second matrix decides: the column of W_in has a coefficient of another kind.
+    # The row of W_O or W_out decides: the column of W_in has a coefficient of another kind.
     signed = {
         neuron: next((i for i in line if nodes[i].kind != "neuron_key"), line[0])
         for neuron, line in lines.items()
@@ -265,12 +266,12 @@ def _lines(
     return middles, depth
 
 
-def _part(
+def _separate(
     placed: list[int], column_of: list[int], tall: list[float], tops: dict[int, float]
 ) -> None:
-    """Move nodes down where two of a column would touch.
+    """Move nodes down where two nodes of a column would touch.
 
-    Changes nothing in a graph of whole blocks; an odd one may have two sections in one column.
+    This changes nothing in a graph of whole blocks; others may have two sections in one column.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for i in placed:

@@ -22,7 +22,7 @@ LEGEND: Final = 74
 
 GREY_LEGEND: Final = "sum or flow, by the entropy of its source: 0 (strong) to log d_vocab (faint)"
 WIDTH: Final = 960
-"""Width in px of the legend, and the least of a figure."""
+"""Width in px of the legend, and the least width of a figure."""
 
 RANK_LEGEND: Final = "node: rank of the target among what the node promotes"
 EDGE_LEGEND: Final = "edge: wider = larger score, within its group; hover for the score"
@@ -68,9 +68,9 @@ def headings(layout: Layout, theme: str) -> Drawn:
 
 
 def legend(d_vocab: int, theme: str) -> Drawn:
-    """The scale of ranks, the two signs and the greys, under the figure, as Plotly draws them.
+    """The legend under a Plotly figure: the scale of ranks, the two signs and the greys.
 
-    Laid out in px from the left edge, so that it stays in one piece in a figure of any width.
+    It is laid out in px from the left edge, so that it stays together at any width.
     """
     text = palette(theme).text
     notes, shapes = [], []

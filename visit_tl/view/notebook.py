@@ -6,16 +6,16 @@ import base64
 import gzip
 from typing import Final
 
-from visit_tl.graph.flow import FlowGraph
-from visit_tl.view.labels import for_html
-from visit_tl.view.page import page
-from visit_tl.view.words import readable
+from visit_tl.escaping import for_html
+from visit_tl.graph.container import GraphData
+from visit_tl.graph.descriptions import readable
+from visit_tl.view.page.document import page
 
 HEIGHT: Final = 900
-"""Of the frame in px: header, figure and legend of a graph of the usual budget."""
+"""Height of the frame in px: for header, figure and legend of a graph of the usual budget."""
 
 _LEVEL: Final = 6
-"""Of gzip. The page of a graph of 1796 nodes, 0.8 MB, takes 0.3 MB of a notebook."""
+"""Level of gzip. The page of a graph of 1796 nodes, 0.8 MB, takes 0.3 MB in a notebook."""
 
 _FRAME: Final = """<!doctype html>
 <meta charset="utf-8">
@@ -34,12 +34,12 @@ _FRAME: Final = """<!doctype html>
 </script>"""
 
 
-def notebook_html(graph: FlowGraph) -> str:
+def notebook_html(graph: GraphData) -> str:
     """The graph as HTML for an output cell of Jupyter Lab, VS Code or Colab.
 
-    The page sits in a frame of its own (`srcdoc`), so that it neither needs the notebook's scripts
-    (require.js, a renderer, a widget manager) nor can touch the notebook: the sandbox runs the
-    page's script in an origin of its own. It is packed, so that the notebook stays small.
+    The page is in a separate frame (`srcdoc`). It does not need the notebook's scripts (require.js,
+    a renderer, a widget manager), and it cannot change the notebook, because the sandbox gives its
+    script a separate origin. It is compressed to keep the notebook small.
     """
     title = for_html(f"flow graph of {readable(graph.model)}")
     packed = gzip.compress(page(graph).encode("utf-8"), _LEVEL, mtime=0)

@@ -44,7 +44,7 @@ class Palette:
         vague: The same from a source of the largest entropy, log(d_vocab).
         positive: A coefficient edge with a positive score.
         negative: A coefficient edge with a negative score.
-        neutral: A node without a rank that could be read.
+        neutral: A node without a readable rank.
     """
 
     background: str
@@ -105,7 +105,7 @@ def palette(theme: str) -> Palette:
 
 
 def ground(colours: Palette) -> dict[str, Any]:
-    """What every Plotly figure of a theme has in its layout: grounds, fonts and hovers."""
+    """The layout that all Plotly figures of a theme share: backgrounds, fonts and hovers."""
     font = {"family": FONT, "size": FONT_SIZE, "color": colours.text}
     return {
         # An empty template keeps the caller's default template out of the figure.
@@ -128,7 +128,7 @@ def promoted_rank(node: Node, d_vocab: int) -> int:
 
 
 def rank_place(rank: int, d_vocab: int) -> float:
-    """Where a rank stands on the scale, from 0 (rank 0) to 1 (rank d_vocab - 1).
+    """The place of a rank on the scale, from 0 (rank 0) to 1 (rank d_vocab - 1).
 
     Logarithmic from both ends, log(rank + 1) - log(d_vocab - rank): the last rank of all, where a
     negative head puts the target, is as far from an ordinary rank as the first one is.
@@ -155,8 +155,8 @@ def node_colour(node: Node, d_vocab: int, theme: str) -> str:
 def edge_colour(edge: Edge, source: Node, d_vocab: int, theme: str) -> str:
     """The colour of an edge: its sign, or the entropy of its source.
 
-    A summing or flow edge is the greyer (nearer to the background) the higher the entropy of its
-    source is (paper, section 5.3).
+    A sum or flow edge is nearer to the background the higher the entropy of its source is (paper,
+    section 5.3).
     """
     colours = palette(theme)
     if edge.kind == "coefficient":
@@ -172,7 +172,7 @@ def entropy_colour(share: float, theme: str) -> str:
 
 
 def sign_colour(negative: bool, theme: str) -> str:
-    """The colour of a coefficient edge of a sign, as in the figure."""
+    """The colour of a coefficient edge with this sign, as in the figure."""
     colours = palette(theme)
     return _css(colours.negative if negative else colours.positive, 0.55)
 

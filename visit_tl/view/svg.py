@@ -1,9 +1,9 @@
-"""A graph as SVG, without a browser: the picture of `sankey`, written from the layout itself.
+"""A graph as SVG, without a browser: the picture of `sankey`, drawn from the layout.
 
-Only what every reader of SVG knows (rectangles, paths, text, `use`), so that Inkscape, LaTeX's
-converters and word processors show what a browser shows. Hovering shows what a node or an edge
-knows. The halo that keeps labels readable over edges is a second, stroked copy of them beneath,
-because not every reader knows `paint-order`.
+It uses only elements that every SVG program supports (rectangles, paths, text, `use`), so that
+Inkscape, LaTeX's converters and word processors show what a browser shows. Hovering shows the facts
+of a node or an edge. A halo keeps labels readable over edges: it is a second, stroked copy of them
+underneath, because not every program supports `paint-order`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from visit_tl.arguments.vocabulary import Layers
-from visit_tl.graph.flow import FlowGraph
+from visit_tl.escaping import clip, for_xml
+from visit_tl.files import MARK
+from visit_tl.graph.container import GraphData
+from visit_tl.graph.descriptions import edge_fact, node_facts, node_title, short_label
 from visit_tl.graph.ids import NodeId
-from visit_tl.graph.networks import MARK
+from visit_tl.graph.subgraphs import to_position
 from visit_tl.view import legend
 from visit_tl.view.caption import caption
-from visit_tl.view.labels import clip, for_xml
 from visit_tl.view.layout import NODE_WIDTH, Layout, layout
 from visit_tl.view.style import (
     FONT,
@@ -33,7 +35,6 @@ from visit_tl.view.style import (
     sign_colour,
 )
 from visit_tl.view.window import choose
-from visit_tl.view.words import edge_fact, node_facts, node_title, short_label
 
 _TITLE: Final = 92
 """Height in px of the lines over the picture."""
@@ -47,7 +48,7 @@ _DROP: Final = 0.35
 
 
 def svg(
-    graph: FlowGraph,
+    graph: GraphData,
     *,
     layers: Layers | None = None,
     theme: str = "light",
@@ -55,7 +56,7 @@ def svg(
     ringed: Collection[NodeId] = (),
     title: bool = True,
 ) -> str:
-    """The graph as an SVG document; colours and widths are those of `visit_tl.view.sankey.sankey`.
+    """The graph as an SVG document; colours and widths are those of `view/figures/sankey.py`.
 
     Args:
         graph: The graph.
@@ -64,11 +65,11 @@ def svg(
         theme: `light` or `dark`.
         position: Which position to show of a graph whose memories were followed back; None is the
             graph's own.
-        ringed: Nodes to put a ring round, to tell them from the others.
-        title: Whether the lines of `caption` stand over the picture.
+        ringed: Nodes to mark with a ring.
+        title: Whether to write the lines of `caption` over the picture.
 
     Returns:
-        Well-formed XML whatever the tokens are, with nothing in it that runs or loads.
+        Well-formed XML for any tokens, without scripts and without anything that is loaded.
 
     Raises:
         InputError: a layer is not in the graph, the layers have a gap, or there is no such theme.
@@ -76,7 +77,7 @@ def svg(
     """
     colours = palette(theme)
     whole = graph
-    graph = graph.at(graph.position if position is None else position)
+    graph = to_position(graph, graph.position if position is None else position)
     shown = choose(graph, layers)
     place = layout(shown)
     width = max(place.width, legend.WIDTH)
@@ -143,8 +144,8 @@ def _headings(place: Layout, theme: str) -> list[str]:
     return drawn
 
 
-def _edges(graph: FlowGraph, place: Layout, theme: str) -> list[str]:
-    """Ribbons, stacked at each node from the top in the order of their other ends."""
+def _edges(graph: GraphData, place: Layout, theme: str) -> list[str]:
+    """The edges as ribbons; at a node, stacked from the top in the order of their other ends."""
     middles = {name: box.middle for name, box in place.boxes.items()}
     order = sorted(
         range(len(graph.edges)),
@@ -177,7 +178,7 @@ def _ribbon(x0: float, y0: float, x1: float, y1: float, width: float) -> str:
     return f"{there}V{c}C{middle} {c} {middle} {d} {left} {d}Z"
 
 
-def _nodes(graph: FlowGraph, place: Layout, theme: str, ringed: Collection[NodeId]) -> list[str]:
+def _nodes(graph: GraphData, place: Layout, theme: str, ringed: Collection[NodeId]) -> list[str]:
     drawn = []
     for node in graph.nodes:
         if (box := place.boxes.get(node.id)) is None:
@@ -189,7 +190,7 @@ def _nodes(graph: FlowGraph, place: Layout, theme: str, ringed: Collection[NodeI
             f"><title>{for_xml(says)}</title></rect>"
         )
     for name in ringed:
-        # Outside the node, whose colour would otherwise not be seen where the node is thin.
+        # The ring is outside the node: inside, it would cover the colour of a thin node.
         if (box := place.boxes.get(name)) is not None:
             x, y, tall = box.left - 2.5, box.top - 2.5, box.height + 5
             drawn.append(
@@ -200,7 +201,7 @@ def _nodes(graph: FlowGraph, place: Layout, theme: str, ringed: Collection[NodeI
     return drawn
 
 
-def _labels(graph: FlowGraph, place: Layout) -> str:
+def _labels(graph: GraphData, place: Layout) -> str:
     drop = FONT_SIZE * _DROP
     return "".join(
         f'<text x="{_px(box.left + NODE_WIDTH + _LABEL_GAP)}" y="{_px(box.middle + drop)}">'

@@ -8,16 +8,16 @@ from typing import Final
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Layers
-from visit_tl.graph.flow import FlowGraph
+from visit_tl.escaping import clip, columns, table, visible
+from visit_tl.graph.container import Graph, GraphData
+from visit_tl.graph.descriptions import bos_words, heading, hidden_words, number, promoted_label
 from visit_tl.graph.ids import Kind
 from visit_tl.graph.records import Effect, Hidden, Node, total
-from visit_tl.view.labels import clip, columns, table, visible
 from visit_tl.view.style import promoted_rank
 from visit_tl.view.window import choose, notice
-from visit_tl.view.words import bos_words, heading, hidden_words, number, promoted_label
 
 WIDTH: Final = 110
-"""The most terminal columns of a line."""
+"""Maximum number of terminal columns of a line."""
 
 NEURONS: Final = 8
 """How many neurons of a block are listed; the rest are counted."""
@@ -40,7 +40,7 @@ _NARROW: Final = 9
 
 
 @checked
-def text(graph: FlowGraph, *, layers: Layers | None = None) -> str:
+def text(graph: Graph, *, layers: Layers | None = None) -> str:
     """The graph as text, at most 110 columns wide; the same graph gives the same text.
 
     Args:
@@ -49,9 +49,9 @@ def text(graph: FlowGraph, *, layers: Layers | None = None) -> str:
             with a line on how to see the rest.
 
     Returns:
-        A header, then block by block: the states with what they read as, the heads with what they
-        say and where they look, the strongest rows of W_O and MLP neurons, the positions that
-        memories were followed back to, and how much pruning hid; then the final norm and the
+        A header, then block by block: the states with their top tokens, the heads with their top
+        tokens and what they attend to, the strongest rows of W_O and MLP neurons, the positions
+        that memories were followed back to, and how much pruning hid; then the final norm and the
         logits. Ends in a newline.
 
     Raises:
@@ -69,7 +69,7 @@ def text(graph: FlowGraph, *, layers: Layers | None = None) -> str:
     return "\n".join(clip(line.rstrip(), WIDTH) for line in lines) + "\n"
 
 
-def _header(graph: FlowGraph, shown: FlowGraph) -> list[str]:
+def _header(graph: GraphData, shown: GraphData) -> list[str]:
     words = heading(shown)
     words["prompt"] = f'"{words["prompt"]}"'
     here = "the graph's position in [ ]"
@@ -84,7 +84,7 @@ def _header(graph: FlowGraph, shown: FlowGraph) -> list[str]:
     return lines
 
 
-def _tokens(graph: FlowGraph) -> str:
+def _tokens(graph: GraphData) -> str:
     shown = []
     for i, token in enumerate(graph.tokens):
         words = f"{i} {visible(token, 40)}"
@@ -92,7 +92,7 @@ def _tokens(graph: FlowGraph) -> str:
     return "  ".join(shown)
 
 
-def _block(graph: FlowGraph, layer: int, here: list[Node]) -> list[str]:
+def _block(graph: GraphData, layer: int, here: list[Node]) -> list[str]:
     nodes = [node for node in here if node.id.position is None]
     lines = [f"block {layer} ".ljust(WIDTH, "─")]
     lines += _state_table([node for node in nodes if node.kind in _STATES])
@@ -106,12 +106,12 @@ def _block(graph: FlowGraph, layer: int, here: list[Node]) -> list[str]:
     return [*lines, "", f"  hidden: {hidden_words(_hidden(graph, layer))}"]
 
 
-def _hidden(graph: FlowGraph, layer: int) -> Hidden:
+def _hidden(graph: GraphData, layer: int) -> Hidden:
     columns = (column.hidden.get(layer) for column in graph.columns)
     return total([graph.hidden[layer], *(part for part in columns if part is not None)])
 
 
-def _column_table(graph: FlowGraph, layer: int, nodes: list[Node]) -> list[str]:
+def _column_table(graph: GraphData, layer: int, nodes: list[Node]) -> list[str]:
     """The block at the other positions: what enters, what its heads say and read, what leaves."""
     rows = [
         [
@@ -156,8 +156,8 @@ def _state_table(nodes: Iterable[Node]) -> list[str]:
     return table(rows, right=(2, 3, 4, 5)) if len(rows) > 1 else []
 
 
-def _head_table(graph: FlowGraph, heads: list[Node]) -> list[str]:
-    """Heads with what they say and where they look; causes where they were measured."""
+def _head_table(graph: GraphData, heads: list[Node]) -> list[str]:
+    """Heads with their top tokens and what they attend to; attributions and effects, if any."""
     attributed = any(head.attribution is not None for head in heads)
     patched = any(head.effect is not None for head in heads)
     causes = ["adds"] * attributed + ["effect"] * patched
@@ -178,13 +178,13 @@ def _effect(effect: Effect) -> str:
     return f"{effect.value:+.3g}" if effect.exact else f"~{effect.value:+.3g}"
 
 
-def _memories(graph: FlowGraph, head: Node) -> str:
+def _memories(graph: GraphData, head: Node) -> str:
     return "  ".join(
         f"{_memory(node)} ‹{promoted_label(node, _NARROW)}›" for node in graph.values_of(head.id)
     )
 
 
-def _looks_at(graph: FlowGraph, head: Node) -> str:
+def _looks_at(graph: GraphData, head: Node) -> str:
     return ", ".join(_memory(node) for node in graph.values_of(head.id))
 
 
@@ -193,7 +193,7 @@ def _memory(node: Node) -> str:
     return f"{visible(node.token or '', _NARROW)}@{node.id.key_position} {attention}"
 
 
-def _token(graph: FlowGraph, position: int) -> str:
+def _token(graph: GraphData, position: int) -> str:
     return visible(graph.tokens[position], _NARROW) if position < len(graph.tokens) else "?"
 
 
@@ -216,7 +216,7 @@ def _neuron_table(neurons: list[Node], words: str, d_vocab: int) -> list[str]:
 
 
 def _wrap(words: str, width: int) -> list[str]:
-    """Lines of at most so many columns, broken at double spaces, else anywhere."""
+    """Break a text into lines of at most `width` columns, at double spaces where possible."""
     lines = [""]
     for part in words.split("  "):
         if lines[-1] and columns(lines[-1]) + 2 + columns(part) > width:

@@ -8,7 +8,7 @@ have no common unit. Edges are therefore compared within groups, and the true sc
   all blocks that are shown.
 
 The largest score of a group gets the group's full width. An edge never gets thinner than
-`style.THINNEST`, so that a small score is still there to be hovered.
+`style.THINNEST`, so that an edge with a small score can still be hovered over.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.container import GraphData
 from visit_tl.graph.records import Edge
 from visit_tl.view.style import THINNEST
 
@@ -30,11 +30,11 @@ WIDEST: Final = 11.0
 WIDEST_FAN: Final = 130.0
 """The most, in px, that the edges of one group take together at one node."""
 
-# A bias is summed beside the neurons, so both are measured by one scale.
+# A bias is added to the same sum as the neurons, so both share one scale.
 _SAME: Final = {"b_O": "attn_neuron", "b_out": "neuron"}
 
 
-def widths(graph: FlowGraph) -> tuple[float, ...]:
+def widths(graph: GraphData) -> tuple[float, ...]:
     """The width of every edge in px, in the order of `graph.edges`."""
     sizes = [_size(edge) for edge in graph.edges]
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -49,7 +49,7 @@ def widths(graph: FlowGraph) -> tuple[float, ...]:
     return tuple(found)
 
 
-def strengths(graph: FlowGraph) -> tuple[float, ...]:
+def strengths(graph: GraphData) -> tuple[float, ...]:
     """Every edge's absolute score as a share of the largest of its group, in [0, 1]."""
     sizes = [_size(edge) for edge in graph.edges]
     groups = [_group(edge) for edge in graph.edges]
@@ -62,8 +62,8 @@ def strengths(graph: FlowGraph) -> tuple[float, ...]:
     )
 
 
-def heights(graph: FlowGraph, edge_widths: tuple[float, ...]) -> list[float]:
-    """The height of every node in px: what enters or what leaves it, whichever is more."""
+def heights(graph: GraphData, edge_widths: tuple[float, ...]) -> list[float]:
+    """The height of every node in px: the edges into it or out of it, whichever take more."""
     into, out_of = [0.0] * len(graph.nodes), [0.0] * len(graph.nodes)
     for source, target, width in zip(*graph.ends, edge_widths, strict=True):
         into[target] += width
@@ -71,8 +71,8 @@ def heights(graph: FlowGraph, edge_widths: tuple[float, ...]) -> list[float]:
     return [max(enters, leaves) for enters, leaves in zip(into, out_of, strict=True)]
 
 
-def sources(graph: FlowGraph) -> list[list[int]]:
-    """For every node, where the sources of the edges into it stand in `graph.nodes`."""
+def sources(graph: GraphData) -> list[list[int]]:
+    """For every node, the indices in `graph.nodes` of the sources of the edges into it."""
     found: list[list[int]] = [[] for _ in graph.nodes]
     for source, target in zip(*graph.ends, strict=True):
         found[target].append(source)
@@ -80,11 +80,11 @@ def sources(graph: FlowGraph) -> list[list[int]]:
 
 
 def column_sums(tall: Sequence[float], into: Sequence[Sequence[int]]) -> list[float]:
-    """The heights of all nodes in each of the columns that a Sankey diagram makes by itself.
+    """The summed height of the nodes in each column that Plotly's own Sankey layout would make.
 
     Plotly (d3-sankey, `justify`) puts a node into the column of its longest path from a source,
     and a node that nothing leaves into the last one; it then scales all links so that the fullest
-    column fits. Nodes without a link are not there at all.
+    column fits. Nodes without a link are left out.
 
     Args:
         tall: The height of every node.

@@ -1,4 +1,4 @@
-"""Which blocks a view shows: all of a few, the last of many, and a word on how to see the rest."""
+"""Which blocks a view shows: all if there are few, else the last, with a note on the rest."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import Final
 from visit_tl.arguments.several import integers
 from visit_tl.arguments.vocabulary import Layers
 from visit_tl.errors import InputError
-from visit_tl.graph.flow import FlowGraph
+from visit_tl.graph.container import GraphData
+from visit_tl.graph.subgraphs import to_layers
 
 FEW: Final = 4
 """Up to this many blocks, a view shows all that the graph has."""
 
 LAST: Final = 2
-"""Of more than a few, a view opens on this many: two blocks are some 2500 px wide."""
+"""With more blocks than `FEW`, a view shows this many: two blocks are about 2500 px wide."""
 
 
-def choose(graph: FlowGraph, layers: Layers | None) -> FlowGraph:
+def choose(graph: GraphData, layers: Layers | None) -> GraphData:
     """The part of a graph that a view shows.
 
     Args:
         graph: The graph.
-        layers: Consecutive blocks, or `all`; None for all of a few, or the last of many.
+        layers: Consecutive blocks, or `all`; None for all of up to `FEW`, else the last `LAST`.
 
     Raises:
         InputError: a layer is not in the graph, there is none, or they have a gap.
@@ -29,7 +30,7 @@ def choose(graph: FlowGraph, layers: Layers | None) -> FlowGraph:
     if layers is None:
         if len(graph.layers) <= FEW:
             return graph
-        return graph.subgraph(graph.layers[-LAST:])
+        return to_layers(graph, graph.layers[-LAST:])
     if layers == "all":
         return graph
     wanted = tuple(sorted(set(integers(layers))))
@@ -45,11 +46,11 @@ def choose(graph: FlowGraph, layers: Layers | None) -> FlowGraph:
             f"layers {', '.join(map(str, wanted))} have a gap; show consecutive blocks, "
             f"such as layers=range({wanted[0]}, {wanted[-1] + 1})"
         )
-    return graph if wanted == graph.layers else graph.subgraph(wanted)
+    return graph if wanted == graph.layers else to_layers(graph, wanted)
 
 
-def notice(whole: FlowGraph, shown: FlowGraph, call: str) -> str:
-    """Which blocks are shown, of which; and, where some are left out, the call that shows all."""
+def notice(whole: GraphData, shown: GraphData, call: str) -> str:
+    """Which blocks of the model are shown; if some are left out, also the call that shows all."""
     if not shown.layers:
         return "no blocks"
     words = f"{name(shown.layers)} of 0..{whole.n_layers - 1}"

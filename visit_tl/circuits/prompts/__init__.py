@@ -1,8 +1,9 @@
-"""Prompts for circuits: IOI prompts of our own with their corruptions, and readers of others'.
+"""Prompts for circuits: generated IOI prompts with corruptions, and readers of prompt files.
 
-After `prompts = ioi(model, 100, same_length=True)` there are `prompts.tokens`,
-`prompts.corrupted_tokens("ABC")`, `prompts.answers`, `prompts.positions["S2"]`. The readers take
-`unusable="skip"`: pairs that do not fit the tokenizer are left out and listed in `prompts.report`.
+`prompts = ioi(model, 100, same_length=True)` gives `prompts.tokens`,
+`prompts.corrupted_tokens("ABC")`, `prompts.answers` and `prompts.positions["S2"]`. With
+`unusable="skip"`, the readers leave out pairs that do not fit the tokenizer and list them in
+`prompts.report`. Nothing here patches a model; `baseline` runs it as it is.
 """
 
 from visit_tl.circuits.prompts.auto_circuit import read_auto_circuit

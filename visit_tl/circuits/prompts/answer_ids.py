@@ -1,8 +1,8 @@
-"""Whose token ids a file holds: those of this tokenizer, or of another one.
+"""Decide whether the answer ids of a file belong to this tokenizer or to another one.
 
-Ids say nothing about the tokenizer they belong to. Where a row also has its answers as words, both
-can be held against each other: ids whose words are not those of the row belong to another
-tokenizer, and the right ids are found again from the words.
+Ids alone do not show which tokenizer they belong to. If a row also has its answers as words, the
+two are compared: ids that decode to other words than those of the row belong to another tokenizer,
+and the right ids are computed from the words.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _Verdict = Literal["agree", "differ", "mixed", "no words"]
 
 @dataclass(frozen=True)
 class Claim:
-    """The answers that one row of a file gives.
+    """The answers that one row of a file gives, as ids and as words.
 
     Attributes:
-        ids: By column, ids as they stand in the file.
-        words: By column, the same as words; None where the row does not tell.
+        ids: By column, the ids in the file.
+        words: By column, the same answers as words; None if the row does not have them.
     """
 
     ids: Mapping[str, Ids]
@@ -44,21 +44,24 @@ class Claim:
 def settle(
     tokens: Tokens, errors: RowErrors, claims: Mapping[int, Claim], insist: bool
 ) -> tuple[dict[int, dict[str, Ids]], set[int]]:
-    """The ids of each row's answers in this tokenizer, by column.
+    """Determine the ids of each row's answers in this tokenizer, by column.
 
-    The ids of a file are of another tokenizer if they disagree with the words of more rows than
-    they agree with, and if an id is outside the vocabulary or each word has one id of its own in
-    several rows. Where only some rows disagree, nothing tells which of the two is meant, and those
-    rows are refused.
+    The ids of a file are taken to belong to another tokenizer if both of these hold:
+
+    - The rows whose ids agree with their words are not more than the rows whose ids differ.
+    - An id is outside the vocabulary; or some rows differ, and either `insist` is True or the words
+      and ids of these rows correspond one to one, with some of them repeated.
+
+    Otherwise it is unclear, in a row that differs, which of the two is meant. Such rows are errors.
 
     Args:
         tokens: This tokenizer.
-        errors: What becomes of rows that cannot be used.
-        claims: What each row says, by row number.
-        insist: Whether the words are right in any case.
+        errors: Handles rows that cannot be used.
+        claims: The answers of each row, by row number.
+        insist: Whether the words are known to be right.
 
     Returns:
-        The ids, and the rows whose ids were found again from their words.
+        The ids by row number, and the rows whose ids were computed from their words.
     """
     verdicts: dict[int, _Verdict] = {
         index: _compare(tokens, claim) for index, claim in claims.items()
@@ -69,21 +72,21 @@ def settle(
     )
     differing = [claims[index] for index, verdict in verdicts.items() if verdict == "differ"]
     mostly_ours = counts["agree"] > counts["differ"]
-    another = not mostly_ours and (
-        outside is not None or (bool(differing) and (insist or _one_id_a_word(differing)))
+    foreign = not mostly_ours and (
+        outside is not None or (bool(differing) and (insist or _one_to_one(differing)))
     )
 
     def row(index: int) -> dict[str, Ids]:
         claim, verdict = claims[index], verdicts[index]
-        if verdict == "differ" and another:
+        if verdict == "differ" and foreign:
             return {column: _of_word(tokens, word) for column, word in (claim.words or {}).items()}
         found = {column: known_ids(ids, tokens, repr(column)) for column, ids in claim.ids.items()}
-        if verdict == "no words" and another:
+        if verdict == "no words" and foreign:
             raise PairError(
                 OTHER_TOKENIZER,
-                f"its ids cannot be trusted: those of pair {_first_odd(outside, verdicts)} show "
-                f"that the file is for another tokenizer than {name_of(tokens)}, and the words "
-                f"here do not tell the answers",
+                f"its ids cannot be trusted: those of pair {_first_foreign(outside, verdicts)} "
+                f"show that the file is for another tokenizer than {name_of(tokens)}, and this row "
+                f"does not have its answers as words",
             )
         if verdict in ("differ", "mixed"):
             raise PairError(DISAGREE, _disagreement(tokens, claim))
@@ -94,7 +97,7 @@ def settle(
 
 
 def found_again(tokens: Tokens, count: int) -> tuple[str, ...]:
-    """The note for the report, if the answers of any pairs were found again."""
+    """The note for the report, if the answers of any pairs were computed from their words."""
     if not count:
         return ()
     return (
@@ -111,7 +114,7 @@ def _compare(tokens: Tokens, claim: Claim) -> _Verdict:
 
 
 def _is_word(tokens: Tokens, token: int, word: str) -> bool:
-    """Whether an id is the word, or the first token of it where it is several."""
+    """Whether an id is the word, or the first token of a word of several tokens."""
     if not _all_known(tokens, {"": (token,)}):
         return False
     return tokens.text(token).strip() == word or token == first_token(tokens, word)
@@ -126,8 +129,8 @@ def _all_known(tokens: Tokens, ids: Mapping[str, Sequence[int]]) -> bool:
     return True
 
 
-def _one_id_a_word(claims: Sequence[Claim]) -> bool:
-    """Whether each word has one id and each id one word, in several rows."""
+def _one_to_one(claims: Sequence[Claim]) -> bool:
+    """Whether words and ids correspond one to one, with several words and some of them repeated."""
     seen = [
         (word, claim.ids[column][0])
         for claim in claims
@@ -149,7 +152,7 @@ def _of_word(tokens: Tokens, word: str) -> Ids:
     return (token,)
 
 
-def _first_odd(outside: int | None, verdicts: Mapping[int, _Verdict]) -> int:
+def _first_foreign(outside: int | None, verdicts: Mapping[int, _Verdict]) -> int:
     if outside is not None:
         return outside
     return next(index for index, verdict in verdicts.items() if verdict == "differ")
@@ -163,5 +166,5 @@ def _disagreement(tokens: Tokens, claim: Claim) -> str:
         if not _is_word(tokens, claim.ids[column][0], word)
     )
     return (
-        f"{told}; nothing tells which is meant. Say ioi=False to take the ids, or correct the row"
+        f"{told}; it is unclear which is meant. Say ioi=False to take the ids, or correct the row"
     )

@@ -1,55 +1,46 @@
-"""Logits of a set of prompts as numbers: how much the right answers are ahead of the wrong ones."""
+"""Scores of a set of prompts from its logits: right answers against wrong ones."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.causal.metrics import ProbabilityDifference
-from visit_tl.circuits.prompts.pair import END
+from visit_tl.circuits.prompts.pair import END, PromptPair
 from visit_tl.errors import InputError
 
-if TYPE_CHECKING:
-    from visit_tl.circuits.prompts.records import PromptSet
 
-
-def logit_difference(
-    prompts: PromptSet, logits: Float[Tensor, "prompt pos d_vocab"]
-) -> Float[Tensor, " prompt"]:
-    """See `PromptSet.logit_difference`."""
-    _need_fit(prompts, logits)
-    rows = torch.arange(len(prompts), device=logits.device)
-    last = logits[rows, prompts.positions[END].to(logits.device)]
-    answers, wrong = prompts.answers.to(logits.device), prompts.wrong.to(logits.device)
-    return last[rows, answers] - last[rows, wrong]
-
-
-def probability_difference(
-    prompts: PromptSet, logits: Float[Tensor, "prompt pos d_vocab"]
+def probability_differences(
+    pairs: Sequence[PromptPair], logits: Float[Tensor, "prompt pos d_vocab"]
 ) -> Float[Tensor, " prompt"]:
     """See `PromptSet.probability_difference`."""
-    _need_fit(prompts, logits)
     scores = [
         ProbabilityDifference(pair.answers, pair.wrong, pair.positions[END], pair.first)(row[None])
-        for row, pair in zip(logits, prompts.pairs, strict=True)
+        for row, pair in zip(logits, pairs, strict=True)
     ]
     return torch.stack(scores)
 
 
-def _need_fit(prompts: PromptSet, logits: Tensor) -> None:
+def require_fit(pairs: Sequence[PromptPair], tokenizer: str, logits: Tensor) -> None:
+    """Check that logits have the shape that fits the prompts.
+
+    Raises:
+        InputError: the number of prompts, positions or tokens does not fit.
+    """
     if logits.ndim != 3:
-        raise InputError(f"logits are [prompt, pos, d_vocab], got {list(logits.shape)}")
-    if logits.shape[0] != len(prompts) or logits.shape[1] < max(prompts.lengths):
+        raise InputError(f"logits must be [prompt, pos, d_vocab], got {list(logits.shape)}")
+    longest = max(len(pair.ids) for pair in pairs)
+    if logits.shape[0] != len(pairs) or logits.shape[1] < longest:
         raise InputError(
             f"logits of {logits.shape[0]} prompts and {logits.shape[1]} positions were given; "
-            f"this set has {len(prompts)} prompts of up to {max(prompts.lengths)} tokens"
+            f"this set has {len(pairs)} prompts of up to {longest} tokens"
         )
-    largest = max(token for pair in prompts.pairs for token in (*pair.answers, *pair.wrong))
+    largest = max(token for pair in pairs for token in (*pair.answers, *pair.wrong))
     if largest >= logits.shape[2]:
         raise InputError(
             f"the answers hold the token id {largest}, but the logits are of a vocabulary of "
-            f"{logits.shape[2]}; these prompts are for {prompts.tokenizer}"
+            f"{logits.shape[2]}; these prompts are for {tokenizer}"
         )

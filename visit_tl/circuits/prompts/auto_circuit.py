@@ -1,4 +1,7 @@
-"""Prompts in the JSON of AutoCircuit (Miller et al. 2024; github.com/UFO-101/auto-circuit)."""
+"""Read prompts in the JSON format of AutoCircuit.
+
+Source: Miller et al. 2024; github.com/UFO-101/auto-circuit.
+"""
 
 from __future__ import annotations
 
@@ -45,32 +48,34 @@ def read_auto_circuit(
     bos_counted: Flag | None = None,
     unusable: Unusable = "raise",
 ) -> PromptSet:
-    """Read prompts from AutoCircuit's JSON: `prompts`, and perhaps `word_idxs` and `seq_labels`.
+    """Read prompts from AutoCircuit's JSON: `prompts`, and optionally `word_idxs` and `seq_labels`.
 
-    Its one corruption is called `corrupt`, as in the file. The file's own positions (`word_idxs`)
-    keep their names but for `end`, which is END. Some of its files count a BOS there and some do
-    not; what counts is where `end` is, else how many `seq_labels` there are.
+    The only corruption is called `corrupt`, as in the file. The file's own positions (`word_idxs`)
+    keep their names, except `end`, which becomes END. Some files count a BOS in these positions and
+    some do not. Which one it is follows from the value of `end`, or, without `end`, from the number
+    of `seq_labels`.
 
     Args:
-        path: The JSON.
+        path: The JSON file.
         model: A TransformerLens model, a `ModelView`, or a tokenizer of transformers; None if the
             file's prompts are lists of token ids.
-        ioi: Whether the positions IO, S1, S1+1 and S2 are looked for in the tokens; True insists,
-            None takes them if every prompt has them and no positions are taken from the file.
-        prepend_bos: Whether a BOS is put first; None is the model's own default. AutoCircuit's
-            default puts one.
-        bos_counted: Whether `word_idxs` counts a BOS, for files that do not tell.
-        unusable: What becomes of pairs that cannot be used with this tokenizer: `raise` refuses
-            the file, `skip` leaves them out and lists them in `report.unusable`. `skip` also drops
-            the file's positions, with a note, where they do not hold for this tokenizer.
+        ioi: Whether to find the positions IO, S1, S1+1 and S2 in the tokens. True requires them in
+            every prompt; None uses them if every prompt has them and no positions are taken from
+            the file.
+        prepend_bos: Whether to prepend a BOS; None is the model's own default. AutoCircuit does by
+            default.
+        bos_counted: Whether `word_idxs` counts a BOS, for files that do not show it.
+        unusable: How to treat pairs that cannot be used with this tokenizer: `raise` raises an
+            error, `skip` leaves them out and lists them in `report.unusable`. `skip` also drops
+            the file's positions, with a note, if they do not fit this tokenizer.
 
     Returns:
-        The prompts, in the order of the file; `report.notes` says what is odd about them.
+        The prompts, in the order of the file; `report.notes` says what is unusual about them.
 
     Raises:
-        InputError: the file is missing, cut off or of another shape; an answer is not one token; a
-            pair is of unequal lengths; a position is not in the prompts. With `skip`, only if the
-            file cannot be read or no pair can be used.
+        InputError: the file is missing, cut off or has another format; an answer is not one token;
+            the prompts of a pair have different lengths; or a position is outside the prompts. With
+            `skip`, only if the file cannot be read or no pair can be used.
     """
     path = Path(path)
     errors = RowErrors(path, unusable)
@@ -83,10 +88,10 @@ def read_auto_circuit(
         )
     tokens = None if model is None else open_tokens(model)
     errors.begin({index: _text(row) for index, row in enumerate(rows)})
-    digits = _digits(tokens) if any(map(_two_digits, rows)) else ()
+    digits = _digit_ids(tokens) if any(map(_has_year_answers, rows)) else ()
 
     def parse(row: Any) -> tuple[PromptPair, bool]:
-        if tokens is not None and digits and _two_digits(row):
+        if tokens is not None and digits and _has_year_answers(row):
             pair, has_bos = _year_pair(tokens, digits, row, prepend_bos)
         else:
             pair, has_bos = _pair(tokens, row, prepend_bos)
@@ -95,7 +100,7 @@ def read_auto_circuit(
 
     read = errors.each(dict(enumerate(rows)), parse)
     split = next(iter(read.values()))[0].first is not None
-    read = errors.each(read, lambda each: _of_as_many_tokens(each, split))
+    read = errors.each(read, lambda each: _require_split(each, split))
     pairs = {index: pair for index, (pair, _) in read.items()}
     notes: tuple[str, ...] = ()
     named = data.get("word_idxs")
@@ -132,7 +137,7 @@ def _text(row: Any) -> str:
 
 
 def _pair(tokens: Tokens | None, row: Any, prepend_bos: bool | None) -> tuple[PromptPair, bool]:
-    """A pair, and whether a BOS was put before it."""
+    """Read a pair; also return whether a BOS was prepended."""
     if not isinstance(row, dict) or any(key not in row for key in _KEYS):
         got = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise PairError(MALFORMED, f"it has {got}; expected {', '.join(_KEYS)}")
@@ -149,7 +154,7 @@ def _pair(tokens: Tokens | None, row: Any, prepend_bos: bool | None) -> tuple[Pr
     return pair, has_bos
 
 
-def _two_digits(row: Any) -> bool:
+def _has_year_answers(row: Any) -> bool:
     """Whether the answers of a row are the two digits of years, as in greater-than."""
     lists = [row.get(key) for key in ("answers", "wrong_answers")] if isinstance(row, dict) else []
     return bool(lists) and all(
@@ -160,8 +165,8 @@ def _two_digits(row: Any) -> bool:
     )
 
 
-def _digits(tokens: Tokens | None) -> tuple[int, ...]:
-    """The ids of 0 to 9, if that is how years are written."""
+def _digit_ids(tokens: Tokens | None) -> tuple[int, ...]:
+    """The ids of 0 to 9, if the tokenizer writes years digit by digit; else empty."""
     try:
         return () if tokens is None else year_tokens(tokens).digits
     except InputError:
@@ -171,7 +176,7 @@ def _digits(tokens: Tokens | None) -> tuple[int, ...]:
 def _year_pair(
     tokens: Tokens, digits: tuple[int, ...], row: dict[str, Any], prepend_bos: bool | None
 ) -> tuple[PromptPair, bool]:
-    """A pair whose answers are years that the tokenizer writes digit by digit."""
+    """Read a pair whose answers are years that the tokenizer writes digit by digit."""
     answers, wrong, first = split_years(
         digits, {int(text) for text in row["answers"]}, {int(text) for text in row["wrong_answers"]}
     )
@@ -188,11 +193,11 @@ def _year_pair(
     return replace(pair, first=first), has_bos
 
 
-def _of_as_many_tokens(each: tuple[PromptPair, bool], split: bool) -> tuple[PromptPair, bool]:
+def _require_split(each: tuple[PromptPair, bool], split: bool) -> tuple[PromptPair, bool]:
     if (each[0].first is not None) != split:
         raise PairError(
             MALFORMED,
-            f"its answers are of {1 if split else 2} tokens, but those of the first pair of "
+            f"its answers have {1 if split else 2} tokens, but those of the first pair have "
             f"{2 if split else 1}; split the file",
         )
     return each
@@ -249,13 +254,13 @@ def _shift(
     read: Sequence[tuple[PromptPair, bool]],
     bos_counted: bool | None,
 ) -> int:
-    """How much later a position is in our tokens than in the file: one BOS at most."""
+    """Position in our tokens minus position in the file: -1, 0 or 1, for a BOS."""
     named, labels = data["word_idxs"], data.get("seq_labels")
     if not isinstance(named, dict) or any(type(at) is not int or at < 0 for at in named.values()):
         raise InputError(
             f"{path}: word_idxs names token positions, counted from 0; got {shown(named)}"
         )
-    # Where the first digit of the answer was put to the prompt, the file does not count it.
+    # A first digit of the answer that was appended to the prompt is not counted in the file.
     lengths = {len(pair.ids) - (pair.first is not None) for pair, _ in read}
     if len(lengths) > 1:
         raise InputError(
@@ -286,7 +291,7 @@ def _with_positions(
     path: Path, pair: PromptPair, named: Mapping[str, int], shift: int
 ) -> PromptPair:
     last = len(pair.ids) - 1 - (pair.first is not None)
-    # What the file has at its BOS is nowhere where no BOS was put.
+    # A position at the file's BOS is dropped if no BOS was prepended.
     moved = {name: at + shift for name, at in named.items() if at + shift >= 0}
     if any(at > last for at in moved.values()) or moved.get("end", last) != last:
         raise InputError(

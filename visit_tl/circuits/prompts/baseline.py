@@ -1,4 +1,4 @@
-"""How well a model does its task before anything is patched: the number to compare with."""
+"""Performance of a model on a task before patching, as a baseline for comparison."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Baseline:
 
     Attributes:
         prompts: The prompts.
-        corruption: Which corrupted prompts were read; None is the clean ones.
-        logit_difference: For each prompt, logit of the answer minus that of the wrong answer, both
-            those of the clean prompt.
+        corruption: Which corrupted prompts were run; None is the clean ones.
+        logit_difference: For each prompt, logit of the answer minus that of the wrong answer (the
+            answers of the clean prompt, also for corrupted prompts).
         probability: For each prompt, probability of the answer.
         rank: For each prompt, 0-based rank of the answer.
     """
@@ -45,11 +45,11 @@ class Baseline:
 
     @property
     def share_positive(self) -> float:
-        """Share of the prompts whose answer has the higher logit of the two, in [0, 1]."""
+        """Share of the prompts with a positive logit difference, in [0, 1]."""
         return sum(value > 0 for value in self.logit_difference) / len(self.logit_difference)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a prompt."""
+        """One row per prompt."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -64,7 +64,11 @@ class Baseline:
         )
 
     def by_template(self) -> pd.DataFrame:
-        """One row a template: prompts, mean logit difference, share positive, probability, top."""
+        """One row per template.
+
+        Columns: number of prompts, mean and lowest logit difference, share of positive ones, mean
+        probability of the answer, and share of prompts whose answer is the top token.
+        """
         table = self.to_dataframe()
         table["positive"] = table["logit_difference"] > 0
         table["top"] = table["rank"] == 0
@@ -104,25 +108,26 @@ def baseline(
     batch_size: Count = 32,
     verbose: Flag = True,
 ) -> Baseline:
-    """Run a model on prompts, batches of equal length, and read the answers at END.
+    """Run a model on prompts, in batches of equal length, and read the answers at END.
 
     Args:
-        model: As for `flow_graph`, or a `ModelView`.
+        model: A model as for `flow_graph`, or a `ModelView`.
         prompts: The prompts; each must have one answer and one wrong answer.
-        corruption: Run these corrupted prompts instead of the clean ones.
-        batch_size: How many prompts at once.
+        corruption: Name of the corrupted prompts to run instead of the clean ones.
+        batch_size: Number of prompts per batch.
         verbose: Show a progress bar.
 
     Raises:
-        InputError: there is no such corruption, a prompt has several answers, or an id is outside
-            the model's vocabulary.
+        InputError: there is no such corruption, a prompt does not have exactly one answer and one
+            wrong answer, or an id is outside the model's vocabulary.
+        ModelError: `model` is not a TransformerLens model.
     """
     model = model_of_view(model)
     tokens, _ = prompts.padded(corruption)
     answers, wrong, ends = prompts.answers, prompts.wrong, prompts.positions[END]
     largest = int(max(tokens.max(), answers.max(), wrong.max()))
     if getattr(model, "cfg", None) is None:
-        raise ModelError(f"a {type(model).__name__} is no model of TransformerLens")
+        raise ModelError(f"a {type(model).__name__} is not a TransformerLens model")
     if largest >= int(model.cfg.d_vocab):
         raise InputError(
             f"the prompts hold the token id {largest}, but the model's vocabulary is "
@@ -133,7 +138,7 @@ def baseline(
         for length in sorted(set(prompts.lengths)):
             rows = (ends == length - 1).nonzero().flatten()
             for batch in rows.split(batch_size):
-                # One pass of a batch of whole prompts: no padding that a model could attend to.
+                # All prompts of the batch have this length, so there is no padding to attend to.
                 logits = model(tokens[batch, :length])[:, -1].float().cpu()
                 here = torch.arange(len(batch))
                 right = logits[here, answers[batch]]

@@ -1,4 +1,4 @@
-"""The corruptions of an IOI prompt: which names take the places of IO, S1 and S2."""
+"""Corruptions of an IOI prompt: the names that replace IO, S1 and S2."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Names = tuple[str, str, str]
 def corrupted_names(
     io: str, s: str, pool: Sequence[str], key: tuple[str | int, ...]
 ) -> dict[str, Names]:
-    """The names at IO, S1 and S2 of each corruption of one prompt.
+    """Choose the names at IO, S1 and S2 for each corruption of one prompt.
 
     Args:
         io: The name of the indirect object.
         s: The name of the subject.
-        pool: Names to choose from; those of the prompt may be among them. Corruptions that need
-            more than it has are left out.
-        key: Of the prompt's own stream of random choices; each corruption has one of its own.
+        pool: Names to choose from; it may include those of the prompt. Corruptions that need more
+            other names than the pool has are left out.
+        key: Key of the prompt's random choices; each corruption adds its name to the key.
     """
     others = [name for name in pool if name not in (io, s)]
     return {
@@ -43,17 +43,17 @@ def replaced(
     clean: tuple[tuple[int, ...], Mapping[str, int]],
     names: Sequence[int],
 ) -> Corrupted:
-    """A corrupted prompt, if it differs from the clean one at IO, S1 and S2 alone.
+    """Build a corrupted prompt, which may differ from the clean one only at IO, S1 and S2.
 
     Args:
         tokens: The tokenizer.
         text: The corrupted text.
-        prepend_bos: As the clean prompt was tokenised.
+        prepend_bos: The same value as for the clean prompt.
         clean: The ids of the clean prompt, and its positions.
         names: The ids of the names that are now at IO, S1 and S2.
 
     Raises:
-        InputError: the tokens are others than the clean ones with these names.
+        InputError: the tokens differ from the clean ones elsewhere too.
     """
     ids, where = clean
     expected = list(ids)
@@ -62,7 +62,7 @@ def replaced(
     found = tokens.encode(text, prepend_bos).ids
     if found != tuple(expected):
         raise InputError(
-            f"other names change more than their own tokens in {text!r}: "
+            f"replacing the names changes more than their own tokens in {text!r}: "
             f"{[tokens.text(i) for i in found]}; leave out this sentence, or choose other names"
         )
     return Corrupted(text, found)
@@ -81,7 +81,7 @@ def _random_s2(io: str, s: str, others: Sequence[str], draws: Draws) -> Names:
     return io, s, draws.some(others, 1)[0]
 
 
-# How many other names each needs, and how it takes them.
+# For each corruption: how many other names it needs, and the function that chooses them.
 _CORRUPTIONS: Final[Mapping[str, tuple[int, Callable[[str, str, Sequence[str], Draws], Names]]]] = {
     "ABC": (3, _abc),
     "flip": (0, _flip),

@@ -1,4 +1,4 @@
-"""Prompts in CSV: cells as the text that is there, rows as long as the header."""
+"""Read prompts in CSV: every cell as text, every row as long as the header."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A CSV with every cell as text.
+    """Read a CSV file with every cell as text.
 
     Raises:
-        InputError: it is not there, is no CSV, or is cut off.
+        InputError: the file does not exist, is not CSV, or is cut off.
     """
     import pandas as pd
 
     text = read_text(path)
-    if "\0" in text:  # where older releases of pandas cut a cell off, without a word
+    if "\0" in text:  # older releases of pandas silently cut the cell off there
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"{path} is no CSV of texts: line {line} holds a NUL character")
-    # Rows longer than the header would be taken for rows with an index, or be cut with a warning.
+        raise InputError(f"{path} is not a CSV of texts: line {line} holds a NUL character")
+    # Without these, pandas reads rows longer than the header as rows with an index, or truncates
+    # them with a warning.
     options = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
     try:
         with warnings.catch_warnings():
@@ -41,10 +42,16 @@ def read_table(path: Path) -> pd.DataFrame:
 def take_columns(
     path: Path, table: pd.DataFrame, wanted: Sequence[str], arguments: str
 ) -> dict[int, dict[str, str]]:
-    """The rows, by number, with these columns.
+    """Take columns of a table, as one dict per row, by row number.
+
+    Args:
+        path: The file, for messages.
+        table: The table.
+        wanted: Names of the columns.
+        arguments: The arguments that choose the columns, for messages.
 
     Raises:
-        InputError: there is no such column, or no row.
+        InputError: a column is missing, or there is no row.
     """
     missing = [column for column in wanted if column not in table.columns]
     if missing:
@@ -61,14 +68,14 @@ def take_columns(
 
 
 def default_corruptions(table: pd.DataFrame, corrupted: Sequence[str] | None) -> list[str]:
-    """The caller's columns; else `corrupted`, and `corrupted_hard` where the file has it."""
+    """The caller's columns; by default `corrupted`, and `corrupted_hard` if the file has it."""
     if corrupted is not None:
         return [corrupted] if isinstance(corrupted, str) else list(corrupted)
     return ["corrupted", *(["corrupted_hard"] if "corrupted_hard" in table.columns else [])]
 
 
 def need_cells(row: Mapping[str, str]) -> None:
-    """Refuse a row with an empty cell.
+    """Check that no cell of a row is empty.
 
     Raises:
         PairError: a cell is empty.

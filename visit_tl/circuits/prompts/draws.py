@@ -1,7 +1,7 @@
 """Random choices that are the same on every machine and with every release of Python.
 
-Python promises the sequence of `random.Random.random` for a seed, and nothing of `choice`, `sample`
-and `shuffle`, so those are made of it here. No global state is touched.
+For a given seed, Python guarantees the sequence of `random.Random.random`, but not the results of
+`choice`, `sample` and `shuffle`. So this module uses only the former. It changes no global state.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ class Draws:
     """A stream of random choices.
 
     Args:
-        *key: What the stream is for; equal keys give equal streams.
+        *key: Name of the stream, such as task, seed and number; equal keys give equal streams.
     """
 
     def __init__(self, *key: str | int) -> None:
         self._random = random.Random("/".join(map(str, key)))
 
     def below(self, n: int) -> int:
-        """A number of 0..n-1."""
+        """A random integer in 0..n-1."""
         return min(int(self._random.random() * n), n - 1)
 
     def some(self, pool: Sequence[T], k: int) -> list[T]:
-        """As many different ones of the pool as k says, in random order."""
+        """Choose k items of the pool, without repetition, in random order."""
         left = list(pool)
         return [left.pop(self.below(len(left))) for _ in range(k)]

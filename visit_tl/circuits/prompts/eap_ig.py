@@ -1,4 +1,7 @@
-"""Prompts in the CSV of EAP-IG (Hanna, Pezzelle and Belinkov 2024; github.com/hannamw/EAP-IG)."""
+"""Read prompts in the CSV format of EAP-IG.
+
+Source: Hanna, Pezzelle and Belinkov 2024; github.com/hannamw/EAP-IG.
+"""
 
 from __future__ import annotations
 
@@ -50,32 +53,34 @@ def read_eap_ig(
 ) -> PromptSet:
     """Read prompts from EAP-IG's CSV: `clean`, `corrupted`, and token ids of the answers.
 
-    The ids in such a file are those of one tokenizer, the one it was made for. Where a row also has
-    its answers as words, the two are compared, and ids of another tokenizer are found again from
-    the words. The words are in a column of the same name without `_idx` (`country` for
-    `country_idx`), or the two names of an IOI prompt. A file with `label` in place of ids is read
-    as `read_greater_than` reads it.
+    The ids in such a file belong to the tokenizer that it was made for. If a row also has its
+    answers as words, the two are compared, and ids of another tokenizer are replaced by ids
+    computed from the words. The words are taken from a column with the same name without `_idx`
+    (`country` for `country_idx`), or are the two names of an IOI prompt. A file with `label`
+    instead of ids is read like `read_greater_than` does.
 
     Args:
-        path: The CSV.
+        path: The CSV file.
         model: A TransformerLens model, a `ModelView`, or a tokenizer of transformers.
-        corrupted: Columns with corrupted prompts, each read as a corruption of that name; None is
-            `corrupted`, and `corrupted_hard` where the file has it.
+        corrupted: Columns with corrupted prompts; each is a corruption with the column's name. None
+            is `corrupted`, and `corrupted_hard` if the file has it.
         answer: Column with the id of the right answer, or a list of ids such as `[11, 12]`.
-        wrong: The same for the wrong one; None where the file has none.
-        ioi: Whether these are prompts of IOI, with the positions IO, S1, S1+1 and S2: True insists,
-            None takes them if every prompt has them, False takes the ids as they are.
-        prepend_bos: Whether a BOS is put first; None is the model's own default. EAP-IG puts one.
-        unusable: What becomes of pairs that cannot be used with this tokenizer: `raise` refuses
-            the file, `skip` leaves them out and lists them in `report.unusable`.
+        wrong: The same for the wrong answer; None if the file has none.
+        ioi: Whether these are IOI prompts, with the positions IO, S1, S1+1 and S2. True requires
+            this of every prompt, and None adds the positions if every prompt has them. False adds
+            no positions and does not compare the ids with the names in the prompts.
+        prepend_bos: Whether to prepend a BOS; None is the model's own default. EAP-IG prepends one.
+        unusable: How to treat pairs that cannot be used with this tokenizer: `raise` raises an
+            error, `skip` leaves them out and lists them in `report.unusable`.
 
     Returns:
-        The prompts, in the order of the file; `report.notes` says what is odd about them.
+        The prompts, in the order of the file; `report.notes` says what is unusual about them.
 
     Raises:
         InputError: the file is missing, cut off or lacks a column; or a pair cannot be used: a cell
-            is empty or no id, an id is outside the vocabulary, ids and words disagree, it is of
-            unequal lengths. With `skip`, only if none can be used.
+            is empty or not an id, an id is outside the vocabulary, ids and words disagree, or its
+            prompts have different lengths. With `skip`, only if the file cannot be read or no pair
+            can be used.
     """
     path = Path(path)
     errors = RowErrors(path, unusable)
@@ -146,7 +151,7 @@ def _checked(pair: PromptPair) -> PromptPair:
 
 
 def _ioi_words(text: str, columns: Sequence[str]) -> dict[str, str] | None:
-    """The names that an IOI prompt itself says are its answers; None where it does not."""
+    """The answers that follow from the names in an IOI prompt; None if it is not one."""
     names = ioi_names(text)
     return None if names is None else dict(zip(columns, names, strict=False))
 

@@ -1,37 +1,46 @@
-"""Prompt sets as JSON: written whole or not at all, and validated when they are read."""
+"""Save prompt sets as JSON, atomically, and load them with validation."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
 
 from visit_tl.circuits.prompts.foreign import known_ids, read_json, shown
 from visit_tl.circuits.prompts.pair import Corrupted, FirstToken, PromptPair
-from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report, Unusable, Usable
 from visit_tl.errors import FileError, InputError
-from visit_tl.graph.files import write
+from visit_tl.files import write
 
 SCHEMA: Final = "visit_tl.prompts/1"
 
 T = TypeVar("T")
 
 
-def save(prompts: PromptSet, path: str | Path, *, overwrite: bool = False) -> Path:
+class Fields(TypedDict):
+    """The content of a file: the arguments of `PromptSet`; see its docstring."""
+
+    pairs: tuple[PromptPair, ...]
+    tokenizer: str
+    task: str
+    pad_id: int
+    report: Report
+
+
+def save(fields: Fields, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write a set as JSON.
 
     Args:
-        prompts: What is written.
-        path: Where, ending in `.json`; the folder must exist.
-        overwrite: Replace a file that is no prompt set. Prompt sets are always replaced.
+        fields: The content to write.
+        path: Path of the file, ending in `.json`; the folder must exist.
+        overwrite: Also replace a file that is not a prompt set. Prompt sets are always replaced.
 
     Returns:
         The path.
 
     Raises:
-        FileError: another suffix, a folder that is not there or not writable, or a foreign file
-            without `overwrite`.
+        FileError: the suffix is not `.json`; the folder does not exist or is not writable; or the
+            file exists, is not a prompt set, and `overwrite` is False.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
@@ -42,16 +51,16 @@ def save(prompts: PromptSet, path: str | Path, *, overwrite: bool = False) -> Pa
         raise FileError(
             f"{path} exists and is no file of prompts; choose another name, or say overwrite=True"
         )
-    text = json.dumps(_to_json(prompts), ensure_ascii=True, allow_nan=False, indent=1)
+    text = json.dumps(_to_json(fields), ensure_ascii=True, allow_nan=False, indent=1)
     write(path, f"{text}\n".encode())
     return path
 
 
-def load(path: str | Path) -> PromptSet:
-    """Read a set that `save` wrote.
+def load(path: str | Path) -> Fields:
+    """Read a set written by `save`.
 
     Raises:
-        InputError: there is no such file, it is cut off, or it is not what `save` writes.
+        InputError: the file does not exist, is cut off, or was not written by `save`.
     """
     path = Path(path)
     data = read_json(path)
@@ -59,7 +68,7 @@ def load(path: str | Path) -> PromptSet:
     if schema != SCHEMA:
         raise InputError(f"{path} has the schema {shown(schema)}; expected {SCHEMA!r}")
     report = _get(data, "report", dict, str(path))
-    return PromptSet(
+    return Fields(
         pairs=tuple(
             _pair(row, f"pair {index} of {path}")
             for index, row in enumerate(_get(data, "pairs", list, str(path)))
@@ -94,12 +103,13 @@ def load(path: str | Path) -> PromptSet:
     )
 
 
-def _to_json(prompts: PromptSet) -> dict[str, Any]:
+def _to_json(fields: Fields) -> dict[str, Any]:
+    report = fields["report"]
     return {
         "schema": SCHEMA,
-        "task": prompts.task,
-        "tokenizer": prompts.tokenizer,
-        "pad_id": prompts.pad_id,
+        "task": fields["task"],
+        "tokenizer": fields["tokenizer"],
+        "pad_id": fields["pad_id"],
         "report": {
             "rows": [
                 {
@@ -108,11 +118,11 @@ def _to_json(prompts: PromptSet) -> dict[str, Any]:
                     "rejected": list(row.rejected),
                     "reason": row.reason,
                 }
-                for row in prompts.report.rows
+                for row in report.rows
             ],
-            "notes": list(prompts.report.notes),
-            "offered": prompts.report.offered,
-            "unusable": [vars(each) for each in prompts.report.unusable],
+            "notes": list(report.notes),
+            "offered": report.offered,
+            "unusable": [vars(each) for each in report.unusable],
         },
         "pairs": [
             {
@@ -128,7 +138,7 @@ def _to_json(prompts: PromptSet) -> dict[str, Any]:
                     for name, corrupted in pair.corrupted.items()
                 },
             }
-            for pair in prompts.pairs
+            for pair in fields["pairs"]
         ],
     }
 
@@ -160,7 +170,7 @@ def _first(row: Any, where: str) -> FirstToken:
 
 def _get(row: Any, key: str, kind: type[T], where: str, default: T | None = None) -> T:
     value: Any = row.get(key, default) if isinstance(row, dict) else None
-    # bool is an int to isinstance.
+    # Not isinstance: a bool is also an int.
     if type(value) is not kind:
         raise InputError(
             f"{where}: {key!r} is {shown(value)}; expected {kind.__name__}. "

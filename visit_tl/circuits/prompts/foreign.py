@@ -1,4 +1,4 @@
-"""What the readers of other packages' prompts share: files read whole, ids checked, positions."""
+"""Helpers for reading prompts of other packages: files, token ids, IOI positions and notes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from visit_tl.arguments.plain import half_pair
-from visit_tl.circuits.prompts.make import ioi_positions
+from visit_tl.circuits.prompts.ioi_positions import ioi_positions
 from visit_tl.circuits.prompts.pair import PromptPair
 from visit_tl.circuits.prompts.unusable import (
     MALFORMED,
@@ -23,24 +23,24 @@ from visit_tl.strict_json import parse_json
 
 
 def read_text(path: Path) -> str:
-    """A file of UTF-8 text, whole.
+    """Read a file of UTF-8 text.
 
     Raises:
-        InputError: it is not there, or is no text.
+        InputError: the file does not exist or is not UTF-8 text.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}") from error
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or NUL in the path
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or NUL in the path
         raise InputError(f"{path} cannot be read as text: {error}") from error
 
 
 def read_json(path: Path) -> Any:
-    """A file of JSON: no NaN, no key twice in one object, no text that is no Unicode.
+    """Read a JSON file. NaN, repeated keys in an object, and invalid Unicode are errors.
 
     Raises:
-        InputError: it is not there, is no JSON, or is cut off.
+        InputError: the file does not exist, is not valid JSON, or is cut off.
     """
     try:
         return parse_json(read_text(path))
@@ -49,16 +49,21 @@ def read_json(path: Path) -> Any:
 
 
 def known_ids(ids: Sequence[Any], tokens: Tokens | None, where: str) -> tuple[int, ...]:
-    """Ids that are integers, and tokens of the model where there is one.
+    """Check that token ids are integers and, if `tokens` is given, in its vocabulary.
+
+    Args:
+        ids: The ids.
+        tokens: The tokenizer; None if there is none.
+        where: The place in the file, for messages.
 
     Raises:
-        PairError: one is not.
+        PairError: an id is not.
     """
     for token in ids:
         if type(token) is not int or token < 0:
             raise PairError(
                 MALFORMED,
-                f"{where}: token ids are integers of 0 and more, but it has {shown(token)}",
+                f"{where}: token ids are integers of at least 0, but it has {shown(token)}",
             )
         if token >= 2**63:
             raise PairError(MALFORMED, f"{where}: no vocabulary has a token id {shown(token)}")
@@ -73,7 +78,7 @@ def known_ids(ids: Sequence[Any], tokens: Tokens | None, where: str) -> tuple[in
 
 
 def shown(value: Any) -> str:
-    """A value of a file, cut off where it is long, for messages."""
+    """A value of a file for messages, cut off if it is long."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer too long to print
@@ -82,28 +87,31 @@ def shown(value: Any) -> str:
 
 
 def well_formed(text: str, where: str) -> str:
-    """The text, if it is Unicode; half of a surrogate pair is none, and no tokenizer takes it.
+    """Check that a text is valid Unicode: tokenizers reject half of a surrogate pair.
 
     Raises:
         PairError: it is not.
     """
     if half_pair(text) is not None:
-        raise PairError(MALFORMED, f"{where} is no Unicode text: surrogates not allowed")
+        raise PairError(MALFORMED, f"{where} is not valid Unicode: it has half of a surrogate pair")
     return text
 
 
 def with_ioi_positions(
     errors: RowErrors, pairs: Mapping[int, PromptPair], wanted: bool | None
 ) -> dict[int, PromptPair]:
-    """The pairs with IO, S1, S1+1 and S2, where the answer is named once and the wrong one twice.
+    """Add the positions IO, S1, S1+1 and S2 to pairs that are IOI prompts.
+
+    An IOI prompt contains its answer once and its wrong answer twice.
 
     Args:
-        errors: What becomes of pairs that are none.
-        pairs: As read, by row number.
-        wanted: True: all must be such prompts. None: if all are. False: leave them as they are.
+        errors: Handles pairs that are not IOI prompts.
+        pairs: The pairs that were read, by row number.
+        wanted: True requires every pair to be an IOI prompt; None adds the positions only if all
+            are; False leaves the pairs unchanged.
 
     Raises:
-        InputError: `wanted`, and one is not.
+        InputError: `wanted` is True and a pair is not an IOI prompt.
     """
     if wanted is False:
         return dict(pairs)
@@ -121,14 +129,14 @@ def _with_ioi_positions(pair: PromptPair) -> PromptPair:
     if where is None:
         raise PairError(
             NOT_IOI,
-            "it does not have its answer once and its wrong answer twice, as prompts of IOI do; "
-            "its ids may be those of another tokenizer, or say ioi=False",
+            "it does not contain its answer once and its wrong answer twice, as IOI prompts do; "
+            "its ids may be those of another tokenizer. If it is not meant as IOI, say ioi=False",
         )
     return replace(pair, positions={**where, **pair.positions})
 
 
 def notes_on(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
-    """What is worth knowing of pairs that somebody else made."""
+    """Notes on unusual properties of pairs made by others."""
     notes = []
     different = len({pair.ids for pair in pairs})
     if different < len(pairs):
@@ -147,7 +155,7 @@ def notes_on(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
 
 
 def _clashes(pair: PromptPair, corruption: str) -> bool:
-    """Whether all three names were replaced, but not by three different and new ones."""
+    """Whether all three names were replaced, but not by three different new names."""
     slots = ("IO", "S1", "S2")
     if not set(slots) <= pair.positions.keys():
         return False

@@ -1,4 +1,4 @@
-"""Prompts of greater-than, whose right answers are the later years of a century."""
+"""Read prompts of the greater-than task, whose right answers are the later years of a century."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ def read_greater_than(
 
     A prompt such as "The war lasted from the year 1352 to the year 13" has the label 52: the years
     53 to 99 are right, 00 to 52 are wrong. `prompts.probability_difference(logits)` is the metric
-    of the paper: the probability of the right years less that of the wrong ones.
+    of the paper: the probability of the right years minus that of the wrong ones.
 
-    Where each year is one token, `answers` and `wrong` are the years. Where a tokenizer writes
-    years digit by digit, both prompts get the first digit of the label at their end ("... to the
-    year 135"), so that one run shows what came first and what comes next: 6 to 9 in place of the
-    5 is right whatever follows, 0 to 4 is wrong, and after the 5 the digits 3 to 9 are right and 0
-    to 2 are wrong (`pair.first`, `answers`, `wrong`). A year is right or wrong as soon as its first
-    digit tells, so a first digit with no second one after it counts too.
+    If each year is one token, `answers` and `wrong` are the years. If a tokenizer writes years
+    digit by digit, the first digit of the label is appended to both prompts ("... to the year
+    135"), so one run predicts both digits. In place of the 5, the digits 6 to 9 are right whatever
+    follows, and 0 to 4 are wrong (`pair.first`). After the 5, the digits 3 to 9 are right and 0 to
+    2 are wrong (`pair.answers`, `pair.wrong`). A first digit that decides counts with all its
+    probability, even if no second digit would follow it.
 
     Args:
-        path: The CSV, with `clean`, `corrupted` and the label.
+        path: The CSV file, with `clean`, `corrupted` and the label.
         model: A TransformerLens model, a `ModelView`, or a tokenizer of transformers.
-        corrupted: Columns with corrupted prompts, each read as a corruption of that name; None is
-            `corrupted`, and `corrupted_hard` where the file has it.
+        corrupted: Columns with corrupted prompts; each is a corruption with the column's name. None
+            is `corrupted`, and `corrupted_hard` if the file has it.
         label: Column with the year, 0 to 99.
-        prepend_bos: Whether a BOS is put first; None is the model's own default. EAP-IG puts one.
-        unusable: What becomes of pairs that cannot be used: `raise` refuses the file, `skip` leaves
+        prepend_bos: Whether to prepend a BOS; None is the model's own default. EAP-IG prepends one.
+        unusable: How to treat pairs that cannot be used: `raise` raises an error, `skip` leaves
             them out and lists them in `report.unusable`.
 
     Returns:
@@ -72,8 +72,10 @@ def read_greater_than(
 
     Raises:
         InputError: the file is missing, cut off or lacks a column; the tokenizer writes years
-            neither as one token nor digit by digit; or a pair cannot be used: its label is no year
-            or not that of the prompt, no year is later, or the prompt does not end with a century.
+            neither as one token nor digit by digit; or a pair cannot be used: its label is not a
+            year or differs from the year in the prompt, no year is later, the prompt does not end
+            with a century, or its prompts have different lengths. With `skip`, a pair that cannot
+            be used is an error only if all are.
     """
     path = Path(path)
     errors = RowErrors(path, unusable)
@@ -92,7 +94,7 @@ def greater_than_of_table(
     label: str,
     prepend_bos: bool | None,
 ) -> PromptSet:
-    """The prompts of a table that was read; see `read_greater_than`."""
+    """Make the prompts from a table; see `read_greater_than`."""
     cells = take_columns(path, table, ["clean", *corrupted, label], "corrupted= and label=")
     errors.begin({index: row["clean"] for index, row in cells.items()})
     years = year_tokens(tokens)
@@ -143,18 +145,19 @@ def greater_than_of_table(
 
 
 def _year(text: str, cell: str) -> int:
-    """The label as a year, if it is that of the prompt.
+    """Read the label as a year and check it against the prompt.
 
     Raises:
-        PairError: it is not.
+        PairError: the label is not a year before 99 or not the year in the prompt, or the prompt
+            does not end with a century.
     """
     if not re.fullmatch(r"[0-9]{1,2}", cell.strip()):
-        raise PairError(MALFORMED, f"the label {cell[:40]!r} is no year of two digits, 0 to 99")
+        raise PairError(MALFORMED, f"the label {cell[:40]!r} is not a year of two digits, 0 to 99")
     year = int(cell)
     century = re.search(r"(?<![0-9])[0-9]{2}\Z", text)
     if century is None:
         raise PairError(
-            YEARS, "it does not end with the two digits of a century, which a year could follow"
+            YEARS, "it does not end with the two digits of a century, such as 13 for a year 1352"
         )
     stated = re.findall(rf"(?<![0-9]){century.group()}([0-9]{{2}})(?![0-9])", text)
     if stated and f"{year:02d}" not in stated:
@@ -168,7 +171,7 @@ def _year(text: str, cell: str) -> int:
 
 
 def _note(tokens: Tokens, years: YearTokens, texts: Sequence[str]) -> str:
-    """How the years are written, where that is not one token after the century."""
+    """A note if years are not written as one token after the century; else empty."""
     if years.digits:
         return digits_note(tokens)
     other = 0

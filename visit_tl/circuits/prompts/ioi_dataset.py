@@ -1,4 +1,4 @@
-"""Prompts of TransformerLens's own `evals.IOIDataset`, with corruptions where its names allow."""
+"""Read prompts of TransformerLens's `evals.IOIDataset` and add corruptions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Flag, Foreign, Model, Seed, Unusable
 from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, replaced
 from visit_tl.circuits.prompts.foreign import notes_on, shown, well_formed
-from visit_tl.circuits.prompts.make import ioi_positions
+from visit_tl.circuits.prompts.ioi_positions import ioi_positions
 from visit_tl.circuits.prompts.pair import PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report, Usable
@@ -37,27 +37,28 @@ def read_ioi_dataset(
 ) -> PromptSet:
     """Read the prompts of a `transformer_lens.evals.IOIDataset`.
 
-    Its texts end with their answer, which is cut off here. They are tokenised anew, since its own
-    tokens have two BOS with some tokenizers (2.x). It has no corruptions: `flip` is made here, and
-    `ABC` and `random-S2` too where it has at least five names that are single tokens.
+    The dataset's texts end with their answer, which is cut off here. They are tokenised again,
+    because the dataset's own tokens have two BOS with some tokenizers (TransformerLens 2.x). The
+    dataset has no corruptions: `flip` is made here, and also `ABC` and `random-S2` if the dataset
+    has at least five names that are single tokens.
 
     Args:
         dataset: The dataset, or anything with its `samples`: dicts of `text`, `IO` and `S`.
         model: A TransformerLens model, a `ModelView`, or a tokenizer of transformers; None is the
             dataset's own tokenizer.
-        seed: Of the names that the corruptions choose.
-        prepend_bos: Whether a BOS is put first; None is what the dataset says.
-        unusable: What becomes of samples that cannot be used with this tokenizer: `raise` refuses
-            the dataset, `skip` leaves them out and lists them in `report.unusable`.
+        seed: Seed for the choice of names in the corruptions.
+        prepend_bos: Whether to prepend a BOS; None is the dataset's own setting.
+        unusable: How to treat samples that cannot be used with this tokenizer: `raise` raises an
+            error, `skip` leaves them out and lists them in `report.unusable`.
 
     Returns:
         The prompts, in the order of the dataset; `report.notes` says how many are different (with
         TransformerLens 2.x all are the same).
 
     Raises:
-        InputError: it is no such dataset, a text does not end with its IO, or a name is not a
-            single token, or not in the text once (IO) or twice (S). With `skip`, only if no sample
-            can be used.
+        InputError: `dataset` is not such a dataset; a text does not end with its IO; a name is not
+            a single token; or IO is not in the text exactly once, or S not exactly twice. With
+            `skip`, only if it is not such a dataset or no sample can be used.
     """
     errors = RowErrors("the dataset", unusable, "sample")
     samples = getattr(dataset, "samples", None)
@@ -100,7 +101,7 @@ def _pair(
         isinstance(sample.get(key), str) for key in ("text", "IO", "S")
     ):
         raise PairError(
-            MALFORMED, f"it is {shown(sample)}; expected a dict of the texts text, IO and S"
+            MALFORMED, f"it is {shown(sample)}; expected a dict with the texts 'text', 'IO' and 'S'"
         )
     seed, bos = options
     io, s = sample["IO"].strip(), sample["S"].strip()
@@ -134,7 +135,7 @@ def _id(tokens: Tokens, name: str) -> int:
     if token is None:
         raise PairError(
             SEVERAL_TOKENS,
-            f"the name {name!r} is not a single token, with its space, of {name_of(tokens)}; make "
-            f"the dataset with names= that are",
+            f"the name {name!r} is not a single token of {name_of(tokens)} after a space; make the "
+            f"dataset with names= that are",
         )
     return token

@@ -1,22 +1,22 @@
-"""The two names of an IOI prompt, found in its words alone."""
+"""Find the two names of an IOI prompt in its text, without a tokenizer."""
 
 from __future__ import annotations
 
 import re
 
-_TOGETHER = re.compile(r"(?<!\w)([^\W\d_][\w'’-]*) and ([^\W\d_][\w'’-]*)")
+_TWO_NAMES = re.compile(r"(?<!\w)([^\W\d_][\w'’-]*) and ([^\W\d_][\w'’-]*)")
 
 
 def ioi_names(text: str) -> tuple[str, str] | None:
-    """IO and S of a prompt that introduces them as "A and B" and then names S again; else None.
+    """Find IO and S in a prompt that introduces them as "A and B" and then repeats S.
 
-    None too where two pairs of words fit, since nothing tells which is meant.
+    None if no pair of words fits, or if several do, since it is then unclear which one is meant.
 
     Args:
         text: The clean prompt.
     """
     found: set[tuple[str, str]] = set()
-    for match in _TOGETHER.finditer(text):
+    for match in _TWO_NAMES.finditer(text):
         both = match.groups()
         if not all(name[0].isupper() for name in both) or both[0] == both[1]:
             continue

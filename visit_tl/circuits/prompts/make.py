@@ -1,4 +1,4 @@
-"""IOI prompts of our own: made of templates, checked against the tokenizer at hand."""
+"""Make IOI prompts from templates, and check them with the model's tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Count, Flag, Model, NameOrNames, Names, Seed
 from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, replaced
 from visit_tl.circuits.prompts.draws import Draws
-from visit_tl.circuits.prompts.pair import END, PromptPair
+from visit_tl.circuits.prompts.ioi_positions import ioi_positions
+from visit_tl.circuits.prompts.pair import PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report, Usable
 from visit_tl.circuits.prompts.templates import Template, choose, material
@@ -26,7 +27,7 @@ _SLOTS: Final = {"PLACE": "places", "OBJECT": "objects"}
 
 @dataclass(frozen=True)
 class _Words:
-    """Usable words of one kind, and the id of each."""
+    """Usable words of one kind with their token ids."""
 
     ids: Mapping[str, int]
     usable: Usable
@@ -34,12 +35,12 @@ class _Words:
 
 @dataclass(frozen=True)
 class _Maker:
-    """All that one prompt is made from.
+    """Makes prompts from a template, names and fillers.
 
     Attributes:
         tokens: The tokenizer.
         prepend_bos: As the caller gave it.
-        names: Usable names.
+        names: Usable names with their token ids.
         fillers: Usable words for each slot, PLACE and OBJECT.
     """
 
@@ -49,12 +50,12 @@ class _Maker:
     fillers: Mapping[str, tuple[str, ...]]
 
     def radices(self, template: Template) -> list[int]:
-        """How many choices each slot leaves: IO, S among the others, and the fillers."""
+        """Number of choices for each slot: IO, S (any name except IO), and the fillers."""
         fillers = [len(words) for slot, words in self.fillers.items() if template.has(slot)]
         return [len(self.names), len(self.names) - 1, *fillers]
 
     def choice(self, template: Template, number: int) -> tuple[str, str, dict[str, str]]:
-        """The names and fillers of one of the template's prompts, by its number."""
+        """IO, S and the fillers of the template's prompt with this number (mixed radix)."""
         digits = []
         for radix in self.radices(template):
             number, digit = divmod(number, radix)
@@ -69,10 +70,10 @@ class _Maker:
         return io, s, fillers
 
     def pair(self, template: Template, number: int, key: tuple[str | int, ...]) -> PromptPair:
-        """One prompt and its corruptions.
+        """Make one prompt and its corruptions.
 
         Raises:
-            InputError: the tokenizer does not keep the names whole and apart in this sentence.
+            InputError: the prompt does not contain IO as one token once and S as one token twice.
         """
         io, s, fillers = self.choice(template, number)
         text = template.fill((io, s, s), fillers)
@@ -80,7 +81,7 @@ class _Maker:
         where = ioi_positions(ids, self.names[io], self.names[s])
         if where is None:
             raise InputError(
-                f"the names {io!r} and {s!r} are not one token each in {text!r}, once and twice: "
+                f"the names {io!r} (once) and {s!r} (twice) are not one token each in {text!r}: "
                 f"{[self.tokens.text(i) for i in ids]}; leave out the template {template.id}, or "
                 f"the name"
             )
@@ -111,38 +112,39 @@ def ioi(
     places: Names | None = None,
     objects: Names | None = None,
 ) -> PromptSet:
-    """Prompts for indirect object identification, each with its corruptions.
+    """Make prompts for indirect object identification (IOI), each with its corruptions.
 
-    The task and its positions are those of Wang et al. 2022 (sec. 2): IO and S are named, S acts,
-    and the next token is IO. The sentences are this package's own. No two prompts are equal, all
-    templates are used equally often (to one), and the first k of n prompts are those of n = k.
-    Corruptions keep the sentence, the places of the names, and the number of tokens:
+    The task and its positions are those of Wang et al. 2022 (sec. 2): a sentence names IO and S,
+    then S does something, and the next token is IO. The sentences are this package's own. All
+    prompts are different, the numbers of prompts per template differ by at most one, and the first
+    k of n prompts are the same as those of n = k. Corruptions keep the sentence, the positions of
+    the names, and the number of tokens:
 
-    - `ABC`: three different names, none of them IO or S, at IO, S1 and S2. Nothing is repeated.
+    - `ABC`: three different names, none of them IO or S, at IO, S1 and S2. No name is repeated.
     - `flip`: S2 is replaced by the name of IO, so IO and S change roles and the right answer
       becomes S (`pair.wrong`).
     - `random-S2`: S2 is replaced by a name that is neither IO nor S.
 
     Args:
         model: A TransformerLens model, a `ModelView`, or a tokenizer of transformers.
-        n: How many prompts.
-        seed: Of the package's own random choices; the same seed gives the same prompts anywhere.
+        n: Number of prompts.
+        seed: Seed of the random choices; the same seed gives the same prompts on every machine.
         templates: `both` (15 sentences in 2 orders), `ABBA` (IO is named first), `BABA`, or ids
             such as `["ABBA-07", "BABA-07"]`.
-        prepend_bos: Whether a BOS is put first; None is the model's own default. Wang et al. put
-            none.
-        same_length: Only the templates of the token length that most of them have, so that all
-            prompts are one batch.
+        prepend_bos: Whether to prepend a BOS; None is the model's own default. Wang et al. did not.
+        same_length: Use only templates with the most frequent token length, so that all prompts
+            form one batch.
         names: Names to use instead of the package's own. All must be single tokens after a space.
         places: The same for places, which follow "the".
         objects: The same for objects, which follow "a" or "the".
 
     Returns:
-        The prompts; `report` says what of the words and templates was usable.
+        The prompts; `report` lists which words and templates were usable.
 
     Raises:
-        InputError: a name, place or object of the caller's is not a single token; too few are;
-            more prompts than there are different ones; or a bad n, seed or template.
+        InputError: a name, place or object that was given is not a single token or is repeated; too
+            few are single tokens; n is larger than the number of different prompts; or n, seed or
+            a template is invalid.
     """
     chosen = choose(templates)
     tokens = open_tokens(model)
@@ -154,7 +156,7 @@ def ioi(
     }
     fillers = {slot: tuple(kinds[kind].ids) for slot, kind in _SLOTS.items()}
     maker = _Maker(tokens, prepend_bos, kinds["names"].ids, fillers)
-    chosen, used = _of_one_length(maker, chosen) if same_length else (chosen, _all(chosen))
+    chosen, used = _of_one_length(maker, chosen) if same_length else (chosen, _all_usable(chosen))
     pairs = _make(maker, chosen, n, seed)
     eos = tokens.eos
     return PromptSet(
@@ -166,28 +168,14 @@ def ioi(
     )
 
 
-def ioi_positions(ids: Sequence[int], io: int, s: int) -> dict[str, int] | None:
-    """IO, S1, S1+1, S2 and END in a prompt that has IO once and S twice; else None."""
-    at_io = [at for at, token in enumerate(ids) if token == io]
-    at_s = [at for at, token in enumerate(ids) if token == s]
-    if io == s or len(at_io) != 1 or len(at_s) != 2 or at_io[0] > at_s[1]:
-        return None
-    return {
-        "IO": at_io[0],
-        "S1": at_s[0],
-        "S1+1": at_s[0] + 1,
-        "S2": at_s[1],
-        END: len(ids) - 1,
-    }
-
-
 def _usable(
     tokens: Tokens, kind: str, given: Sequence[str] | None, own: Sequence[str], needed: int
 ) -> _Words:
-    """The words that are single tokens; of words that the caller gave, all must be.
+    """Select the words that are single tokens; words that the caller gave must all be.
 
     Raises:
-        InputError: a given one is not, or is there twice, or fewer are left than are needed.
+        InputError: a given word is not a single token, a word is repeated, or too few words are
+            left.
     """
     words = own if given is None else list(given)
     repeated = [word for word, count in Counter(words).items() if count > 1]
@@ -198,26 +186,26 @@ def _usable(
     rejected = [word for word in words if word not in ids]
     if rejected and given is not None:
         raise InputError(
-            f"these {kind} are not single tokens, with their space, of {name_of(tokens)}: "
+            f"these {kind} are not single tokens of {name_of(tokens)} after a space: "
             f"{pieces(tokens, rejected)}; leave them out or choose others"
         )
     if len(ids) < needed:
         raise InputError(
-            f"{len(ids)} of {len(words)} {kind} are single tokens, with their space, of "
-            f"{name_of(tokens)}, and {needed} are needed; give {kind}= of your own that are"
+            f"{len(ids)} of {len(words)} {kind} are single tokens of {name_of(tokens)} after a "
+            f"space, and {needed} are needed; give {kind}= of your own that are"
         )
     return _Words(ids, Usable(kind, tuple(ids), tuple(rejected), _SPLIT))
 
 
-def _all(templates: Sequence[Template]) -> Usable:
+def _all_usable(templates: Sequence[Template]) -> Usable:
     return Usable("templates", tuple(template.id for template in templates), (), "")
 
 
 def _of_one_length(
     maker: _Maker, templates: Sequence[Template]
 ) -> tuple[tuple[Template, ...], Usable]:
-    """The templates of the most frequent token length; of equally frequent ones the shortest."""
-    # Every word that goes in is one token, so the first prompt of a template has the length of all.
+    """The templates with the most frequent token length; of equally frequent ones the shortest."""
+    # Every inserted word is one token, so all prompts of a template have the length of the first.
     lengths = {template: len(maker.pair(template, 0, ("length",)).ids) for template in templates}
     counts = Counter(lengths.values())
     chosen = min(counts, key=lambda length: (-counts[length], length))
@@ -230,7 +218,7 @@ def _of_one_length(
 def _make(
     maker: _Maker, templates: Sequence[Template], n: int, seed: int
 ) -> tuple[PromptPair, ...]:
-    """Different prompts, each template used equally often (to one), in random order."""
+    """Make n different prompts in random order; uses per template differ by at most one."""
     room = {template: math.prod(maker.radices(template)) for template in templates}
     total = sum(room.values())
     taken: dict[Template, set[int]] = {template: set() for template in templates}

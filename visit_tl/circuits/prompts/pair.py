@@ -1,4 +1,4 @@
-"""One prompt and its corruptions, and what must hold of them."""
+"""One prompt with its corruptions, and the checks that it must pass."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Corrupted:
     """A corrupted prompt.
 
     Attributes:
-        text: As the tokenizer was given it.
-        ids: Token ids, as many as the clean prompt has.
+        text: The text that was tokenised.
+        ids: Token ids, as many as in the clean prompt.
     """
 
     text: str
@@ -26,15 +26,15 @@ class Corrupted:
 
 
 class FirstToken(NamedTuple):
-    """The first of the two tokens of an answer, where the tokenizer splits answers in two.
+    """The first token of two-token answers, if the tokenizer splits each answer in two.
 
-    The prompt then ends with `token`, so that one run shows both: what came first at END - 1, and
-    what comes after it at END. A first token other than `token` decides by itself.
+    The prompt then ends with `token`, so one run predicts both tokens: the first at END - 1, and
+    the second after `token` at END. Any other first token in `right` or `wrong` decides alone.
 
     Attributes:
-        token: The first token that does not decide; the last id of the prompt.
+        token: The first token after which the second one decides; the last id of the prompt.
         right: First tokens that make the answer right, whatever follows.
-        wrong: First tokens that make it wrong, whatever follows.
+        wrong: First tokens that make the answer wrong, whatever follows.
     """
 
     token: int
@@ -48,15 +48,15 @@ class PromptPair:
 
     Attributes:
         text: The clean prompt.
-        ids: Its token ids, with the BOS where one was put.
-        answers: Ids of the right next tokens; for IOI the one of IO.
-        wrong: Ids of the wrong ones; for IOI the one of S.
-        positions: Indices into `ids`, by name. END, the last, is always there; prompts of IOI
-            have IO, S1, S1+1 and S2 too.
+        ids: Its token ids, including a BOS if one was prepended.
+        answers: Ids of the right next tokens; for IOI the id of IO.
+        wrong: Ids of the wrong next tokens; for IOI the id of S.
+        positions: Indices into `ids`, by name. END, the last one, is always there; IOI prompts also
+            have IO, S1, S1+1 and S2.
         corrupted: The corrupted prompts, by the name of the corruption.
-        template: Which template made it, such as `ABBA-07`; empty where it is not known.
-        first: Where answers are of two tokens, the first of them; `answers` and `wrong` are then
-            what may follow `first.token`.
+        template: Id of its template, such as `ABBA-07`; empty if unknown.
+        first: The first tokens, if answers have two tokens; `answers` and `wrong` are then the
+            second tokens after `first.token`. None if answers have one token.
     """
 
     text: str
@@ -70,17 +70,18 @@ class PromptPair:
 
     @property
     def order(self) -> str:
-        """`ABBA` where IO comes first, `BABA` where S does; empty where neither is known."""
+        """`ABBA` if IO comes first, `BABA` if S does; empty without these positions."""
         if not {"IO", "S1"} <= self.positions.keys():
             return ""
         return "ABBA" if self.positions["IO"] < self.positions["S1"] else "BABA"
 
 
 def check_alone(pair: PromptPair) -> None:
-    """Refuse a pair that cannot be patched, whatever set it is in.
+    """Check that a pair is valid by itself and can be patched.
 
     Raises:
-        PairError: it is of unequal lengths, has no answer, or has a position outside it.
+        PairError: its prompts have different lengths, it has no answer, END is not its last
+            position, a position is outside it, or it does not end with `first.token`.
     """
     for name, corrupted in pair.corrupted.items():
         if len(corrupted.ids) != len(pair.ids):
@@ -88,7 +89,7 @@ def check_alone(pair: PromptPair) -> None:
                 UNEQUAL,
                 f"the clean prompt has {len(pair.ids)} tokens and the corrupted one {name!r} "
                 f"({shorten(corrupted.text)}) has {len(corrupted.ids)}; patching needs equal "
-                f"lengths, so replace words by words of as many tokens, or leave the pair out",
+                f"lengths, so use words with the same number of tokens, or leave the pair out",
             )
     if not pair.answers and not (pair.first and pair.first.right):
         raise PairError(MALFORMED, "it has no answer; give the id of at least one right next token")
@@ -111,10 +112,10 @@ def check_alone(pair: PromptPair) -> None:
 
 
 def check(index: int, pair: PromptPair, first: PromptPair) -> None:
-    """Refuse a pair that cannot be patched, or is not like the first of its set.
+    """Check that a pair is valid and has the same structure as the first pair of its set.
 
     Raises:
-        InputError: it is not; the message names the pair.
+        InputError: the pair fails the check; the message gives its number and text.
     """
     where = f"pair {index} ({shorten(pair.text)})"
     try:

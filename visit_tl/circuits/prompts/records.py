@@ -1,9 +1,9 @@
-"""Prompts in pairs, clean and corrupted, of one token length: what a patching experiment needs."""
+"""Sets of prompt pairs, clean and corrupted with equal token lengths, for patching experiments."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, overload
 
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import TENSOR, File, Flag, Integer, Name, Whole
-from visit_tl.circuits.prompts.pair import PromptPair, check
+from visit_tl.circuits.prompts import files
+from visit_tl.circuits.prompts.answer_scores import probability_differences, require_fit
+from visit_tl.circuits.prompts.pair import END, PromptPair, check
 from visit_tl.circuits.prompts.report import Report
 from visit_tl.errors import InputError
 
@@ -25,19 +27,19 @@ if TYPE_CHECKING:
 class PromptSet:
     """Prompt pairs of one task and one tokenizer.
 
-    A pair's clean and corrupted prompts always have the same number of tokens. Different pairs may
-    differ; `by_length` and `padded` are for those.
+    The clean and corrupted prompts of a pair always have the same number of tokens. Different pairs
+    may have different lengths; use `by_length` or `padded` then.
 
     Attributes:
         pairs: The pairs, in order.
         tokenizer: Name of the model or tokenizer that the ids belong to.
-        task: What the prompts are, such as `ioi`.
-        pad_id: What `padded` fills with.
-        report: What could be used of what was offered, and what is worth knowing.
+        task: Name of the task, such as `ioi`.
+        pad_id: The token id that `padded` pads with.
+        report: What was used, what was left out and why, and notes.
 
     Raises:
-        InputError: there is no pair, one is of unequal lengths or has a position outside it, or
-            they do not all have the same corruptions and positions.
+        InputError: there is no pair; the prompts of a pair have different lengths; a position is
+            outside its prompt; or pairs differ in their corruptions or named positions.
     """
 
     pairs: tuple[PromptPair, ...]
@@ -77,10 +79,10 @@ class PromptSet:
         template: Name | None = None,
         length: Whole | None = None,
     ) -> PromptSet:
-        """The pairs of one order (`ABBA`, `BABA`), template or token length, in order.
+        """Select the pairs with this order (`ABBA`, `BABA`), template and token length.
 
         Raises:
-            InputError: none is.
+            InputError: no pair matches.
         """
         kept = tuple(
             pair
@@ -99,7 +101,7 @@ class PromptSet:
         return replace(self, pairs=kept)
 
     def by_length(self) -> dict[int, PromptSet]:
-        """One set for each token length, shortest first: each is one batch."""
+        """Split the set by token length, shortest first. Each part can be run as one batch."""
         return {length: self.where(length=length) for length in sorted(set(self.lengths))}
 
     # --- as tensors ----------------------------------------------------------------------------
@@ -119,16 +121,16 @@ class PromptSet:
         """The clean prompts as one batch.
 
         Raises:
-            InputError: they are not all of one length.
+            InputError: the prompts have different lengths.
         """
         return self._batch([pair.ids for pair in self.pairs])
 
     @checked
     def corrupted_tokens(self, corruption: Name) -> Int[Tensor, "prompt pos"]:
-        """The corrupted prompts as one batch, row by row the partners of `tokens`.
+        """The corrupted prompts as one batch; each row belongs to the same row of `tokens`.
 
         Raises:
-            InputError: there is no such corruption, or they are not all of one length.
+            InputError: there is no such corruption, or the prompts have different lengths.
         """
         return self._batch(self._corrupted_ids(corruption))
 
@@ -136,14 +138,14 @@ class PromptSet:
     def padded(
         self, corruption: Name | None = None, *, pad_id: Integer | None = None
     ) -> tuple[Int[Tensor, "prompt pos"], Bool[Tensor, "prompt pos"]]:
-        """Prompts of any lengths as one batch, and the mask of what is no padding.
+        """Pad prompts of any lengths to one batch; also return a mask, True at non-padding tokens.
 
-        Padding is put after the end, where a causal model does not see it and no position moves;
-        read each row at its own END.
+        Padding is added on the right, so it does not change positions, and a causal model does not
+        attend to it. Read each row at its own END.
 
         Args:
-            corruption: Which corrupted prompts; None is the clean ones.
-            pad_id: What to fill with, instead of the set's own.
+            corruption: Which corrupted prompts to use; None is the clean ones.
+            pad_id: Token id to pad with, instead of the set's own.
 
         Raises:
             InputError: there is no such corruption.
@@ -161,7 +163,7 @@ class PromptSet:
 
     @property
     def positions(self) -> dict[str, Int[Tensor, " prompt"]]:
-        """For each named position, its index in every prompt (the BOS counted)."""
+        """For each named position, its index in every prompt (a BOS is counted)."""
         return {
             name: torch.tensor([pair.positions[name] for pair in self.pairs])
             for name in self.pairs[0].positions
@@ -172,7 +174,7 @@ class PromptSet:
         """The id of each prompt's answer.
 
         Raises:
-            InputError: a prompt has several; read `pair.answers` of each instead.
+            InputError: a prompt does not have exactly one; read `pair.answers` of each instead.
         """
         return self._single("answers")
 
@@ -181,7 +183,7 @@ class PromptSet:
         """The id of each prompt's wrong answer.
 
         Raises:
-            InputError: a prompt has several; read `pair.wrong` of each instead.
+            InputError: a prompt does not have exactly one; read `pair.wrong` of each instead.
         """
         return self._single("wrong")
 
@@ -192,15 +194,18 @@ class PromptSet:
         """The logit of each answer minus that of its wrong answer, read at END; in logits.
 
         Args:
-            logits: Of this set's prompts, clean or corrupted; padding after END does no harm.
+            logits: The logits of this set's prompts, clean or corrupted; padding after END is
+                allowed.
 
         Raises:
-            InputError: they are of another number of prompts or positions, or a prompt has several
-                answers.
+            InputError: the number of prompts, positions or tokens does not fit this set, or a
+                prompt does not have exactly one answer and one wrong answer.
         """
-        from visit_tl.circuits.prompts.answer_scores import logit_difference
-
-        return logit_difference(self, logits)
+        require_fit(self.pairs, self.tokenizer, logits)
+        rows = torch.arange(len(self), device=logits.device)
+        last = logits[rows, self.positions[END].to(logits.device)]
+        answers, wrong = self.answers.to(logits.device), self.wrong.to(logits.device)
+        return last[rows, answers] - last[rows, wrong]
 
     @checked
     def probability_difference(
@@ -208,24 +213,24 @@ class PromptSet:
     ) -> Float[Tensor, " prompt"]:
         """Probability of all right answers minus that of all wrong ones, at END; in [-1, 1].
 
-        The metric of greater-than (Hanna, Liu and Variengien 2023). Where answers are of two
-        tokens (`pair.first`), the first one counts where it decides by itself, and else together
-        with what follows it.
+        This is the metric of greater-than (Hanna, Liu and Variengien 2023). If answers have two
+        tokens (`pair.first`), a first token that decides alone counts by its own probability;
+        otherwise the probability of both tokens counts.
 
         Args:
-            logits: Of this set's prompts, clean or corrupted; padding after END does no harm.
+            logits: The logits of this set's prompts, clean or corrupted; padding after END is
+                allowed.
 
         Raises:
-            InputError: they are of another number of prompts, positions or tokens.
+            InputError: the number of prompts, positions or tokens does not fit this set.
         """
-        from visit_tl.circuits.prompts.answer_scores import probability_difference
-
-        return probability_difference(self, logits)
+        require_fit(self.pairs, self.tokenizer, logits)
+        return probability_differences(self.pairs, logits)
 
     # --- to look at ----------------------------------------------------------------------------
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a pair: text, ids of the answers, positions, and each corrupted text."""
+        """One row per pair: template, order, length, text, answers, positions, corrupted texts."""
         import pandas as pd
 
         rows = [
@@ -263,17 +268,14 @@ class PromptSet:
     @checked
     def save(self, path: File, *, overwrite: Flag = False) -> Path:
         """Write the set as JSON; see `visit_tl.circuits.prompts.files.save`."""
-        from visit_tl.circuits.prompts.files import save
-
-        return save(self, path, overwrite=overwrite)
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return files.save(cast(files.Fields, own), path, overwrite=overwrite)
 
     @staticmethod
     @checked
     def load(path: File) -> PromptSet:
-        """Read a set that `save` wrote; see `visit_tl.circuits.prompts.files.load`."""
-        from visit_tl.circuits.prompts.files import load
-
-        return load(path)
+        """Read a set written by `save`; see `visit_tl.circuits.prompts.files.load`."""
+        return PromptSet(**files.load(path))
 
     # --- details -------------------------------------------------------------------------------
 
@@ -299,8 +301,8 @@ class PromptSet:
         several = [index for index, those in enumerate(ids) if len(those) != 1]
         if several:
             raise InputError(
-                f"prompt {several[0]} has {len(ids[several[0]])} ids in {name}, and one was asked "
-                f"for; read prompts[{several[0]}].{name} and say how they are to be combined"
+                f"prompt {several[0]} has {len(ids[several[0]])} ids in {name}, but exactly one is "
+                f"needed; read prompts[{several[0]}].{name} and combine them yourself"
             )
         return torch.tensor([those[0] for those in ids])
 

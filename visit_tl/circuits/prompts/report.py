@@ -1,4 +1,4 @@
-"""What could be used of what was offered to a maker or reader of prompts, and why not the rest."""
+"""Report of what was used to build a prompt set, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Usable:
-    """Words or templates of one kind.
+    """Words or templates of one kind: the usable and the rejected ones.
 
     Attributes:
-        kind: `names`, `places`, `objects`, `templates`.
+        kind: `names`, `places`, `objects` or `templates`.
         usable: Those that could be used.
         rejected: Those that the tokenizer splits, or that were left out for another reason.
-        reason: Why those were left out.
+        reason: Why they were rejected.
     """
 
     kind: str
@@ -38,10 +38,10 @@ class Unusable:
     """A row of a file that was left out.
 
     Attributes:
-        index: Which one, counted from 0 in the order of the file.
-        text: Its clean prompt; empty where it has none.
-        kind: The reason in a few words; equal ones are counted together.
-        reason: What is wrong with this one.
+        index: Number of the row, counted from 0.
+        text: Its clean prompt; empty if it has none.
+        kind: The reason in a few words; rows with the same kind are counted together.
+        reason: What is wrong with this row.
     """
 
     index: int
@@ -55,13 +55,13 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Report:
-    """How a set of prompts came about.
+    """What a set of prompts was made from.
 
     Attributes:
-        rows: What was usable, one row a kind.
-        notes: What a reader of a file should know of it, one sentence each.
-        offered: How many pairs the file has; None where no file was read.
-        unusable: Those that were left out, in the order of the file.
+        rows: Usable and rejected words and templates, one entry per kind.
+        notes: What to know about the file that was read, one sentence each.
+        offered: How many pairs the file has; None if no file was read.
+        unusable: The rows that were left out, in the order of the file.
     """
 
     rows: tuple[Usable, ...] = ()
@@ -78,7 +78,7 @@ class Report:
         return f"{len(self.unusable)}{of} pairs left out: {count_kinds(self.unusable)}"
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a kind: offered, usable, rejected and why."""
+        """One row per kind: offered, usable, rejected and why."""
         import pandas as pd
 
         columns = ["kind", "offered", "usable", "rejected", "reason"]
@@ -95,7 +95,7 @@ class Report:
         return pd.DataFrame(rows, columns=columns)
 
     def unusable_to_dataframe(self) -> pd.DataFrame:
-        """One row a pair that was left out: its number in the file, text, kind and reason."""
+        """One row per pair that was left out: its number in the file, text, kind and reason."""
         import pandas as pd
 
         rows = [(each.index, each.text, each.kind, each.reason) for each in self.unusable]
@@ -107,6 +107,6 @@ class Report:
 
 
 def count_kinds(unusable: Iterable[Unusable]) -> str:
-    """The reasons and how often each, the most frequent first."""
+    """The reasons with their counts, most frequent first."""
     counts = Counter(each.kind for each in unusable)
     return ", ".join(f"{kind} ({count})" for kind, count in counts.most_common())

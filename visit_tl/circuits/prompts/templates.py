@@ -16,12 +16,13 @@ ORDERS: Final = ("ABBA", "BABA")
 
 @dataclass(frozen=True)
 class Template:
-    """A sentence in one order of its names.
+    """A sentence with its names in one order.
 
     Attributes:
         id: Such as `ABBA-07`.
         order: `ABBA`: IO is named first; `BABA`: S is.
-        text: With the slots {IO}, {S1}, {S2}, and {PLACE} and {OBJECT} where it has them.
+        text: The sentence with the slots {IO}, {S1}, {S2}, and in some templates {PLACE} and
+            {OBJECT}.
     """
 
     id: str
@@ -33,13 +34,13 @@ class Template:
         return f"{{{slot}}}" in self.text
 
     def fill(self, names: Sequence[str], fillers: Mapping[str, str]) -> str:
-        """The sentence with three names, for IO, S1 and S2, and its fillers."""
+        """Fill in the names for IO, S1 and S2, and the fillers by slot."""
         return self.text.format(IO=names[0], S1=names[1], S2=names[2], **fillers)
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is in data/ioi.json."""
+    """The content of data/ioi.json."""
 
     templates: tuple[Template, ...]
     names: tuple[str, ...]
@@ -65,10 +66,10 @@ def material() -> Material:
 
 
 def choose(wanted: str | Sequence[str]) -> tuple[Template, ...]:
-    """Templates by their order (`both`, `ABBA`, `BABA`) or by their ids.
+    """Choose templates by their order (`both`, `ABBA`, `BABA`) or by their ids.
 
     Raises:
-        InputError: there is no such order or id, or none was chosen.
+        InputError: an order or id does not exist, or none was given.
     """
     every = material().templates
     if wanted in ("both", ["both"]):

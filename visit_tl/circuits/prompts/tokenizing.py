@@ -1,4 +1,4 @@
-"""The tokenizer of whatever the caller has, and which words are one token of it."""
+"""Get the tokenizer of a model, and find which words are single tokens."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from visit_tl.errors import InputError
 from visit_tl.model.tokens import Tokens
 from visit_tl.model.view import model_of_view
 
-# A word is asked for after another one: SentencePiece puts a space of its own before the first.
+# Words are tokenised after this one, because SentencePiece adds a space before the first word.
 _CARRIER = "and"
 
 
 class BareTokenizer:
-    """A Hugging Face tokenizer behind the two names that `Tokens` asks a model for.
+    """A Hugging Face tokenizer with the two attributes of a model that `Tokens` uses.
 
-    Like a model of TransformerLens, it puts a BOS by default where the tokenizer has one.
+    Like a TransformerLens model, it prepends a BOS by default if the tokenizer has one.
 
     Args:
-        tokenizer: As transformers opens it.
+        tokenizer: A tokenizer of transformers.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -34,7 +34,7 @@ class BareTokenizer:
         """Token ids of shape [1, pos].
 
         Raises:
-            InputError: a BOS was asked for, and the tokenizer has none.
+            InputError: `prepend_bos` is True, but the tokenizer has no BOS.
         """
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         bos = self.tokenizer.bos_token_id
@@ -46,10 +46,10 @@ class BareTokenizer:
 
 
 def open_tokens(model: Any) -> Tokens:
-    """The tokenizer of a model, a `ModelView`, or one of Hugging Face, as `Tokens`.
+    """Get `Tokens` from a model, a `ModelView` or a Hugging Face tokenizer.
 
     Raises:
-        InputError: it is none of these, or a model without a tokenizer.
+        InputError: the argument is none of these, or a model without a tokenizer.
     """
     if isinstance(model, Tokens):
         return model
@@ -80,7 +80,7 @@ def token_after_space(tokens: Tokens, word: str) -> int | None:
     ids = _plain(tokens, f"{_CARRIER} {word}")
     if len(ids) != len(base) + 1 or ids[: len(base)] != base:
         return None
-    # An unknown word becomes one token too: the one for unknown words.
+    # An unknown word may be a single token too: the unknown token.
     return ids[-1] if tokens.text(ids[-1]).strip() == word else None
 
 

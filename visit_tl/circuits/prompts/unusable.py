@@ -1,4 +1,4 @@
-"""Rows of a file that cannot be used: raised at once, or left out and reported."""
+"""Handling of rows of a file that cannot be used: raise an error, or leave out and report them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class PairError(InputError):
     """A row that cannot be used.
 
     Args:
-        kind: The reason in a few words; the same for all rows of which it is true.
-        message: What is wrong with this one, without saying which one it is.
+        kind: The reason in a few words; the same for all rows with this problem.
+        message: What is wrong with this row, without its number.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -35,12 +35,12 @@ class PairError(InputError):
 
 
 class RowErrors:
-    """What becomes of the rows of one file that cannot be used.
+    """Raises, or collects for the report, the rows of one file that cannot be used.
 
     Args:
         source: The file, for messages.
         unusable: `raise` or `skip`, as the caller gave it.
-        row: What a row is called, in messages.
+        row: The word for a row in messages.
 
     Raises:
         InputError: `unusable` is neither.
@@ -49,8 +49,8 @@ class RowErrors:
     def __init__(self, source: Any, unusable: str, row: str = "pair") -> None:
         if unusable not in ("raise", "skip"):
             raise InputError(
-                f"unusable is 'raise' (one pair that cannot be used refuses the file) or 'skip' "
-                f"(it is left out and reported); got {unusable!r}"
+                f"unusable is 'raise' (a pair that cannot be used is an error) or 'skip' (such "
+                f"pairs are left out and reported); got {unusable!r}"
             )
         self.skips = unusable == "skip"
         self._source = str(source)
@@ -60,14 +60,14 @@ class RowErrors:
         self._texts: Mapping[int, str] = {}
 
     def begin(self, texts: Mapping[int, str]) -> None:
-        """Say which rows there are, and the text of each."""
+        """Set the rows that the file has, by number, with the text of each."""
         self._texts, self._offered = texts, len(texts)
 
     def each(self, rows: Mapping[int, T], read: Callable[[T], U]) -> dict[int, U]:
-        """What `read` makes of each row, by row number, in order, without the unusable ones.
+        """Apply `read` to each row; return the results by row number, without the unusable rows.
 
         Raises:
-            InputError: one cannot be used, unless such rows are skipped; or none is left.
+            InputError: a row cannot be used and such rows are not skipped; or no row is left.
         """
         done: dict[int, U] = {}
         for index, row in rows.items():
@@ -83,7 +83,7 @@ class RowErrors:
         return done
 
     def report(self, report: Report) -> Report:
-        """The report, with the rows that were left out."""
+        """Add the rows that were left out to a report."""
         return Report(
             report.rows,
             report.notes,
@@ -105,5 +105,5 @@ class RowErrors:
 
 
 def shorten(text: str, limit: int = 60) -> str:
-    """A text in quotes, cut off where it is long."""
+    """A text in quotes, cut off after `limit` characters."""
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")

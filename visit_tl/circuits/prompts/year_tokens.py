@@ -1,4 +1,4 @@
-"""How a tokenizer writes the two digits that follow the century of a year."""
+"""How a tokenizer splits the two digits that follow the century of a year."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _CARRIER = "from the year 1352 to the year 13"
 
 @dataclass(frozen=True)
 class YearTokens:
-    """The ids of years after their century.
+    """The token ids of the last two digits of a year. Exactly one of the two fields is not empty.
 
     Attributes:
-        years: Ids of 00 to 99, where each is one token; else empty.
-        digits: Ids of 0 to 9 after another digit, where each is one token; else empty.
+        years: Ids of 00 to 99, if each is one token; else empty.
+        digits: Ids of 0 to 9, if years are written digit by digit; else empty.
     """
 
     years: tuple[int, ...]
@@ -30,16 +30,20 @@ class YearTokens:
 def split_years(
     digits: tuple[int, ...], right: Collection[int], wrong: Collection[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...], FirstToken]:
-    """Right and wrong digits after a first digit, and which first digits decide by themselves.
+    """Split years into first and second digits, for a tokenizer that writes them digit by digit.
 
     Args:
         digits: Ids of 0 to 9.
         right: Right years, 0 to 99.
-        wrong: Wrong ones.
+        wrong: Wrong years, 0 to 99.
+
+    Returns:
+        Ids of the right and of the wrong second digits after one first digit; and that first digit,
+        with the other first digits, which decide without a second one.
 
     Raises:
-        PairError: more than one decade has right and wrong years, or some that
-            are neither; one run cannot tell them apart.
+        PairError: more than one decade is mixed (it has right and wrong years, or some years that
+            are neither), and one run can only show the second digits of one decade.
     """
     decades = {digit: range(digit * 10, digit * 10 + 10) for digit in range(10)}
     all_right = [digit for digit, each in decades.items() if all(y in right for y in each)]
@@ -53,11 +57,11 @@ def split_years(
     if len(mixed) > 1:
         raise PairError(
             YEARS,
-            f"its years are written digit by digit here, and the decades "
-            f"{', '.join(f'{digit}0' for digit in mixed)} are right in part; one run can tell the "
-            f"years of one decade apart",
+            f"this tokenizer writes years digit by digit, and the decades "
+            f"{', '.join(f'{digit}0' for digit in mixed)} are neither all right nor all wrong; one "
+            f"run can only tell the years of one such decade apart",
         )
-    # Where every first digit decides, that of the last wrong year is as good as any.
+    # If every first digit decides, any can be the prompt's: take the last of the wrong ones.
     first = mixed[0] if mixed else max(all_wrong, default=max(all_right, default=0))
     return (
         tuple(digits[year % 10] for year in decades[first] if year in right),
@@ -73,10 +77,10 @@ def split_years(
 def with_digit(
     tokens: Tokens, text: str, prepend_bos: bool | None, digit: str, token: int
 ) -> tuple[str, tuple[int, ...]]:
-    """A prompt with one more digit at its end, as text and as ids.
+    """Append a digit to a prompt; return its text and ids.
 
     Raises:
-        PairError: the digit is not one more token.
+        PairError: the digit does not add exactly its own token.
     """
     longer = text + digit
     ids = tokens.encode(longer, prepend_bos).ids
@@ -90,46 +94,46 @@ def with_digit(
 
 
 def year_tokens(tokens: Tokens) -> YearTokens:
-    """Find out whether a year such as 52 is one token, or two of one digit each.
+    """Find out whether the tokenizer writes a year such as 52 as one token or as two digits.
 
     Raises:
-        InputError: it is neither.
+        InputError: it does neither.
     """
-    years = [_alone(tokens, f"{year:02d}") for year in range(100)]
+    years = [_single_token(tokens, f"{year:02d}") for year in range(100)]
     whole = [token for token in years if token is not None]
     if len(whole) == 100:
         return YearTokens(tuple(whole), ())
-    digits = [_after(tokens, str(digit)) for digit in range(10)]
+    digits = [_suffix_ids(tokens, str(digit)) for digit in range(10)]
     single = tuple(ids[0] for ids in digits if len(ids) == 1)
     if len(single) == 10 and all(
         tokens.text(token).strip() == str(digit) for digit, token in enumerate(single)
     ):
-        split = {year: _after(tokens, f"{year:02d}") for year in range(100)}
+        split = {year: _suffix_ids(tokens, f"{year:02d}") for year in range(100)}
         if all(ids == (single[year // 10], single[year % 10]) for year, ids in split.items()):
             return YearTokens((), single)
     raise InputError(
         f"{name_of(tokens)} writes years of two digits neither as one token each nor digit by "
         f"digit: {len(whole)} of 100 are one token, and after '13' it writes '52' as "
-        f"{' + '.join(repr(tokens.text(i)) for i in _after(tokens, '52')) or 'other tokens'}; "
-        f"greater-than cannot be asked of it"
+        f"{' + '.join(repr(tokens.text(i)) for i in _suffix_ids(tokens, '52')) or 'other tokens'}; "
+        f"greater-than cannot be tested with it"
     )
 
 
 def digits_note(tokens: Tokens) -> str:
-    """For the report, where years are written digit by digit."""
+    """The note for the report, if years are written digit by digit."""
     return (
         f"{name_of(tokens)} writes years digit by digit: each prompt ends with a first digit, and "
         f"probability_difference reads it and the next"
     )
 
 
-def _alone(tokens: Tokens, text: str) -> int | None:
+def _single_token(tokens: Tokens, text: str) -> int | None:
     ids = tokens.encode(text, False).ids
     return ids[0] if len(ids) == 1 and tokens.text(ids[0]) == text else None
 
 
-def _after(tokens: Tokens, digits: str) -> tuple[int, ...]:
-    """The tokens that digits add after a century; none if they change what is before them."""
+def _suffix_ids(tokens: Tokens, digits: str) -> tuple[int, ...]:
+    """The tokens that digits add after a century; empty if they change the tokens before them."""
     base = tokens.encode(_CARRIER, False).ids
     ids = tokens.encode(_CARRIER + digits, False).ids
     return ids[len(base) :] if ids[: len(base)] == base else ()

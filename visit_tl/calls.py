@@ -1,0 +1,199 @@
+"""The calls that do the whole job: model and prompt in, graph out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from typing_extensions import Unpack
+
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import (
+    Cached,
+    Count,
+    Flag,
+    Hooks,
+    Integer,
+    Mask,
+    Model,
+    Position,
+    Positions,
+    PromptLike,
+    PromptsLike,
+    Token,
+    Tokens,
+    Whole,
+)
+from visit_tl.errors import InputError
+from visit_tl.flow import FlowGraph
+from visit_tl.model.batch import unpadded
+from visit_tl.model.tokens import Prompt
+from visit_tl.model.trace import Trace
+from visit_tl.model.view import ModelView
+from visit_tl.xray.build import Plan, prediction
+from visit_tl.xray.graph_options import GRAPH_OPTIONS, GraphOptions
+from visit_tl.xray.graph_request import GraphRequest, graphs_of
+from visit_tl.xray.other_positions import MAX_NODES
+
+
+@checked
+def flow_graph(
+    model: Model,
+    prompt: PromptLike,
+    *,
+    target: Token | None = None,
+    position: Position | None = -1,
+    cache: Cached | None = None,
+    batch: Integer | None = None,
+    expand: Whole | None = None,
+    positions: Positions | None = None,
+    max_nodes: Whole = MAX_NODES,
+    fwd_hooks: Hooks | None = (),
+    **options: Unpack[GraphOptions],
+) -> FlowGraph:
+    """X-ray one forward pass: every part that mattered, read as words (paper, section 4).
+
+    Args:
+        model: A HookedTransformer or TransformerBridge, or what `load_model` gives. It is run once
+            and left exactly as it was. A wrapper that computes the same (`torch.compile(model)`,
+            `DataParallel(model)`) stands for the model in it. A name or path that `load_model`
+            takes is opened once and kept (see `visit_tl.release_models`).
+        prompt: Text, or token ids of shape [pos] or [1, pos].
+        target: The token to follow, as text (one token, with its space) or id; None is the model's
+            own prediction.
+        position: Query position; negative ones count from the end; None is the last.
+        cache: Activations of this prompt that the caller already has, instead of a forward pass.
+            Without logits in it (`hook_unembed`), the lens is not held against the model's own
+            prediction; the laws of the blocks are measured all the same.
+        batch: Row of the cache; needed if it holds several prompts.
+        expand: Through how many memories to follow the answer back, one after the other: the blocks
+            that made the state which a memory was read from join the graph, at its position
+            (default 0, or 1 if `positions` are given).
+        positions: Key positions that may be followed, one or several; negative ones count from
+            the end; None or `all` is all.
+        max_nodes: How many nodes following may add. The memories that add the largest share to the
+            stream come first; those that found no room are `graph.unfollowed`.
+        fwd_hooks: As `run_with_hooks` takes them: the graph is of the run that they patched, as it
+            is of hooks that were left on the model. The law of a whole that they replace is not
+            checked; `graph.patched` names the hooks.
+        options: `layers`, `prepend_bos`, `preset`, `heads`, `values`, `neurons` and `k`, as
+            `visit_tl.xray.graph_options.GraphOptions` says.
+
+    Returns:
+        The graph; it draws itself in a notebook.
+
+    Raises:
+        ModelError: the model cannot be taken apart exactly.
+        InputError: a prompt, target, layer, position or budget that does not fit.
+        DecompositionError: parts do not sum to their whole.
+    """
+    asked = {**GRAPH_OPTIONS, **options}
+    view = ModelView(model)
+    tokens = view.tokens.encode(prompt, asked["prepend_bos"])
+    job = GraphRequest(view, target, asked)
+    job.follow(expand, positions, max_nodes)
+    plans = [job.plan(tokens, position, cache, batch, fwd_hooks or ())]
+    return _wrapped(view, asked["k"], plans)[0]
+
+
+@checked
+def flow_graphs(
+    model: Model,
+    prompts: PromptsLike,
+    *,
+    attention_mask: Mask | None = None,
+    target: Tokens | None = None,
+    position: Position | None = -1,
+    expand: Whole | None = None,
+    positions: Positions | None = None,
+    max_nodes: Whole = MAX_NODES,
+    verbose: Flag = True,
+    **options: Unpack[GraphOptions],
+) -> list[FlowGraph]:
+    """The graph of each of several prompts, each exactly as `flow_graph` gives it alone.
+
+    Padding never reaches the model: a padded batch is taken apart by its mask first.
+
+    Args:
+        model: As for `flow_graph`; opened once.
+        prompts: Texts, lists of token ids, or a batch of token ids of shape [batch, pos].
+        attention_mask: For a batch, 1 where a token is and 0 where padding is, left or right.
+        target: One token for all prompts, or one for each; None is the model's own prediction.
+        position: As for `flow_graph`; counted within each prompt, without its padding.
+        expand: As for `flow_graph`.
+        positions: As for `flow_graph`; counted within each prompt, without its padding.
+        max_nodes: As for `flow_graph`.
+        verbose: Show a progress bar.
+        options: As for `flow_graph`.
+
+    Returns:
+        One graph a prompt, in their order.
+
+    Raises:
+        InputError: as `flow_graph`, or targets or a mask that do not fit the prompts.
+    """
+    from tqdm.auto import tqdm
+
+    rows = unpadded(prompts, attention_mask)
+    targets = [target] * len(rows) if target is None or isinstance(target, str | int) else target
+    if len(targets) != len(rows):
+        raise InputError(f"there are {len(rows)} prompts but {len(targets)} targets; give one each")
+    asked = {**GRAPH_OPTIONS, **options}
+    view = ModelView(model)
+    encoded = [view.tokens.encode(row, asked["prepend_bos"]) for row in rows]
+    jobs = [GraphRequest(view, one, asked) for one in targets]
+    for job in jobs:
+        job.follow(expand, positions, max_nodes)
+    pairs = zip(jobs, encoded, strict=True)
+    bar = tqdm(pairs, total=len(rows), desc="graphs", disable=not verbose)
+    return _wrapped(view, asked["k"], (job.plan(tokens, position) for job, tokens in bar))
+
+
+@checked
+def generate(
+    model: Model,
+    prompt: PromptLike,
+    n: Count,
+    *,
+    target: Token | None = None,
+    verbose: Flag = True,
+    **options: Unpack[GraphOptions],
+) -> list[FlowGraph]:
+    """Continue a prompt greedily, with a graph of the step that made each new token.
+
+    Args:
+        model: As for `flow_graph`.
+        prompt: As for `flow_graph`.
+        n: How many tokens to add; fewer come if the model ends the text or the context is full.
+        target: As for `flow_graph`; None follows each step's own prediction.
+        verbose: Show a progress bar.
+        options: As for `flow_graph`.
+
+    Returns:
+        One graph a new token, each of the prompt and of what was added before it.
+
+    Raises:
+        InputError: as `flow_graph`, or `n` below 1.
+    """
+    from tqdm.auto import tqdm
+
+    asked = {**GRAPH_OPTIONS, **options}
+    view = ModelView(model)
+    job = GraphRequest(view, target, asked)
+
+    def plans(tokens: Prompt) -> Iterator[Plan]:
+        for _ in tqdm(range(n), desc="tokens", disable=not verbose):
+            trace = Trace.run(view, tokens, layers=job.layers)
+            yield job.chosen(trace)
+            after = prediction(view, trace)
+            if after == view.tokens.eos or len(tokens.ids) == view.n_ctx:
+                return
+            text = tokens.text + view.tokens.text(after)
+            tokens = replace(tokens, text=text, ids=(*tokens.ids, after))
+
+    start = view.tokens.encode(prompt, asked["prepend_bos"])
+    return _wrapped(view, asked["k"], plans(start))
+
+
+def _wrapped(view: ModelView, k: int, plans: Iterable[Plan]) -> list[FlowGraph]:
+    return [FlowGraph.of(records) for records in graphs_of(view, k, plans)]

@@ -1,0 +1,47 @@
+"""The command `visit-tl`: its commands, and its exit codes.
+
+Exit codes: 0 done, 1 refused or failed (one line says why), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from visit_tl.cli import atlas
+from visit_tl.cli.about import models, version
+from visit_tl.cli.bench import bench
+from visit_tl.cli.check import check
+from visit_tl.cli.graph import graph
+
+app = typer.Typer(
+    name="visit-tl",
+    help="An X-ray of one forward pass, for TransformerLens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Keep `graph` a named subcommand, even if it were the only one."""
+
+
+for command in (graph, check, bench, models, version):
+    app.command()(command)
+app.add_typer(atlas.app, name="atlas")
+
+
+def main() -> NoReturn:
+    """Entry point of the `visit-tl` command."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    sys.exit(0)

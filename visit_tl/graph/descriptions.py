@@ -1,0 +1,245 @@
+"""Descriptions of nodes and edges in words: the lines that hovers and tables show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from visit_tl.escaping import visible
+from visit_tl.graph.container import GraphData
+from visit_tl.graph.ids import Kind
+from visit_tl.graph.records import Edge, Effect, Hidden, Node, TokenProb
+
+KIND_WORDS: Final[dict[Kind, str]] = {
+    "resid_pre": "residual stream entering block {layer}",
+    "attn_in": "input of attention {layer}, after ln1",
+    "query": "all queries of block {layer}, read through W_K",
+    "head_query": "query of head {head}, read through W_K",
+    "key": "memory key at position {key_position}, read through W_Q",
+    "value": "memory value of position {key_position}, after W_O",
+    "head": "output of head {head}, after W_O",
+    "z": "concatenated heads of block {layer}, after W_O",
+    "attn_neuron": "row {neuron} of W_O",
+    "b_O": "output bias of attention {layer}",
+    "attn_out": "what attention {layer} adds to the residual stream",
+    "resid_mid": "residual stream between attention and MLP {layer}",
+    "mlp_in": "input of MLP {layer}, after ln2",
+    "neuron_key": "column {neuron} of W_in",
+    "neuron": "row {neuron} of W_out",
+    "b_out": "output bias of MLP {layer}",
+    "mlp_out": "what MLP {layer} adds to the residual stream",
+    "resid_post": "residual stream leaving block {layer}",
+    "final_norm": "last residual stream after the final norm",
+    "logits": "the model's prediction",
+}
+
+COLUMN_WORDS: Final[dict[Kind, str]] = {
+    "resid_pre": "resid_pre",
+    "attn_in": "attn_in",
+    "query": "query",
+    "head_query": "queries",
+    "key": "keys",
+    "value": "values",
+    "head": "heads",
+    "z": "z",
+    "attn_neuron": "W_O rows",
+    "b_O": "W_O rows",
+    "attn_out": "attn_out",
+    "resid_mid": "resid_mid",
+    "mlp_in": "mlp_in",
+    "neuron_key": "W_in cols",
+    "neuron": "neurons",
+    "b_out": "neurons",
+    "mlp_out": "mlp_out",
+    "resid_post": "resid_post",
+    "final_norm": "ln_final",
+    "logits": "logits",
+}
+
+SCORE_WORDS: Final[dict[str, str]] = {
+    "coefficient": "coefficient",
+    "sum": "norm of what is added",
+    "flow": "norm of the source",
+}
+
+COEFFICIENT_WORDS: Final[dict[str, str]] = {
+    "key": "attention",
+    "value": "attention",
+    "head": "attention",
+    "attn_neuron": "entry of z",
+    "neuron_key": "pre-activation",
+    "neuron": "activation",
+}
+
+SHORT: Final = 12
+"""Maximum columns of a token in a node's label; the hover shows the whole token."""
+
+
+def number(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:.3g}"
+
+
+def readable(text: str) -> str:
+    """A name or a prompt as `escaping.visible` shows it, but with plain spaces."""
+    return " ".join(visible(part) if part else "" for part in text.split(" ")) or visible(text)
+
+
+def promoted_label(node: Node, limit: int | None = None) -> str:
+    """The token that a node promotes, in readable form."""
+    return visible(node.promoted[0].token, limit) if node.promoted else "⟨unread⟩"
+
+
+def short_label(node: Node) -> str:
+    """The label of a node in a figure: its token, and what distinguishes it from its neighbours."""
+    says = promoted_label(node, SHORT)
+    if node.kind == "head":
+        return f"H{node.id.head} {says}"
+    if node.kind == "value":
+        came_from = visible(node.token, SHORT) if node.token is not None else "?"
+        return f"{came_from} → {says}"
+    if node.kind in ("b_O", "b_out"):
+        return f"{node.kind} {says}"
+    return f"− {says}" if node.negative else says
+
+
+def node_title(node: Node) -> str:
+    """The id of a node and what it is."""
+    words = KIND_WORDS[node.kind].format(
+        layer=node.id.layer,
+        head=node.id.head,
+        key_position=node.id.key_position,
+        neuron=node.id.neuron,
+    )
+    return f"{node.id} · {words}"
+
+
+def token_list(reads: Iterable[TokenProb]) -> str:
+    """Tokens with their probabilities, in one line."""
+    return "  ".join(f"{visible(r.token)} {r.prob:.2g}" for r in reads)
+
+
+def looks_at(node: Node, graph: GraphData, count: int = 5) -> list[tuple[int, str, float]]:
+    """What a head attends to most: position, token and attention, the largest first."""
+    if not node.attention:
+        return []
+    order = sorted(range(len(node.attention)), key=lambda i: (-node.attention[i], i))  # type: ignore[index]
+    return [
+        (i, visible(graph.tokens[i]) if i < len(graph.tokens) else "?", node.attention[i])
+        for i in order[:count]
+    ]
+
+
+def node_facts(node: Node, graph: GraphData) -> list[str]:
+    """All other facts of a node, one per line."""
+    facts = []
+    if node.token is not None:
+        facts.append(f"made by {visible(node.token)} at position {node.id.key_position}")
+    if node.negative:
+        facts.append("subtracted: it promotes its bottom tokens")
+    facts.append(f"top: {token_list(node.top)}")
+    facts.append(f"bottom: {token_list(node.bottom)}")
+    facts.append(
+        f"target {visible(graph.target)}: rank {node.rank} of 0..{graph.d_vocab - 1}, "
+        f"p = {number(node.prob)}"
+    )
+    numbers = f"norm {number(node.norm)} · entropy {number(node.entropy)} nats"
+    if node.coefficient is not None:
+        numbers += f" · coefficient {number(node.coefficient)}"
+    facts.append(numbers)
+    if node.attribution is not None:
+        facts.append(f"direct logit attribution {node.attribution:+.3g}")
+    if node.effect is not None:
+        facts.append(effect_words(node.effect))
+    if places := looks_at(node, graph):
+        facts.append("looks at: " + "  ".join(f"{t} @{i} {number(a)}" for i, t, a in places))
+    if node.hook is not None:
+        facts.append(f"{node.hook.name}[{', '.join(map(str, node.hook.index))}]")
+    return facts
+
+
+def edge_fact(edge: Edge, target: Node) -> str:
+    """The meaning and the value of an edge's score."""
+    what = SCORE_WORDS[edge.kind]
+    if edge.kind == "coefficient":
+        what = COEFFICIENT_WORDS.get(target.kind, what)
+    fact = f"{what} {number(edge.score)}"
+    return fact if edge.effect is None else f"{fact} · {effect_words(edge.effect)}"
+
+
+def effect_words(effect: Effect) -> str:
+    """What patching did to the metric, and whether that was measured or estimated."""
+    how = "measured" if effect.exact else "estimated"
+    return f"effect {effect.value:+.3g} ({how})"
+
+
+_PATCHED: Final = 4
+"""How many patched hooks are named; the rest are counted."""
+
+
+def heading(graph: GraphData) -> dict[str, str]:
+    """The facts at the top of every view: model, prompt, position, target, prediction, pruning.
+
+    Returns:
+        Plain text by name, in the order to show it. Some are there only if they apply:
+        `prediction` if the graph has the logits, `followed` if it was expanded, `patched` if the
+        run was patched, `adapters` if the model had active ones.
+    """
+    inside = 0 <= graph.position < len(graph.tokens)
+    here = visible(graph.tokens[graph.position]) if inside else "?"
+    whose = "given" if graph.target_given else "the model's own prediction"
+    words = {
+        "model": readable(graph.model),
+        "prompt": readable(graph.prompt),
+        "position": f"{graph.position} ({here})",
+        "target": f"{visible(graph.target)} ({whose})",
+    }
+    if "logits" in graph:
+        words["prediction"] = "  ".join(
+            f"{visible(r.token)} {number(r.prob)}" for r in graph["logits"].top[:3]
+        )
+    words["hidden"] = hidden_words(graph.hidden_in_all)
+    if graph.pruning.get("expand"):
+        words["followed"] = followed_words(graph)
+    if graph.patched:
+        words["patched"] = patched_words(graph.patched)
+    if graph.adapters:
+        words["adapters"] = ", ".join(readable(name) for name in graph.adapters)
+    return words
+
+
+def patched_words(patched: tuple[str, ...]) -> str:
+    """The hooks at which a run was patched."""
+    more = len(patched) - _PATCHED
+    names = ", ".join(readable(name) for name in patched[:_PATCHED])
+    return f"{names} and {more} more" if more > 0 else names
+
+
+def bos_words(graph: GraphData) -> str:
+    """Whether a BOS was put before the prompt, and whether the prompt begins with its own."""
+    if graph.prepend_bos:
+        more = ", which begins with another itself" if graph.bos_in_prompt else ""
+        return f"the first is a BOS put before the prompt{more}"
+    if graph.bos_in_prompt:
+        return "no BOS put before: the prompt begins with one itself"
+    return "no BOS put before"
+
+
+def followed_words(graph: GraphData) -> str:
+    """How far memories were followed back, and how many were not followed."""
+    hops = max((column.hops for column in graph.columns), default=0)
+    return (
+        f"{len(graph.columns)} other positions, {hops} of at most {graph.pruning['expand']} "
+        f"memories back; {len(graph.unfollowed)} shown memory values not followed"
+    )
+
+
+def hidden_words(hidden: Hidden) -> str:
+    """How much pruning hid."""
+    parts = (
+        (hidden.heads, "heads"),
+        (hidden.values, "memory values of shown heads"),
+        (hidden.attn_neurons, "W_O rows"),
+        (hidden.neurons, "MLP neurons"),
+    )
+    return ", ".join(f"{count} {name}" for count, name in parts) + " not shown"

@@ -1,0 +1,4 @@
+"""Embedded models (downloaded, verified, converted and cached), and GGUF files.
+
+Nothing here reads the weights or activations of an opened model.
+"""

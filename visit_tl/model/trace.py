@@ -1,0 +1,368 @@
+"""One forward pass, or a cache of one, as plain tensors: only the hooks and rows that are needed.
+
+A graph needs one query position, or a few if memories are followed back to their positions. So most
+hooks keep one row for each of these positions; keys and values keep every position. Other rows,
+other layers and the rest of the batch are not stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from visit_tl.errors import ModelError
+from visit_tl.model.given_cache import Cache, CacheReader
+from visit_tl.model.hooks import (
+    NO_FIELD,
+    OPTIONAL,
+    ROWS,
+    FwdHooks,
+    hook_names,
+    keeper,
+    patched_hooks,
+    row_of,
+)
+from visit_tl.model.norm import FrozenNorm
+from visit_tl.model.rotary import (
+    HandedAngles,
+    Rotation,
+    find_pairing,
+    find_rotation,
+    stored_angles,
+)
+from visit_tl.model.standing_hooks import Standing, left_on, watched
+from visit_tl.model.tokens import Prompt
+from visit_tl.model.view import ModelView
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """What one block computed at the graph's position, float32.
+
+    Attributes:
+        resid_pre: Residual stream entering the block.
+        attn_in: The same after ln1.
+        query: Queries, with biases and query norm, before rotary positions.
+        keys: Keys of every key position, after key norm and rotary positions.
+        values: Values of every key position, with biases.
+        pattern: Attention of the graph's position over the key positions.
+        z: Heads before W_O.
+        attn_out: What the attention adds to the residual stream.
+        resid_mid: Residual stream between attention and MLP; None in parallel blocks and
+            attention-only models.
+        mlp_in: Residual stream after ln2; None in attention-only models, as are mlp_pre, mlp_post
+            and mlp_out.
+        mlp_pre: Inner product of mlp_in with each column of W_in, plus b_in.
+        mlp_post: Coefficient of each row of W_out.
+        mlp_out: What the MLP adds to the residual stream.
+        resid_post: Residual stream leaving the block.
+        rotation: Rotation of the graph's position; None where positions are not rotary.
+        query_norm: The norm of the queries at this position; None where there is none.
+        key_norm: The norm of the keys at this position, one row per query head; None where there
+            is none.
+        hooks: TransformerLens name of the hook that each of these was read from.
+    """
+
+    resid_pre: Float[Tensor, " d_model"]
+    attn_in: Float[Tensor, " d_model"]
+    query: Float[Tensor, "head d_head"]
+    keys: Float[Tensor, "pos kv_head d_head"]
+    values: Float[Tensor, "pos kv_head d_head"]
+    pattern: Float[Tensor, "head pos"]
+    z: Float[Tensor, "head d_head"]
+    attn_out: Float[Tensor, " d_model"]
+    resid_mid: Float[Tensor, " d_model"] | None
+    mlp_in: Float[Tensor, " d_model"] | None
+    mlp_pre: Float[Tensor, " d_mlp"] | None
+    mlp_post: Float[Tensor, " d_mlp"] | None
+    mlp_out: Float[Tensor, " d_model"] | None
+    resid_post: Float[Tensor, " d_model"]
+    rotation: Rotation | None
+    query_norm: FrozenNorm | None
+    key_norm: FrozenNorm | None
+    hooks: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One forward pass at one query position.
+
+    Attributes:
+        prompt: The input tokens.
+        position: The query position, counted from 0.
+        layers: What each traced block computed.
+        logits: The model's own next-token logits at the position; None if a cache has none.
+        patched: Names of the hooks at which the caller's functions acted: those in `fwd_hooks`,
+            under the names that the caller gave, and hooks on the model that changed something.
+            The tensors read there are the changed ones.
+        replaced: The same hooks under all of their names.
+        standing: Hooks on the model that changed something, with the ids of their functions; None
+            if `fwd_hooks` acted, since another run of the model would not repeat those.
+    """
+
+    prompt: Prompt
+    position: int
+    layers: Mapping[int, LayerTrace]
+    logits: Float[Tensor, " d_vocab"] | None
+    patched: tuple[str, ...] = ()
+    replaced: frozenset[str] = frozenset()
+    standing: Standing | None = field(default_factory=dict)
+
+    @classmethod
+    def run(
+        cls,
+        view: ModelView,
+        prompt: Prompt,
+        *,
+        position: int = -1,
+        layers: Sequence[int] | None = None,
+    ) -> Trace:
+        """Run the model once and keep what a graph of these layers needs.
+
+        The caller's hooks fire as usual, before the hooks added here. Afterwards hooks, flags, grad
+        mode and random state are as they were before.
+
+        Raises:
+            ModelError: a required hook is missing or did not fire.
+            InputError: a position or layer is out of range.
+        """
+        position = view.check_position(position, len(prompt.ids))
+        return cls.run_at(view, prompt, [position], layers=layers)[position]
+
+    @classmethod
+    def run_at(
+        cls,
+        view: ModelView,
+        prompt: Prompt,
+        positions: Sequence[int],
+        *,
+        layers: Sequence[int] | None = None,
+        fwd_hooks: FwdHooks = (),
+    ) -> dict[int, Trace]:
+        """The traces of several positions from one forward pass; otherwise as `run`.
+
+        Args:
+            view: The model.
+            prompt: The tokens.
+            positions: Query positions.
+            layers: Blocks to trace; None is all.
+            fwd_hooks: Hooks as for `run_with_hooks`; they act before anything is read.
+        """
+        at = [view.check_position(position, len(prompt.ids)) for position in positions]
+        names = {layer: hook_names(view, layer) for layer in view.check_layers(layers)}
+        kept: dict[str, Tensor] = {}
+        hooks = [
+            (name, keeper(kept, name, ROWS[slot], at))
+            for slots in names.values()
+            for slot, name in slots.items()
+        ]
+        tokens = torch.tensor([prompt.ids], device=view.W_U.device)
+        patched, replaced = patched_hooks(view, fwd_hooks)
+        with watched(view.model) as changes:
+            logits = view.run(tokens, [*fwd_hooks, *hooks])
+        rows = logits[0, at].detach().float()
+        traces = _traces(view, prompt, at, names, kept, rows)
+        acted = {
+            "patched": tuple(dict.fromkeys((*patched, *changes.standing))),
+            "replaced": replaced | changes.names,
+            "standing": None if patched else changes.standing,
+        }
+        return {j: replace(t, **acted) for j, t in traces.items()}
+
+    @classmethod
+    def from_cache(
+        cls,
+        view: ModelView,
+        cache: Cache,
+        prompt: Prompt,
+        *,
+        position: int = -1,
+        layers: Sequence[int] | None = None,
+        batch: int | None = None,
+    ) -> Trace:
+        """Read an ActivationCache (or a dict with the same names) that the caller already has.
+
+        Args:
+            view: The model that made the cache.
+            cache: Activations by TransformerLens name, with or without a batch axis.
+            prompt: The tokens that it was made from.
+            position: Query position; negative ones count from the end.
+            layers: Blocks to trace; None is all.
+            batch: Row of the batch; needed if the cache holds more than one.
+
+        Raises:
+            InputError: a hook is not in the cache, a shape does not fit the model or the prompt, or
+                the batch row is not given or does not exist.
+        """
+        position = view.check_position(position, len(prompt.ids))
+        traces = cls.from_cache_at(view, cache, prompt, [position], layers=layers, batch=batch)
+        return traces[position]
+
+    @classmethod
+    def from_cache_at(
+        cls,
+        view: ModelView,
+        cache: Cache,
+        prompt: Prompt,
+        positions: Sequence[int],
+        *,
+        layers: Sequence[int] | None = None,
+        batch: int | None = None,
+    ) -> dict[int, Trace]:
+        """The traces of several positions from one cache; otherwise as `from_cache`."""
+        at = [view.check_position(position, len(prompt.ids)) for position in positions]
+        names = {layer: hook_names(view, layer) for layer in view.check_layers(layers)}
+        read = CacheReader(view, cache, prompt, batch)
+        kept: dict[str, Tensor] = {}
+        for slots in names.values():
+            for slot, name in slots.items():
+                if slot in OPTIONAL and name not in read.names:
+                    continue
+                keeper(kept, name, ROWS[slot], at)(read(name), None)
+        read.require_embeddings_of_prompt()
+        logits = read.optional("hook_unembed", "unembed.hook_out")
+        rows = None if logits is None else logits[0, at]
+        return _traces(view, prompt, at, names, kept, rows)
+
+
+def _traces(
+    view: ModelView,
+    prompt: Prompt,
+    at: Sequence[int],
+    names: Mapping[int, Mapping[str, str]],
+    kept: Mapping[str, Tensor],
+    logits: Tensor | None,
+) -> dict[int, Trace]:
+    passed = HandedAngles(view, torch.tensor([prompt.ids], device=view.W_U.device))
+    return {
+        position: Trace(
+            prompt,
+            position,
+            {
+                layer: _layer(view, layer, position, i, names[layer], kept, passed)
+                for layer in names
+            },
+            None if logits is None else logits[i],
+        )
+        for i, position in enumerate(at)
+    }
+
+
+def patterns(
+    view: ModelView, prompt: Prompt, heads: Sequence[tuple[int, int]]
+) -> Float[Tensor, "head pos pos"]:
+    """Attention patterns of some (layer, head) pairs over all positions, from one forward pass."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Callable[[Tensor, object], None]:
+        def copy(tensor: Tensor, hook: object) -> None:
+            kept[layer] = tensor[0].detach().float().cpu()
+
+        return copy
+
+    hooks = [(f"blocks.{i}.attn.hook_pattern", keep(i)) for i in sorted({i for i, _ in heads})]
+    view.run(torch.tensor([prompt.ids], device=view.W_U.device), hooks)
+    return torch.stack([kept[layer][head] for layer, head in heads])
+
+
+def _layer(
+    view: ModelView,
+    layer: int,
+    position: int,
+    i: int,
+    names: Mapping[str, str],
+    kept: Mapping[str, Tensor],
+    passed: HandedAngles,
+) -> LayerTrace:
+    silent = [n for slot, n in names.items() if n not in kept and slot not in OPTIONAL]
+    if silent:
+        raise ModelError(
+            f"the hook {silent[0]} of {view.name} did not fire in this forward pass, "
+            f"so the block {layer} cannot be taken apart"
+        )
+    read = {s: row_of(kept[name], ROWS[s], i) for s, name in names.items() if name in kept}
+    hooks = {slot: name for slot, name in names.items() if name in kept}
+    read["query"], query_norm = _normed(view, layer, "q_norm", read["query"])
+    own, key_norm = _normed(view, layer, "k_norm", read["keys"][position])
+    if key_norm is not None:
+        each = view.kv_head(len(own)).to(own.device)
+        key_norm = replace(key_norm, gain=key_norm.gain[each])
+        if "rotated_keys" not in read:
+            normed = [_normed(view, layer, "k_norm", key)[0] for key in read["keys"]]
+            read["keys"] = torch.stack(normed)
+    try:
+        rotation = _rotate(view, layer, position, read, passed) if view.rotary else None
+    except ModelError as error:
+        raise ModelError(f"{error}{left_on(view.model)}") from error
+    hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
+    mlp_from = read.get("resid_mid", read["resid_pre"])
+    for slot, norm, state in (("attn_in", "ln1", read["resid_pre"]), ("mlp_in", "ln2", mlp_from)):
+        if slot not in read and not (slot == "mlp_in" and view.attn_only):
+            read[slot] = view.norm(layer, norm)(state)
+            hooks[slot] = f"blocks.{layer}.{norm}.hook_normalized"
+    absent = ("resid_mid", "mlp_in", "mlp_pre", "mlp_post", "mlp_out")
+    fields = {slot: read.get(slot) for slot in absent} | {
+        slot: tensor for slot, tensor in read.items() if slot not in NO_FIELD
+    }
+    known = {"rotation": rotation, "query_norm": query_norm, "key_norm": key_norm}
+    return LayerTrace(hooks=hooks, **known, **fields)  # type: ignore[arg-type]
+
+
+def _normed(
+    view: ModelView, layer: int, name: str, x: Float[Tensor, "head d_head"]
+) -> tuple[Tensor, FrozenNorm | None]:
+    """Queries or keys after their norm, if there is one, and the norm with its scale fixed there.
+
+    Raises:
+        ModelError: the norm spans neither one head nor all heads.
+    """
+    norm = view.head_norm(layer, name)
+    if norm is None or norm.kind == "none":
+        return x, None
+    size = x.shape[-1] if norm.weight is None else norm.weight.numel()
+    if size == x.shape[-1] or (norm.weight is not None and norm.weight.shape == x.shape):
+        return norm(x), norm.freeze(x)
+    if size != x.numel() or norm.kind != "RMS":
+        raise ModelError(
+            f"{name} of blocks.{layer} in {view.name} spans {size} entries, neither one head of "
+            f"{x.shape[-1]} nor all {x.numel()}; its queries and keys cannot be read"
+        )
+    frozen = norm.freeze(x.flatten())
+    return norm(x.flatten()).view_as(x), replace(frozen, gain=frozen.gain.view_as(x))
+
+
+def _rotate(
+    view: ModelView, layer: int, position: int, read: dict[str, Tensor], passed: HandedAngles
+) -> Rotation:
+    """Put the rotated keys into `read` and return the rotation of the graph's position.
+
+    Raises:
+        ModelError: there are no angles, or none that reproduce what the model computed.
+    """
+    attn, where = view.model.blocks[layer].attn, f"blocks.{layer}.attn"
+    shown = [(read["cos"], read["sin"])] if "cos" in read else stored_angles(attn)
+    tables = shown or passed(layer)
+    if not tables:
+        raise ModelError(
+            f"{view.name} has rotary positions but neither {where}.hook_cos nor a table of angles, "
+            f"and passes none to its blocks; memory keys cannot be read in the query's frame"
+        )
+    device = read["query"].device
+    tables = [(cos.to(device), sin.to(device)) for cos, sin in tables]
+    if "rotated_keys" in read:
+        read["keys"] = read["rotated_keys"]
+        cos, sin = tables[0]
+        return find_rotation(
+            cos[position], sin[position], read["query"], read["rotated_query"], where
+        )
+    each = view.kv_head(read["keys"].shape[1]).to(device)
+    seen = slice(0, position + 1)
+    keys, pattern = read["keys"][seen][:, each], read["pattern"][:, seen]
+    (cos, sin), adjacent = find_pairing(tables, read["query"], keys, pattern, where)
+    n = len(read["keys"])
+    read["keys"] = Rotation(cos[:n, None], sin[:n, None], adjacent).forward(read["keys"])
+    return Rotation(cos[position], sin[position], adjacent)

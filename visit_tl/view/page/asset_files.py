@@ -1,0 +1,131 @@
+"""The files of `assets/` that the page is made of, and the colours of both themes."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from visit_tl.view.style import FONT, PALETTES, entropy_colour, palette, rank_colour, sign_colour
+
+SCRIPTS: Final = (
+    *("data.js", "ways.js", "choose.js", "search.js", "fragment.js", "labels.js", "shapes.js"),
+    *(
+        "axes.js",
+        "draw.js",
+        "paint.js",
+        "panel.js",
+        "near.js",
+        "controls.js",
+        "finder.js",
+        "mouse.js",
+    ),
+    "main.js",
+)
+"""Every file after those that it needs; the last one starts the page."""
+
+_RANKS: Final = 17
+_GREYS: Final = 8
+_PAGE_COLOURS: Final[dict[str, dict[str, str]]] = {
+    "light": {
+        "control": "#7d8792",
+        "focus": "#0b6bcb",
+        "fill": "#3483c4",
+        "stream": "#aab2bb",
+        "faintEdge": "rgba(130,140,150,0.13)",
+        "faintNode": "#dde2e7",
+        "way": "#1b1f24",
+        "found": "#e0a800",
+    },
+    "dark": {
+        "control": "#7d8996",
+        "focus": "#79b8ff",
+        "fill": "#5aa9e6",
+        "stream": "#5b6570",
+        "faintEdge": "rgba(150,160,170,0.12)",
+        "faintNode": "#2a323a",
+        "way": "#f2f5f8",
+        "found": "#f0c239",
+    },
+}
+
+
+def stylesheet() -> str:
+    """The style sheet of the page, with the colours of both themes."""
+    rules = [_variables(theme) for theme in PALETTES]
+    return "\n".join((*rules, f"body{{font:14px/1.4 {_fonts()}}}", _read("page.css")))
+
+
+def template() -> str:
+    """The HTML of the page, with a placeholder `@@NAME@@` for each part."""
+    return _read("page.html")
+
+
+def script() -> str:
+    """The script of the page: the files of `assets/` in order, comments left out."""
+    whole = "\n".join(_read(name) for name in SCRIPTS)
+    # Comments are for readers of the files; in the page they would be a fifth of the script.
+    bare = re.sub(r"/\*\*.*?\*/\s*?", "", whole, flags=re.DOTALL)
+    lines = (line.strip() for line in bare.splitlines())
+    kept = "\n".join(line for line in lines if line and not line.startswith("//"))
+    return f'"use strict";\n{kept}'
+
+
+def colours(theme: str) -> dict[str, Any]:
+    """The colours that the script draws with."""
+    plain = palette(theme)
+    ranks = [rank_colour(i / (_RANKS - 1), theme) for i in range(_RANKS)]
+    return {
+        "background": plain.background,
+        "band": plain.band,
+        "text": plain.text,
+        "quiet": plain.quiet,
+        "font": FONT,
+        "ranks": ranks,
+        "arcs": [f"{colour}a6" for colour in ranks],
+        "greys": [_grey(i / (_GREYS - 1), theme) for i in range(_GREYS)],
+        "positive": sign_colour(False, theme),
+        "negative": sign_colour(True, theme),
+        **{
+            name: _PAGE_COLOURS[theme][name]
+            for name in ("stream", "faintEdge", "faintNode", "way", "found")
+        },
+    }
+
+
+def _variables(theme: str) -> str:
+    plain, own = palette(theme), _PAGE_COLOURS[theme]
+    names = {
+        "--background": plain.background,
+        "--surface": plain.surface,
+        "--band": plain.band,
+        "--text": plain.text,
+        "--quiet": plain.quiet,
+        "--rule": plain.rule,
+        "--control": own["control"],
+        "--focus": own["focus"],
+        "--fill": own["fill"],
+        "--ranks": ",".join(rank_colour(i / 16, theme) for i in range(17)),
+        "--greys": ",".join(_grey(i / 8, theme) for i in range(9)),
+        "--positive": sign_colour(False, theme),
+        "--negative": sign_colour(True, theme),
+        "color-scheme": theme,
+    }
+    body = ";".join(f"{name}:{value}" for name, value in names.items())
+    return f':root[data-theme="{theme}"]{{{body}}}'
+
+
+def _grey(share: float, theme: str) -> str:
+    # Lighter than in the figure: more labels lie over the edges.
+    return entropy_colour(share, theme).replace(",0.8)", ",0.5)")
+
+
+def _fonts() -> str:
+    names = (font.strip() for font in FONT.split(","))
+    return ",".join(f"'{name}'" if " " in name else name for name in names)
+
+
+@cache
+def _read(name: str) -> str:
+    return (files("visit_tl.view.page") / "assets" / name).read_text(encoding="utf-8")

@@ -1,0 +1,136 @@
+"""The parts of the page that need no script: header, choices, legend, table of heads.
+
+Text from prompts and vocabularies is escaped by `escaping.for_html`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from visit_tl.escaping import for_html, visible
+from visit_tl.graph.container import GraphData
+from visit_tl.graph.descriptions import bos_words, number
+from visit_tl.graph.records import Node
+from visit_tl.view.legend import EDGE_LEGEND, GREY_LEGEND, RANK_LEGEND
+from visit_tl.view.style import node_colour
+
+
+def header(graph: GraphData, words: dict[str, str]) -> str:
+    """The header of the page: model, tokens, prediction, and what was left out."""
+    chips = []
+    followed = {column.position for column in graph.columns}
+    for i, token in enumerate(graph.tokens):
+        marks = ["token"]
+        note = f"position {i}"
+        if i == 0 and (graph.prepend_bos or graph.bos_in_prompt):
+            marks.append("bos")
+            note += (
+                ", a BOS put before the prompt" if graph.prepend_bos else ", the prompt's own BOS"
+            )
+        if i in followed:
+            marks.append("followed")
+            note += ", followed back to"
+        if i == graph.position:
+            marks.append("here")
+            note += ", the position that this graph is of"
+        chips.append(
+            f'<button type="button" class="{" ".join(marks)}" data-position="{i}" title="{note}">'
+            f"<bdi>{for_html(visible(token))}</bdi><sub>{i}</sub></button>"
+        )
+    facts = {name: f"<bdi>{for_html(words[name])}</bdi>" for name in ("position", "target")}
+    if "logits" in graph:
+        facts["prediction"] = "".join(
+            f"<span class=read><bdi>{for_html(visible(r.token))}</bdi> {number(r.prob)}</span>"
+            for r in graph["logits"].top
+        )
+    facts["pruning"] = for_html(words["hidden"])
+    if graph.bos_in_prompt:
+        facts["BOS"] = bos_words(graph)
+    if "patched" in words:
+        facts["patched run"] = f"<bdi>{for_html(words['patched'])}</bdi>"
+    if "adapters" in words:
+        facts["adapters"] = f"<bdi>{for_html(words['adapters'])}</bdi>"
+    if "followed" in words:
+        facts["followed back"] = for_html(words["followed"])
+    pairs = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
+    return (
+        f"<h1>{for_html(words['model'])}</h1>\n"
+        f'<p class="tokens">{"".join(chips)}</p>\n<dl>{pairs}</dl>'
+    )
+
+
+def positions(graph: GraphData) -> str:
+    """The positions that have whole blocks, as options; the graph's own first."""
+    at = [graph.position, *(column.position for column in graph.columns if column.layers)]
+    return "".join(
+        f'<option value="{i}">{for_html(f"{visible(graph.tokens[i], 20)}@{i}")}</option>'
+        for i in at
+    )
+
+
+def legend(d_vocab: int) -> str:
+    """The legend of colours, shapes and widths, for the route and for the other depths."""
+
+    def gradient(name: str) -> str:
+        return (
+            f'<span class="bar" style="background:linear-gradient(to right,var(--{name}))"></span>'
+        )
+
+    def swatch(name: str) -> str:
+        return f'<span class="swatch" style="background:var(--{name})"></span>'
+
+    return (
+        f"<div>{gradient('ranks')}{RANK_LEGEND}: first (0) to last ({d_vocab - 1})</div>"
+        '<div data-depth="route"><span class="sign state"></span>state of the residual stream</div>'
+        '<div data-depth="route"><span class="sign head"></span>head, between the token it read '
+        "and the one it wrote to</div>"
+        '<div data-depth="route"><span class="sign memory"></span>a memory read where the graph '
+        "holds no state</div>"
+        '<div data-depth="route">arc: colour = rank of the target in the memory; wider = larger '
+        "share of the stream</div>"
+        f'<div data-depth="flow">{swatch("positive")}coefficient &gt; 0'
+        f"{swatch('negative')}coefficient &lt; 0</div>"
+        f'<div data-depth="flow">{gradient("greys")}{GREY_LEGEND}</div>'
+        f'<div data-depth="flow">{EDGE_LEGEND}</div>'
+        "<div>␣ space &nbsp;⏎ newline &nbsp;⇥ tab &nbsp;\\x00 a byte &nbsp;− subtracted neuron "
+        "&nbsp;a → b: token a's memory reads b</div>"
+    )
+
+
+def heads(graph: GraphData, theme: str) -> str:
+    """The heads as a table, as an alternative to the picture."""
+    memories: dict[int, list[Node]] = defaultdict(list)
+    for source, target in zip(*graph.ends, strict=True):
+        if (node := graph.nodes[source]).kind == "value":
+            memories[target].append(node)
+    rows = "".join(
+        _head_row(graph, node, memories[i], theme)
+        for i, node in enumerate(graph.nodes)
+        if node.kind == "head"
+    )
+    names = ("head", "promotes", "suppresses", "rank of target", "p", "norm", "entropy", "looks at")
+    return (
+        f"<table><thead><tr>{''.join(f'<th>{n}</th>' for n in names)}</tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
+def _head_row(graph: GraphData, head: Node, values: list[Node], theme: str) -> str:
+    memories = [
+        f"<bdi>{for_html(visible(node.token or ''))}</bdi>@{node.id.key_position} "
+        f"{'?' if node.coefficient is None else number(node.coefficient)}"
+        for node in values
+    ]
+    tokens = [
+        " ".join(f"<bdi>{for_html(visible(read.token))}</bdi>" for read in reads[:3])
+        for reads in (head.promoted, head.suppressed)
+    ]
+    colour = node_colour(head, graph.d_vocab, theme)
+    numbers = (number(head.prob), number(head.norm), number(head.entropy))
+    cells = [
+        f"<td>{head.id}</td><td>{tokens[0]}</td><td>{tokens[1]}</td>",
+        f'<td class=n><span class="dot" style="background:{colour}"></span>{head.rank}</td>',
+        *(f"<td class=n>{n}</td>" for n in numbers),
+        f"<td>{', '.join(memories)}</td>",
+    ]
+    return f"<tr>{''.join(cells)}</tr>"

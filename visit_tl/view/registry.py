@@ -1,0 +1,44 @@
+"""Which function draws which result, by class and form; imported on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final
+
+RENDERERS: Final[dict[str, dict[str, str]]] = {
+    "visit_tl.graph.container:GraphData": {
+        "figure": "figures.kinds:figure",
+        "text": "text:text",
+        "html": "notebook:notebook_html",
+    },
+    "visit_tl.graph.difference:GraphDiff": {
+        "figure": "figures.difference:figure",
+        "text": "figures.difference:text",
+        "html": "figures.difference:html",
+    },
+    "visit_tl.graph.state_table:LensTable": {
+        "figure": "figures.lens_table:figure",
+        "text": "figures.lens_table:text",
+        "html": "figures.lens_table:html",
+    },
+    "visit_tl.circuits.comparison:Comparison": {
+        "figure": "figures.comparison:figure",
+        "html": "figures.comparison:html",
+    },
+}
+"""For each class and form, a function in a module of `visit_tl.view`; subclasses inherit it."""
+
+
+def renderer(kind: type, form: str) -> Callable[..., Any]:
+    """The function that draws a class in a form.
+
+    Raises:
+        TypeError: no function draws it.
+    """
+    for one in kind.__mro__:
+        place = RENDERERS.get(f"{one.__module__}:{one.__qualname__}", {}).get(form)
+        if place is not None:
+            module, _, name = place.partition(":")
+            return getattr(import_module(f"visit_tl.view.{module}"), name)
+    raise TypeError(f"view/registry.py names nothing that draws {kind.__qualname__} as {form}")

@@ -1,0 +1,137 @@
+"""The conservation laws, measured on every forward pass that becomes a graph.
+
+Parts must sum to wholes. If they do not, a graph would be wrong, so an error is raised instead.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from einops import einsum
+from torch import Tensor
+
+from visit_tl.errors import DecompositionError, ModelError
+from visit_tl.lens.unembed import logits
+from visit_tl.model.components import grouped, head_outputs
+from visit_tl.model.standing_hooks import left_on
+from visit_tl.model.trace import LayerTrace, Trace
+from visit_tl.model.view import LayerWeights, ModelView
+
+# Allowed relative L2 error of a sum, by the dtype of the model. The error is the model's own
+# rounding, since sums are taken in float32. The largest over SmolLM2-135M's 30 blocks and two
+# prompts, and over random small GPT-2, Llama, Gemma 2 and 3, OLMo 2 and Qwen 3: float32 6e-7,
+# bfloat16 5.4e-3, float16 1.6e-3. A missing bias or a wrong axis gives 1e-2 to 1.
+TOLERANCE: Final = {
+    torch.float64: 1e-4,
+    torch.float32: 1e-4,
+    torch.bfloat16: 2e-2,
+    torch.float16: 5e-3,
+}
+
+
+def tolerance(view: ModelView) -> float:
+    """The relative error up to which a decomposition counts as exact, by the model's dtype.
+
+    Raises:
+        ModelError: no tolerance was measured for this dtype.
+    """
+    dtype = view.W_U.dtype
+    if dtype not in TOLERANCE:
+        raise ModelError(
+            f"{view.name} has the dtype {dtype}, for which no tolerance was measured; load it as "
+            f"{', '.join(str(known).removeprefix('torch.') for known in TOLERANCE)}"
+        )
+    return TOLERANCE[dtype]
+
+
+def laws(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[tuple[str, str, float]]:
+    """The conservation laws of one block (docs/maths.md): name, hook of the whole, relative error.
+
+    Args:
+        view: The model.
+        t: What the block computed.
+        w: Its weights, after post-norms (`components.stream_weights`).
+    """
+    values = grouped(t.values, view.kv_head(t.values.shape[1]).to(t.values.device))
+    heads = einsum(t.pattern, values, "head pos, head pos d_head -> head d_head")
+    attn = head_outputs(t.z, w.W_O).sum(0) + (0 if w.b_O is None else w.b_O)
+    sums: list[tuple[str, str, Tensor, Tensor]] = [
+        ("memory values x attention = head", "z", heads, t.z),
+        ("heads + b_O = attn_out", "attn_out", attn, t.attn_out),
+    ]
+    stream = t.resid_pre + t.attn_out
+    if t.resid_mid is not None:
+        sums.append(("resid_pre + attn_out = resid_mid", "resid_mid", stream, t.resid_mid))
+        stream = t.resid_mid
+    if t.mlp_post is not None and t.mlp_out is not None and w.W_out is not None:
+        mlp = t.mlp_post @ w.W_out + (0 if w.b_out is None else w.b_out)
+        sums.append(("neurons + b_out = mlp_out", "mlp_out", mlp, t.mlp_out))
+        stream = stream + t.mlp_out
+    sums.append(("resid_pre + parts = resid_post", "resid_post", stream, t.resid_post))
+    return [(law, t.hooks[slot], relative(parts, whole)) for law, slot, parts, whole in sums]
+
+
+def check_layer(
+    view: ModelView,
+    layer: int,
+    t: LayerTrace,
+    w: LayerWeights,
+    replaced: frozenset[str] = frozenset(),
+) -> float:
+    """The largest relative error of one block's conservation laws (docs/maths.md).
+
+    A whole that the caller patched is not the sum of its parts, so its law is skipped.
+
+    Raises:
+        DecompositionError: the error is above `tolerance`; the message names the block, the law and
+            the hook that holds the whole.
+    """
+    held = [found for found in laws(view, t, w) if found[1] not in replaced]
+    law, hook, worst = max(held, key=lambda found: found[2], default=("", "", 0.0))
+    if not worst <= tolerance(view):
+        raise DecompositionError(
+            f"block {layer} of {view.name} does not come apart: {law} is off by {worst:.2g} of the "
+            f"whole at {hook} (tolerance {tolerance(view):.0e}); the model computes something that "
+            f"visit_tl does not know, or the activations are not of these weights"
+            f"{left_on(view.model)}"
+        )
+    return worst
+
+
+def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
+    """Check that the lens of the last resid_post gives the model's own distribution.
+
+    Log-probabilities are compared, as some weight processing adds a constant to all logits of a
+    position.
+
+    Raises:
+        DecompositionError: it does not.
+    """
+    own = own_logits(trace)
+    if own is None:
+        return
+    worst = lens_error(view, resid_post, own)
+    if not worst <= tolerance(view):
+        raise DecompositionError(
+            f"the lens of {view.name} does not give the model's own prediction (relative error "
+            f"{worst:.2g}, tolerance {tolerance(view):.0e}); between the last hook_resid_post and "
+            f"the logits the model does more than a norm and an unembedding{left_on(view.model)}"
+        )
+
+
+def own_logits(trace: Trace) -> Tensor | None:
+    """The model's logits; None if missing, or if a patch after the last resid_post changed them."""
+    after = ("ln_final.", "unembed.")
+    return None if any(name.startswith(after) for name in trace.replaced) else trace.logits
+
+
+def lens_error(view: ModelView, resid_post: Tensor, own: Tensor) -> float:
+    """Relative error of the log-probabilities that the lens gives for the last resid_post."""
+    ours = logits(view, view.final_norm(resid_post[None]))[0].log_softmax(-1)
+    return relative(ours, own.to(ours.device).log_softmax(-1))
+
+
+def relative(parts: Tensor, whole: Tensor) -> float:
+    """L2 norm of the difference over that of the whole."""
+    return float((parts - whole).norm() / whole.norm().clamp_min(1e-12))

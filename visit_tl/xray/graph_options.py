@@ -1,0 +1,43 @@
+"""The keyword arguments that `flow_graph`, `flow_graphs` and `generate` share."""
+
+from __future__ import annotations
+
+from typing import Final, TypedDict
+
+from visit_tl.arguments.shared import shared
+from visit_tl.arguments.vocabulary import Count, Flag, Layers, Neurons, Preset
+
+
+class GraphOptions(TypedDict, total=False):
+    """Keyword arguments of `flow_graph`, `flow_graphs` and `generate`.
+
+    Attributes:
+        layers: Consecutive blocks, one or several; None or `all` is all.
+        prepend_bos: Whether a BOS goes before a text; None is the model's own default, but no
+            second one before a text that begins with BOS already (`graph.bos_in_prompt`).
+        preset: `default`, or `paper` for all heads and neurons by absolute activation.
+        heads: Heads per block, by norm of output (default 10).
+        values: Memory values per head, by attention (default 2).
+        neurons: Neurons per matrix: (high, low), default (18, 7), or their sum.
+        k: How many top and bottom tokens each node keeps (default 5).
+    """
+
+    layers: Layers | None
+    prepend_bos: Flag | None
+    preset: Preset
+    heads: Count | None
+    values: Count | None
+    neurons: Neurons | None
+    k: Count
+
+
+GRAPH_OPTIONS: Final = shared(
+    GraphOptions,
+    layers=None,
+    prepend_bos=None,
+    preset="default",
+    heads=None,
+    values=None,
+    neurons=None,
+    k=5,
+)

@@ -1,0 +1,115 @@
+"""Make the records of graphs: run the prompts, choose what stays, read it as words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from visit_tl.arguments.several import integers_or_none
+from visit_tl.arguments.vocabulary import Positions
+from visit_tl.atlas.row_cache import open_atlas
+from visit_tl.errors import InputError
+from visit_tl.graph.container import GraphData
+from visit_tl.model.given_cache import Cache
+from visit_tl.model.hooks import FwdHooks
+from visit_tl.model.tokens import Prompt
+from visit_tl.model.trace import Trace
+from visit_tl.model.view import ModelView
+from visit_tl.xray.budget import budget
+from visit_tl.xray.build import HalfGraph, Plan, finish, plan, read
+from visit_tl.xray.node_reader import Reader
+from visit_tl.xray.other_positions import Follow
+
+_TOGETHER: Final = 24 * 2**20
+"""Bytes of rows of weights that wait to be read together."""
+
+
+class GraphRequest:
+    """The options of a graph, checked once for all prompts.
+
+    Args:
+        view: The model.
+        target: The token to follow; None is the model's own prediction.
+        asked: All of `GraphOptions`.
+
+    Raises:
+        InputError: a target, layer or budget that does not fit the model.
+    """
+
+    def __init__(self, view: ModelView, target: str | int | None, asked: Mapping[str, Any]) -> None:
+        self.view = view
+        names = ("preset", "heads", "values", "neurons")
+        self.budget = budget(*(asked[name] for name in names))
+        self.layers = view.check_layers(asked["layers"])
+        self.target = None if target is None else view.tokens.single(target)
+
+    def follow(self, expand: int | None, positions: Positions | None, max_nodes: int) -> None:
+        """Whether and how far to follow memories back."""
+        self.positions = integers_or_none(positions)
+        self.expand = (0 if positions is None else 1) if expand is None else expand
+        self.max_nodes = max_nodes
+
+    def plan(
+        self,
+        tokens: Prompt,
+        position: int | None,
+        cache: Cache | None = None,
+        batch: int | None = None,
+        fwd_hooks: FwdHooks = (),
+    ) -> Plan:
+        """Run a prompt, or read a cache, and choose what the graph will hold.
+
+        Raises:
+            InputError: a position that does not fit, or arguments that exclude each other.
+            DecompositionError: the parts of a block do not sum to its whole.
+        """
+        if cache is not None and fwd_hooks:
+            raise InputError("fwd_hooks patch a run, and a cache is of a run that is over; run it")
+        if cache is None and batch is not None:
+            raise InputError("batch is a row of a cache; pass the cache, or call flow_graphs")
+
+        def traces(at: Sequence[int], layers: Sequence[int]) -> dict[int, Trace]:
+            if cache is None:
+                return Trace.run_at(self.view, tokens, at, layers=layers, fwd_hooks=fwd_hooks)
+            return Trace.from_cache_at(self.view, cache, tokens, at, layers=layers, batch=batch)
+
+        position = self.view.check_position(-1 if position is None else position, len(tokens.ids))
+        trace = traces([position], self.layers)[position]
+        if not self.expand:
+            return self.chosen(trace)
+        n = len(tokens.ids)
+        chosen = self.positions
+        chosen = None if chosen is None else {self.view.check_position(j, n) for j in chosen}
+        if chosen is not None and (ahead := [j for j in sorted(chosen) if j > position]):
+            raise InputError(
+                f"position {ahead[0]} comes after the graph's own, {position}, which cannot see it"
+            )
+        return self.chosen(trace, Follow(self.expand, self.max_nodes, chosen, traces))
+
+    def chosen(self, trace: Trace, follow: Follow | None = None) -> Plan:
+        """Choose what the graph of a trace will hold."""
+        return plan(self.view, trace, target=self.target, budget=self.budget, follow=follow)
+
+
+def graphs_of(view: ModelView, k: int, plans: Iterable[Plan]) -> list[GraphData]:
+    """Read the plans of several graphs.
+
+    Rows of weights are read together, each once for all graphs, as many as fit into memory.
+    """
+    atlas = open_atlas(view, min(k, view.d_vocab))
+    reader = Reader(view, k, atlas)
+    graphs: list[GraphData] = []
+    waiting: list[HalfGraph] = []
+
+    def whole() -> None:
+        graphs.extend(finish(reader, waiting))
+        waiting.clear()
+        if atlas is not None:
+            atlas.save()
+
+    for one in plans:
+        waiting.append(read(reader, one))
+        if reader.nbytes > _TOGETHER:
+            whole()
+    whole()
+    return graphs

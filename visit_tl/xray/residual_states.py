@@ -1,0 +1,74 @@
+"""The residual stream before and after every block, at every position, read as words."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.vocabulary import Count, Flag, Layers, Model, PromptLike, Token
+from visit_tl.graph.ids import NodeId
+from visit_tl.graph.records import Hook
+from visit_tl.graph.state_table import LensTable
+from visit_tl.model.hooks import keeper
+from visit_tl.model.standing_hooks import watched
+from visit_tl.model.view import ModelView
+from visit_tl.xray.node_reader import Reader
+from visit_tl.xray.unread_nodes import Draft
+
+
+@checked
+def lens_table(
+    model: Model,
+    prompt: PromptLike,
+    *,
+    target: Token | None = None,
+    layers: Layers | None = None,
+    prepend_bos: Flag | None = None,
+    k: Count = 5,
+) -> LensTable:
+    """Read the residual stream before the first block and after each, at every position.
+
+    Takes one forward pass and one call of the lens. The last row at the last position is the
+    model's own prediction.
+
+    Args:
+        model: As for `flow_graph`.
+        prompt: As for `flow_graph`.
+        target: The token to follow; None is the model's own prediction after the last token.
+        layers: Consecutive blocks, one or several; None or `all` is all.
+        prepend_bos: As for `flow_graph`.
+        k: How many top and bottom tokens each cell keeps.
+
+    Raises:
+        ModelError: the model has no residual stream that can be read.
+        InputError: a prompt, target or layer that does not fit.
+    """
+    view = ModelView(model)
+    tokens = view.tokens.encode(prompt, prepend_bos)
+    chosen = view.check_layers(layers)
+    given = None if target is None else view.tokens.single(target)
+    rows = (NodeId("resid_pre", chosen[0]), *(NodeId("resid_post", i) for i in chosen))
+    hooks = {row: f"blocks.{row.layer}.hook_{row.kind}" for row in rows}
+    kept: dict[str, Tensor] = {}
+    ids = torch.tensor([tokens.ids], device=view.W_U.device)
+    with watched(view.model) as changes:
+        logits = view.run(ids, [(name, keeper(kept, name, "all", ())) for name in hooks.values()])
+    follow = int(logits[0, -1].argmax()) if given is None else given
+    draft, n = Draft(), len(tokens.ids)
+    for row, name in hooks.items():
+        where: list[dict[str, object]] = [{"hook": Hook(name, (0, i))} for i in range(n)]
+        draft.add([row.at(i) for i in range(n)], kept[name], where)
+    reader = Reader(view, k)
+    read = {node.id: node for node in reader.nodes([reader.read(draft, follow)])[0]}
+    return LensTable(
+        model=view.name,
+        prompt=tokens.text,
+        tokens=tuple(view.tokens.text(i) for i in tokens.ids),
+        target=view.tokens.text(follow),
+        target_given=given is not None,
+        d_vocab=view.d_vocab,
+        rows=rows,
+        cells=tuple(tuple(read[row.at(i)] for i in range(n)) for row in rows),
+        patched=tuple(changes.standing),
+    )
