@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from typing_extensions import Unpack
-
 from visit_tl.arguments.checked import checked
+from visit_tl.arguments.shared import Unpack
 from visit_tl.arguments.vocabulary import (
     Cached,
     Count,

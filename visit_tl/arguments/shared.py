@@ -15,9 +15,21 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-_UNPACK = re.compile(r"(?:typing_extensions\.|typing\.)?Unpack\[([\w.]+)\]")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack as Unpack
+else:
+
+    class Unpack:
+        """`typing.Unpack`, of which Python 3.10 has none: the options are checked by `checked`."""
+
+        def __class_getitem__(cls, options):
+            """Any, for those who look at annotations when the program runs."""
+            return Any
+
+
+_UNPACK = re.compile(r"Unpack\[(\w+)\]")
 _DEFAULTS: dict[Any, Mapping[str, Any]] = {}
 
 
