@@ -18,7 +18,7 @@ from visit_tl.errors import FileError, InputError
 from visit_tl.files import write
 from visit_tl.lens.kernel import Kernel
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the files; raise it when a change of the code may make other tiles the fastest."""
 
 Facts = Mapping[str, object]

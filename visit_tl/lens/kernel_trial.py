@@ -18,6 +18,7 @@ import torch
 
 from visit_tl.lens.kernel import Kernel
 from visit_tl.lens.product import ways
+from visit_tl.lens.threads import MOST
 from visit_tl.lens.tiled_readout import TiledReadout
 from visit_tl.model.view import ModelView
 
@@ -29,6 +30,8 @@ _BEHIND: Final = 1.25
 _CLEAR: Final = 0.97
 """A kernel replaces the default only if it takes less than this share of the default's time."""
 _TILES: Final = ((256, 2048), (256, 4096), (512, 2048), (128, 4096), (512, 4096))
+_DIVIDED: Final = ((256, 2048), (512, 2048))
+"""Tiles that are tried with a thread each."""
 _SPAN: Final = 4096
 """Tokens that are read per round."""
 _K: Final = 5
@@ -56,7 +59,13 @@ def candidates(view: ModelView, threads: int) -> list[Kernel]:
     """The kernels to try, likely ones first; with more threads, tiles have more rows."""
     share = min(4, max(1, threads // 4))
     found = ways(view.W_U.device, torch.float32)
-    return [Kernel(way, rows * share, columns) for rows, columns in _TILES for way in found]
+    whole = [Kernel(way, rows * share, columns) for rows, columns in _TILES for way in found]
+    if not 2 <= threads <= MOST:
+        return whole
+    return [
+        *(Kernel(way, rows, columns, True) for rows, columns in _DIVIDED for way in found),
+        *whole,
+    ]
 
 
 def trial(view: ModelView, usual: Kernel, threads: int) -> Trial:
@@ -73,8 +82,9 @@ def trial(view: ModelView, usual: Kernel, threads: int) -> Trial:
     generator = torch.Generator().manual_seed(0)
 
     def reader(kernel: Kernel) -> Read:
-        vectors = torch.randn((kernel.rows, view.d_model), generator=generator)
-        targets = torch.zeros((kernel.rows, 1), dtype=torch.long)
+        n = _vectors(kernel, threads)
+        vectors = torch.randn((n, view.d_model), generator=generator)
+        targets = torch.zeros((n, 1), dtype=torch.long)
         tiled = TiledReadout(view, vectors, targets, _K, kernel, apply_norm=True)
 
         def read(turn: int) -> None:
@@ -84,18 +94,22 @@ def trial(view: ModelView, usual: Kernel, threads: int) -> Trial:
         return read
 
     with torch.no_grad():
-        return compared(kernels, reader, time.perf_counter)
+        return compared(kernels, reader, time.perf_counter, threads)
 
 
 def compared(
-    kernels: Sequence[Kernel], reader: Callable[[Kernel], Read], clock: Callable[[], float]
+    kernels: Sequence[Kernel],
+    reader: Callable[[Kernel], Read],
+    clock: Callable[[], float],
+    threads: int = 1,
 ) -> Trial:
-    """Time the readers of the kernels in turn, each with as many vectors as its tile has rows.
+    """Time the readers of the kernels in turn, each with as many vectors as its tiles have rows.
 
     Args:
         kernels: The kernels to try, the default first.
         reader: Makes the function that reads with a kernel.
         clock: A clock, in seconds.
+        threads: How many threads torch uses.
     """
     end = clock() + SECONDS
     best: dict[Kernel, float] = {}
@@ -106,12 +120,19 @@ def compared(
         start = clock()
         readers[kernel](turn)
         now = clock()
-        best[kernel] = min(best.get(kernel, float("inf")), (now - start) / kernel.rows)
+        best[kernel] = min(
+            best.get(kernel, float("inf")), (now - start) / _vectors(kernel, threads)
+        )
         if now >= end:
             break
     quickest = min(best, key=lambda kernel: best[kernel])
     clear = best[quickest] < _CLEAR * best[kernels[0]]
     return Trial(quickest if clear else kernels[0], best, len(best) == len(kernels))
+
+
+def _vectors(kernel: Kernel, threads: int) -> int:
+    """How many vectors a kernel reads in the trial: a tile, or one for each thread."""
+    return kernel.rows * (threads if kernel.threads else 1)
 
 
 def _turns(kernels: Sequence[Kernel], best: dict[Kernel, float]) -> Iterator[tuple[int, Kernel]]:

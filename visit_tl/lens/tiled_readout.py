@@ -9,12 +9,16 @@ into floats .17 and summing .08, multiplying .17, subtracting .13, the maxima or
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from visit_tl.lens.extremes import Extremes
 from visit_tl.lens.kernel import Kernel
 from visit_tl.lens.product import LEAST, Factor, numbers_of
+from visit_tl.lens.threads import side_by_side, workers_for
 from visit_tl.lens.unembed import biased, transformed, untransformed
 from visit_tl.model.view import ModelView
 
@@ -47,30 +51,58 @@ class TiledReadout:
         apply_norm: bool,
     ) -> None:
         self.view, self.kernel = view, kernel
-        parts = zip(vectors.split(kernel.rows), targets.split(kernel.rows), strict=True)
+        size = _rows_per_block(len(vectors), kernel)
+        parts = zip(vectors.split(size), targets.split(size), strict=True)
         self.blocks = [
             _Block(view, view.final_norm(rows) if apply_norm else rows.float(), wanted, k, kernel)
             for rows, wanted in parts
         ]
         x = self.blocks[0].x
         self.dtype = x.dtype
-        # All tiles share these buffers: fresh memory costs a page fault per 1024 numbers.
-        rows, columns = len(x), min(view.d_vocab, kernel.columns)
-        self.product = x.new_empty(numbers_of(rows, columns))
-        self.spare = x.new_empty(rows * columns)
+        self._buffers: list[tuple[Tensor, Tensor]] = []
 
     def see(self, first: int, last: int) -> None:
         """Process the logits of the tokens from `first` up to, not including, `last`."""
-        for start in range(first, last, self.kernel.columns):
-            end = min(start + self.kernel.columns, last)
-            columns = Factor(self.view.W_U[:, start:end].T.to(self.dtype), self.kernel.way)
-            for block in self.blocks:
-                block.see(columns, start, self.product, self.spare)
+
+        def work(blocks: Sequence[_Block]) -> None:
+            product, spare = buffers = self._buffer()
+            for start in range(first, last, self.kernel.columns):
+                end = min(start + self.kernel.columns, last)
+                columns = Factor(self.view.W_U[:, start:end].T.to(self.dtype), self.kernel.way)
+                for block in blocks:
+                    block.see(columns, start, product, spare)
+            self._buffers.append(buffers)
+
+        if self.kernel.threads and len(self.blocks) > 1:
+            side_by_side(work, self.blocks)
+        else:
+            work(self.blocks)
+
+    def _buffer(self) -> tuple[Tensor, Tensor]:
+        """Memory for a tile, which all tiles of a thread share.
+
+        Fresh memory costs a page fault per 1024 numbers.
+        """
+        try:
+            return self._buffers.pop()
+        except IndexError:
+            x = self.blocks[0].x
+            rows, columns = len(x), min(self.view.d_vocab, self.kernel.columns)
+            return x.new_empty(numbers_of(rows, columns)), x.new_empty(rows * columns)
 
     def columns(self) -> tuple[Tensor, ...]:
         """The readout of the vectors, in the order of the fields of `Readout`."""
         parts = [block.readout() for block in self.blocks]
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _rows_per_block(vectors: int, kernel: Kernel) -> int:
+    """How many vectors a tile has; of threads, each gets as many tiles as the others."""
+    workers = workers_for(vectors, LEAST) if kernel.threads else 1
+    if workers < 2:
+        return kernel.rows
+    tiles = workers * math.ceil(vectors / (workers * kernel.rows))
+    return math.ceil(vectors / tiles)
 
 
 class _Block:
