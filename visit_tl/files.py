@@ -84,6 +84,17 @@ def write(path: Path, content: bytes) -> None:
     write_all({path: content})
 
 
+def write_page(path: str | Path, html: str, *, overwrite: bool = False) -> Path:
+    """Write a page of HTML; return its path.
+
+    Raises:
+        FileError: as `check` and `write`.
+    """
+    path = check(path, (".html",), overwrite=overwrite)
+    write(path, html.encode("utf-8", errors="backslashreplace"))
+    return path
+
+
 def write_all(contents: Mapping[Path, bytes]) -> None:
     """Write several files, each whole or not at all.
 

@@ -55,11 +55,9 @@ class AttentionView:
         Raises:
             FileError: another suffix, or a path that cannot be written.
         """
-        from visit_tl.files import check, write
+        from visit_tl.files import write_page
 
-        path = check(path, overwrite=overwrite, suffixes=(".html",))
-        write(path, self.html.encode("utf-8", errors="backslashreplace"))
-        return path
+        return write_page(path, self.html, overwrite=overwrite)
 
 
 def attention(
