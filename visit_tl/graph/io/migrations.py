@@ -19,23 +19,23 @@ SCHEMA: Final = 2
 _Json = dict[str, Any]
 
 
-def _add(part: object, **missing: Any) -> Any:
-    """Add missing fields to an object; anything else is returned as is, to be refused later."""
-    return {**missing, **part} if isinstance(part, Mapping) else part
+_ADDED_IN_2: Final[dict[str, _Json]] = {
+    "nodes": {"position": None, "attribution": None, "effect": None},
+    "edges": {"effect": None},
+}
 
 
 def _with_columns(data: _Json) -> _Json:
-    """Schema 1 to 2: schema 1 had no other positions, no attributions and no effects."""
-    nodes, edges = data.get("nodes"), data.get("edges")
-    if isinstance(nodes, list):
-        nodes = [_add(node, position=None, attribution=None, effect=None) for node in nodes]
-    if isinstance(edges, list):
-        edges = [_add(edge, effect=None) for edge in edges]
-    new = {"columns": []} | data | {"schema": 2}
-    for name, parts in (("nodes", nodes), ("edges", edges)):
-        if parts is not None:
-            new[name] = parts
-    return new
+    """Schema 1 to 2: schema 1 had no other positions, no attributions and no effects.
+
+    Whatever is not a list of objects stays as it is, to be refused by the reader.
+    """
+    filled = {
+        name: [missing | dict(p) if isinstance(p, Mapping) else p for p in data[name]]
+        for name, missing in _ADDED_IN_2.items()
+        if isinstance(data.get(name), list)
+    }
+    return {"columns": []} | data | filled | {"schema": 2}
 
 
 def _defaults(data: _Json) -> _Json:
