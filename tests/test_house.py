@@ -1,5 +1,6 @@
 """The rules of the house (docs/architecture.md), held against the code."""
 
+import functools
 import importlib.util
 import shutil
 import subprocess
@@ -20,6 +21,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@functools.cache
+def rooms():
+    """The script that draws the map."""
+    spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs" / "hooks" / "rooms.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
 def lint(root):
     code = (
         "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
@@ -34,6 +45,13 @@ def lint(root):
 def test_the_contracts_hold():
     code, told = lint(ROOT)
     assert code == 0, told
+
+
+def test_the_contract_of_the_one_room_names_every_other_room():
+    config = rooms().tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = {one["id"]: one for one in config["tool"]["importlinter"]["contracts"]}
+    others = {room for row in rooms().layers() for room in row} - {"model"}
+    assert set(contracts["one-room"]["source_modules"]) == {f"visit_tl.{room}" for room in others}
 
 
 @pytest.mark.parametrize(
@@ -76,13 +94,8 @@ def test_no_module_reaches_itself_whatever_the_kind_of_import():
 
 
 def test_the_drawn_map_is_that_of_the_code():
-    spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs" / "hooks" / "rooms.py")
-    assert spec is not None and spec.loader is not None
-    rooms = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rooms)
-    assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.svg(), (
-        "the rooms changed: python docs/hooks/rooms.py"
-    )
+    drawn = rooms().PICTURE.read_text(encoding="utf-8")
+    assert drawn == rooms().svg(), "the rooms changed: python docs/hooks/rooms.py"
 
 
 @pytest.mark.parametrize(
