@@ -50,39 +50,39 @@ def flow_graph(
     fwd_hooks: Hooks | None = (),
     **options: Unpack[GraphOptions],
 ) -> FlowGraph:
-    """X-ray one forward pass: every part that mattered, read as words (paper, section 4).
+    """X-ray one forward pass: each part that mattered is read as words (paper, section 4).
 
     Args:
         model: A HookedTransformer or TransformerBridge, or what `load_model` gives. It is run once
-            and left exactly as it was. A wrapper that computes the same (`torch.compile(model)`,
-            `DataParallel(model)`) stands for the model in it. A name or path that `load_model`
-            takes is opened once and kept (see `visit_tl.release_models`).
+            and not changed. Of a wrapper that computes the same (`torch.compile(model)`,
+            `DataParallel(model)`), the model inside is used. A name or path that `load_model`
+            accepts is opened once and kept (see `visit_tl.release_models`).
         prompt: Text, or token ids of shape [pos] or [1, pos].
         target: The token to follow, as text (one token, with its space) or id; None is the model's
             own prediction.
         position: Query position; negative ones count from the end; None is the last.
         cache: Activations of this prompt that the caller already has, instead of a forward pass.
-            Without logits in it (`hook_unembed`), the lens is not held against the model's own
-            prediction; the laws of the blocks are measured all the same.
+            If it has no logits (`hook_unembed`), the lens is not compared with the model's own
+            prediction; the conservation laws of the blocks are still measured.
         batch: Row of the cache; needed if it holds several prompts.
-        expand: Through how many memories to follow the answer back, one after the other: the blocks
-            that made the state which a memory was read from join the graph, at its position
-            (default 0, or 1 if `positions` are given).
+        expand: How many steps to follow memory values back. Each step adds the blocks that computed
+            the state from which a memory was read, at the position of that state (default 0, or 1
+            if `positions` are given).
         positions: Key positions that may be followed, one or several; negative ones count from
             the end; None or `all` is all.
-        max_nodes: How many nodes following may add. The memories that add the largest share to the
-            stream come first; those that found no room are `graph.unfollowed`.
-        fwd_hooks: As `run_with_hooks` takes them: the graph is of the run that they patched, as it
-            is of hooks that were left on the model. The law of a whole that they replace is not
-            checked; `graph.patched` names the hooks.
-        options: `layers`, `prepend_bos`, `preset`, `heads`, `values`, `neurons` and `k`, as
-            `visit_tl.xray.graph_options.GraphOptions` says.
+        max_nodes: The most nodes that `expand` may add. The memories that add the largest share to
+            the stream are followed first; those left out are in `graph.unfollowed`.
+        fwd_hooks: Hooks in the form that `run_with_hooks` takes. The graph shows the run that they
+            patched; hooks left on the model act too. If a hook replaces a whole output, the law
+            that its parts sum to it is not checked. `graph.patched` names the hooks.
+        options: `layers`, `prepend_bos`, `preset`, `heads`, `values`, `neurons` and `k`; see
+            `visit_tl.xray.graph_options.GraphOptions`.
 
     Returns:
         The graph; it draws itself in a notebook.
 
     Raises:
-        ModelError: the model cannot be taken apart exactly.
+        ModelError: the model cannot be decomposed exactly.
         InputError: a prompt, target, layer, position or budget that does not fit.
         DecompositionError: parts do not sum to their whole.
     """
@@ -109,9 +109,9 @@ def flow_graphs(
     verbose: Flag = True,
     **options: Unpack[GraphOptions],
 ) -> list[FlowGraph]:
-    """The graph of each of several prompts, each exactly as `flow_graph` gives it alone.
+    """Make the graphs of several prompts, each equal to that of `flow_graph` for the prompt alone.
 
-    Padding never reaches the model: a padded batch is taken apart by its mask first.
+    Padding never reaches the model: a padded batch is first split into prompts by its mask.
 
     Args:
         model: As for `flow_graph`; opened once.

@@ -1,4 +1,4 @@
-"""Keyword arguments that several calls share, said once: a TypedDict, with defaults.
+"""Keyword arguments that several calls share, described once: a TypedDict with defaults.
 
     class GraphOptions(TypedDict, total=False): ...
     GRAPH_OPTIONS = shared(GraphOptions, k=5)
@@ -7,7 +7,7 @@
     def flow_graph(model, prompt, **options: Unpack[GraphOptions]): ...
 
 Editors complete the names from the TypedDict; `inspect.signature` and notebooks list them with
-their defaults, as if each stood in the signature.
+their defaults, as if each were in the signature.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 else:
 
     class Unpack:
-        """`typing.Unpack`, of which Python 3.10 has none: the options are checked by `checked`."""
+        """Stands for `typing.Unpack`, which Python 3.10 lacks; `checked` checks the options."""
 
         def __class_getitem__(cls, options):
-            """Any, for those who look at annotations when the program runs."""
+            """Any, so that tools that evaluate annotations at run time check nothing here."""
             return Any
 
 
@@ -37,7 +37,7 @@ def shared(options: Any, **defaults: Any) -> Mapping[str, Any]:
     """Register the defaults of a TypedDict of options.
 
     Returns:
-        The defaults, for a call to lay what it was given over.
+        The defaults, which a call updates with the options that it was given.
 
     Raises:
         TypeError: the names are not those of the TypedDict.
@@ -49,14 +49,14 @@ def shared(options: Any, **defaults: Any) -> Mapping[str, Any]:
 
 
 def options_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """The TypedDict whose keys `**options` takes, or None if it takes what another call checks."""
+    """The TypedDict that annotates `**options`; None if another call checks these options."""
     said = parameter.annotation
     match = _UNPACK.fullmatch(said) if isinstance(said, str) else None
     return None if match is None else inspect.unwrap(function).__globals__[match[1]]
 
 
 def hints_of(options: Any) -> dict[str, Any]:
-    """What each key of a TypedDict takes."""
+    """The annotation of each key of a TypedDict."""
     return get_type_hints(options, include_extras=True)
 
 

@@ -1,4 +1,4 @@
-"""Work divided among threads, each of which uses torch alone.
+"""Divide work among threads, in each of which torch uses one thread.
 
 Torch divides each operation among its threads and waits for all of them at its end. For a readout,
 which is a long chain of operations on tiles of a few MB, it can be faster to give each thread tiles
@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import torch
 
 MOST: Final = 16
-"""Threads at most: each has a tile of its own in memory."""
+"""The most threads that are used; each needs memory for a tile."""
 
 _busy = threading.Lock()
 T = TypeVar("T")
@@ -26,9 +26,9 @@ T = TypeVar("T")
 def side_by_side(work: Callable[[Sequence[T]], object], items: Sequence[T]) -> None:
     """Call `work` with parts of the items, each in a thread of its own.
 
-    Gradients are off in the threads, and inference mode is as in the caller. Torch's number of
-    threads is 1 meanwhile, and is set back at the end. While another thread does the same, or where
-    torch has one thread, all items are worked on here.
+    In these threads gradients are off, and inference mode is as in the caller. Torch's number of
+    threads is set to 1 and restored at the end. If torch has only one thread, or another call is in
+    progress, `work` is called here with all items.
 
     Raises:
         Exception: as `work` raises.
@@ -50,22 +50,21 @@ def side_by_side(work: Callable[[Sequence[T]], object], items: Sequence[T]) -> N
 
 
 def workers_for(vectors: int, least: int) -> int:
-    """How many threads can share some vectors, each with at least so many; 1 if not all can."""
+    """The number of threads if each gets at least `least` vectors, else 1."""
     threads = min(torch.get_num_threads(), MOST)
     return threads if vectors >= threads * least else 1
 
 
 @contextmanager
 def _one_thread_each() -> Iterator[int]:
-    """How many threads may work; torch uses one for each operation meanwhile."""
-    threads = min(torch.get_num_threads(), MOST)
-    if threads < 2 or not _busy.acquire(blocking=False):
+    """Set torch to one thread per operation; gives how many threads may then work at once."""
+    before = torch.get_num_threads()
+    if before < 2 or not _busy.acquire(blocking=False):
         yield 1
         return
-    before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        yield threads if torch.get_num_threads() == 1 else 1
+        yield min(before, MOST) if torch.get_num_threads() == 1 else 1
     finally:
         torch.set_num_threads(before)
         _busy.release()
