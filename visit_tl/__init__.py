@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from visit_tl.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from visit_tl import atlas, causal, circuits, view
+    from visit_tl import atlas, causal, circuits, gradients, view
     from visit_tl.attention_maps import attention
     from visit_tl.calls import flow_graph, flow_graphs, generate
     from visit_tl.checks import check
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         VisitError,
     )
     from visit_tl.flow import FlowGraph
+    from visit_tl.gradients.backward_lens import backward_lens
+    from visit_tl.gradients.reversed_attention import reversed_attention
     from visit_tl.graph.ids import NodeId
     from visit_tl.graph.records import Edge, Node
     from visit_tl.graph.state_table import LensTable
@@ -44,11 +46,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "attention": "visit_tl.attention_maps",
+    "backward_lens": "visit_tl.gradients.backward_lens",
     "check": "visit_tl.checks",
     "flow_graph": "visit_tl.calls",
     "flow_graphs": "visit_tl.calls",
     "generate": "visit_tl.calls",
     "load_model": "visit_tl.model.load",
+    "reversed_attention": "visit_tl.gradients.reversed_attention",
     "release_models": "visit_tl.model.opened_models",
     "FlowGraph": "visit_tl.flow",
     "Node": "visit_tl.graph.records",
@@ -72,7 +76,7 @@ _HOMES = {
 }
 
 # Packages that are reached by name: vt.circuits.load(...), vt.causal.effects(...).
-_ROOMS = ("atlas", "causal", "circuits", "view")
+_ROOMS = ("atlas", "causal", "circuits", "gradients", "view")
 
 __all__ = [
     "ArgumentTypeError",
@@ -94,16 +98,19 @@ __all__ = [
     "VisitError",
     "atlas",
     "attention",
+    "backward_lens",
     "causal",
     "check",
     "circuits",
     "flow_graph",
     "flow_graphs",
     "generate",
+    "gradients",
     "lens_table",
     "load_model",
     "read",
     "release_models",
+    "reversed_attention",
     "view",
 ]
 

@@ -64,10 +64,13 @@ How = Annotated[str, Taken("'resample', 'mean' or 'zero'", "'mean'", classes=(st
 Direction = Annotated[str, Taken("'noise' or 'denoise'", "'noise'", classes=(str,))]
 Screen = Annotated[str, Taken("'attribution'", "'attribution'", classes=(str,))]
 Preset = Annotated[str, Taken("'default' or 'paper'", "'paper'", classes=(str,))]
+Check = Annotated[str, Taken("'one', 'all' or 'none'", "'all'", classes=(str,))]
 Theme = Annotated[str, Taken("'light' or 'dark'", "'dark'", classes=(str,))]
 FigureKind = Annotated[
     str, Taken("'flow', 'heads', 'lens' or 'neurons'", "'heads'", classes=(str,))
 ]
+BackwardKind = Annotated[str, Taken("'table', 'norms' or 'ranks'", "'norms'", classes=(str,))]
+ReversedKind = Annotated[str, Taken("'norms' or 'maps'", "'maps'", classes=(str,))]
 Unusable = Annotated[str, Taken("'raise' or 'skip'", "'skip'", classes=(str,))]
 Schema = Annotated[str, Taken("'visit_tl' or 'neuronpedia'", "'neuronpedia'", classes=(str,))]
 NumberName = Annotated[str, Taken("the name of a number", "'rank'", classes=(str,))]
@@ -85,6 +88,7 @@ Layers = Annotated[
     Taken("a layer, a list of layers or 'all'", "[0, 1]", "IntegersOrAll"),
 ]
 Layer = Annotated[int, Taken("one layer, an integer", "0", "Integer")]
+Head = Annotated[int, Taken("one head, an integer", "0", "Integer")]
 Token = Annotated[
     str | int, Taken("one token, as text or as id", "' Tokyo'", "Token", form=plain.token)
 ]
@@ -125,6 +129,7 @@ _METRIC = "logit_difference(' Mary', ' John')"
 MetricFunction = Annotated[
     Callable[[Any], Any], Taken(_LOGITS, _METRIC, "Function", form=plain.as_it_is)
 ]
+TargetOrMetric = Annotated[Any, Unchecked("gradients.loss reads a token or a metric")]
 MetricFunctions = Annotated[
     Callable[[Any], Any] | Sequence[Callable[[Any], Any]],
     Taken(f"{_LOGITS}, or one for each pair", _METRIC, "FunctionOrFunctions", form=plain.many),

@@ -145,6 +145,37 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
+class Gradient:
+    """The gradient of a loss at one node, read as tokens (docs/maths.md, "Gradients").
+
+    Attributes:
+        norm: L2 norm of the gradient at the node's own vector; for a head, at its z.
+        rank: 0-based rank of the graph's target in the gradient read by the lens; None if the
+            gradient is 0.
+        top: The tokens that the gradient promotes most; empty if it is 0.
+        bottom: The tokens that it promotes least, the worst first: what descent adds.
+    """
+
+    norm: float
+    rank: int | None
+    top: Sequence[TokenProb] = ()
+    bottom: Sequence[TokenProb] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reversed:
+    """The reversed attention of one head (docs/maths.md, "Gradients").
+
+    Attributes:
+        norm: Frobenius norm of the head's whole map R.
+        row: The row of R at the node's position, over all key positions.
+    """
+
+    norm: float
+    row: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One vector of the forward pass (or one row of a weight matrix), read as tokens.
 
@@ -164,6 +195,8 @@ class Node:
         hook: Its place in the model; None for biases.
         attribution: Its direct logit attribution to the target, where measured; else None.
         effect: What patching it does to a metric, where measured; else None.
+        gradient: The gradient of a loss there, where measured; else None.
+        reversed: For heads, the reversed attention of a loss, where measured; else None.
     """
 
     id: NodeId
@@ -179,6 +212,8 @@ class Node:
     hook: Hook | None = None
     attribution: float | None = None
     effect: Effect | None = None
+    gradient: Gradient | None = None
+    reversed: Reversed | None = None
 
     @property
     def kind(self) -> Kind:

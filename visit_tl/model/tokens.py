@@ -121,6 +121,11 @@ class Tokens:
             raise InputError(f"{message}; did you mean {spaced!r}, with its space?")
         raise InputError(f"{message}; choose a target that is one token, such as the first one")
 
+    def split(self, text: str) -> list[int]:
+        """The ids of a text, without a BOS."""
+        self._need_tokenizer()
+        return self._plain_ids(text)
+
     def text(self, token_id: int) -> str:
         """The text of one token; bytes that are not valid text alone are shown as `<0xE2>`."""
         if token_id not in self._texts:

@@ -335,6 +335,16 @@ def _normed(
     return norm(x.flatten()).view_as(x), replace(frozen, gain=frozen.gain.view_as(x))
 
 
+def normed_rows(
+    view: ModelView, layer: int, name: str, rows: Float[Tensor, "pos head d_head"]
+) -> Float[Tensor, "pos head d_head"]:
+    """Queries or keys of all positions after the norm `q_norm` or `k_norm`, if there is one."""
+    norm = view.head_norm(layer, name)
+    if norm is None or norm.kind == "none":
+        return rows
+    return torch.stack([_normed(view, layer, name, row)[0] for row in rows])
+
+
 def _rotate(
     view: ModelView, layer: int, position: int, read: dict[str, Tensor], passed: HandedAngles
 ) -> Rotation:

@@ -22,6 +22,19 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "text": "figures.lens_table:text",
         "html": "figures.lens_table:html",
     },
+    "visit_tl.gradients.backward_lens_result:BackwardLens": {
+        "figure": "figures.backward_lens:figure",
+        "text": "figures.backward_lens:text",
+        "html": "figures.backward_lens:html",
+        "save": "figures.backward_lens:save",
+    },
+    "visit_tl.gradients.reversed_attention_result:ReversedAttention": {
+        "figure": "figures.reversed_attention:figure",
+        "text": "figures.reversed_attention:text",
+        "html": "figures.reversed_attention:html",
+        "circuitsvis": "figures.reversed_attention:circuitsvis",
+        "save": "figures.reversed_attention:save",
+    },
     "visit_tl.circuits.comparison:Comparison": {
         "figure": "figures.comparison:figure",
         "html": "figures.comparison:html",

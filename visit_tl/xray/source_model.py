@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from visit_tl.errors import GraphError
 from visit_tl.model.adapters import active_adapters
@@ -11,8 +11,20 @@ from visit_tl.model.given_model import model_given
 from visit_tl.model.standing_hooks import Standing, changed_now
 from visit_tl.model.view import model_of_view
 
-if TYPE_CHECKING:
-    from visit_tl.graph.container import GraphData
+
+class OfOneRun(Protocol):
+    """A graph, or another result of one run of a model."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def token_ids(self) -> tuple[int, ...]: ...
+    @property
+    def patched(self) -> tuple[str, ...]: ...
+    @property
+    def adapters(self) -> tuple[str, ...]: ...
+    @property
+    def source(self) -> Any: ...
 
 
 class Source:
@@ -32,7 +44,7 @@ class Source:
         return self._model()
 
 
-def model_of(graph: GraphData, model: Any) -> Any:
+def model_of(graph: OfOneRun, model: Any) -> Any:
     """The model to run a graph's prompt with again: the given one, or the graph's own.
 
     Raises:
@@ -51,7 +63,7 @@ def model_of(graph: GraphData, model: Any) -> Any:
     return found
 
 
-def other_run(graph: GraphData, model: Any) -> str | None:
+def other_run(graph: OfOneRun, model: Any) -> str | None:
     """Why running a model on a graph's prompt would not repeat the graph's run; None if it would.
 
     A loaded graph has no record of its hooks; its run can be repeated if nothing was patched.
@@ -77,7 +89,7 @@ def other_run(graph: GraphData, model: Any) -> str | None:
     )
 
 
-def _other_adapters(graph: GraphData, model: Any) -> str | None:
+def _other_adapters(graph: OfOneRun, model: Any) -> str | None:
     """Why the adapters of a model are not those of a graph; None if they are, or may be.
 
     A model without adapters may be the one with the graph's adapters merged into its weights.
