@@ -31,8 +31,8 @@ if TYPE_CHECKING:
         VisitError,
     )
     from visit_tl.flow import FlowGraph
-    from visit_tl.gradients.backward_lens import backward_lens
-    from visit_tl.gradients.reversed_attention import reversed_attention
+    from visit_tl.gradients.attention_gradients import reversed_attention
+    from visit_tl.gradients.lens_of_gradients import backward_lens
     from visit_tl.graph.ids import NodeId
     from visit_tl.graph.records import Edge, Node
     from visit_tl.graph.state_table import LensTable
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "attention": "visit_tl.attention_maps",
-    "backward_lens": "visit_tl.gradients.backward_lens",
+    "backward_lens": "visit_tl.gradients.lens_of_gradients",
     "check": "visit_tl.checks",
     "flow_graph": "visit_tl.calls",
     "flow_graphs": "visit_tl.calls",
     "generate": "visit_tl.calls",
     "load_model": "visit_tl.model.load",
-    "reversed_attention": "visit_tl.gradients.reversed_attention",
+    "reversed_attention": "visit_tl.gradients.attention_gradients",
     "release_models": "visit_tl.model.opened_models",
     "FlowGraph": "visit_tl.flow",
     "Node": "visit_tl.graph.records",

@@ -130,6 +130,7 @@ MetricFunction = Annotated[
     Callable[[Any], Any], Taken(_LOGITS, _METRIC, "Function", form=plain.as_it_is)
 ]
 TargetOrMetric = Annotated[Any, Unchecked("gradients.loss reads a token or a metric")]
+TargetsOrMetric = Annotated[Any, Unchecked("gradients.patched_attention.each_target reads them")]
 MetricFunctions = Annotated[
     Callable[[Any], Any] | Sequence[Callable[[Any], Any]],
     Taken(f"{_LOGITS}, or one for each pair", _METRIC, "FunctionOrFunctions", form=plain.many),

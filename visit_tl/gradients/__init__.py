@@ -10,40 +10,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visit_tl.gradients.attention_patching import attention_patching, mean_maps
-    from visit_tl.gradients.backward_lens import backward_lens
+    from visit_tl.gradients.alpha_sweep import PatchingSweep, patching_sweep
+    from visit_tl.gradients.attention_gradients import reversed_attention
     from visit_tl.gradients.backward_lens_result import BackwardLens, MatrixReadout
     from visit_tl.gradients.factors import Factors
-    from visit_tl.gradients.patching_sweep import PatchingSweep, patching_sweep
-    from visit_tl.gradients.reversed_attention import reversed_attention
+    from visit_tl.gradients.layer_similarity import similarity
+    from visit_tl.gradients.lens_of_gradients import backward_lens
+    from visit_tl.gradients.norms_by_segment import segment_summary
+    from visit_tl.gradients.patched_attention import MeanMaps, attention_patching, mean_maps
     from visit_tl.gradients.reversed_attention_result import ReversedAttention
-    from visit_tl.gradients.segment_summary import segment_summary
     from visit_tl.gradients.shift_edit import shift
-    from visit_tl.gradients.shift_sweep import ShiftSweep, shift_sweep
-    from visit_tl.gradients.similarity import similarity
+    from visit_tl.gradients.shift_grid import Edit, ShiftSweep, shift_sweep
 
 _MODULES = {
-    "attention_patching": "attention_patching",
-    "mean_maps": "attention_patching",
-    "backward_lens": "backward_lens",
+    "attention_patching": "patched_attention",
+    "MeanMaps": "patched_attention",
+    "mean_maps": "patched_attention",
+    "backward_lens": "lens_of_gradients",
     "BackwardLens": "backward_lens_result",
     "MatrixReadout": "backward_lens_result",
     "Factors": "factors",
-    "PatchingSweep": "patching_sweep",
-    "patching_sweep": "patching_sweep",
-    "reversed_attention": "reversed_attention",
+    "PatchingSweep": "alpha_sweep",
+    "patching_sweep": "alpha_sweep",
+    "reversed_attention": "attention_gradients",
     "ReversedAttention": "reversed_attention_result",
-    "segment_summary": "segment_summary",
+    "segment_summary": "norms_by_segment",
     "shift": "shift_edit",
-    "ShiftSweep": "shift_sweep",
-    "shift_sweep": "shift_sweep",
-    "similarity": "similarity",
+    "Edit": "shift_grid",
+    "ShiftSweep": "shift_grid",
+    "shift_sweep": "shift_grid",
+    "similarity": "layer_similarity",
 }
 
 __all__ = [
     "BackwardLens",
+    "Edit",
     "Factors",
     "MatrixReadout",
+    "MeanMaps",
     "PatchingSweep",
     "ReversedAttention",
     "ShiftSweep",

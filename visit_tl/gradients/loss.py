@@ -51,7 +51,7 @@ class Loss:
         if callable(target):
             return cls._of_metric(view, prompt, target, position)
         given = target is not None
-        token = _token(view, target) if given else _prediction(_logits(view, prompt), position)
+        token = first_token(view, target) if given else _prediction(_logits(view, prompt), position)
         metric = log_probability(token, position)
         return cls("-log p(target)", token, given, position, False, lambda logits: -metric(logits))
 
@@ -70,7 +70,12 @@ class Loss:
         )
 
 
-def _token(view: ModelView, target: Any) -> int:
+def first_token(view: ModelView, target: Any) -> int:
+    """The id of a target; of a text of several tokens the first, with a warning that names it.
+
+    Raises:
+        InputError: it is no token.
+    """
     target = plain.token(target)
     if not isinstance(target, str):
         return view.tokens.single(target)

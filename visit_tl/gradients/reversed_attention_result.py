@@ -171,7 +171,8 @@ class ReversedAttention(Drawn):
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row for each head, largest norm first: head, layer, norm, forward_norm, and the query
-        and key of the largest entry of R where the maps are kept."""
+        and key of the largest entry of R where the maps are kept.
+        """
         import pandas as pd
 
         rows: list[dict[str, Any]] = []

@@ -16,15 +16,29 @@ class OfOneRun(Protocol):
     """A graph, or another result of one run of a model."""
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """Name of the model."""
+        ...
+
     @property
-    def token_ids(self) -> tuple[int, ...]: ...
+    def token_ids(self) -> tuple[int, ...]:
+        """The tokens of the run."""
+        ...
+
     @property
-    def patched(self) -> tuple[str, ...]: ...
+    def patched(self) -> tuple[str, ...]:
+        """Hooks at which the run was patched."""
+        ...
+
     @property
-    def adapters(self) -> tuple[str, ...]: ...
+    def adapters(self) -> tuple[str, ...]:
+        """Adapters that were active."""
+        ...
+
     @property
-    def source(self) -> Any: ...
+    def source(self) -> Any:
+        """The model and the hooks left on it, as `Source`; None if loaded from a file."""
+        ...
 
 
 class Source:
