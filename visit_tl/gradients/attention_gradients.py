@@ -68,7 +68,7 @@ def reversed_attention(
         target: The token of the loss `-log p(target)`; None is the model's own prediction. Or a
             metric of `visit_tl.causal`, which then stands in the place of the loss as it is: a
             step along -R lowers it.
-        layers: Consecutive blocks, one or several; None or `all` is all.
+        layers: Blocks, one or several; None or `all` is all.
         position: The position of the loss; a metric uses its own.
         prepend_bos: As for `flow_graph`.
         fwd_hooks: As for `flow_graph`.
@@ -79,7 +79,7 @@ def reversed_attention(
     """
     view = ModelView(model)
     tokens = view.tokens.encode(prompt, prepend_bos)
-    chosen = view.check_layers(layers)
+    chosen = view.check_layers(layers, gaps=True)
     loss = Loss.of(view, tokens, target, position)
     with watched(view.model) as changes:
         value, found = _measured(view, tokens, loss, chosen, fwd_hooks)

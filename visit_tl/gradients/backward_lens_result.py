@@ -94,8 +94,8 @@ class BackwardLens(Drawn):
             autograd's own gradients.
         matrices: What was read of each matrix.
         by_layer: The factors by layer and matrix, at all positions; see `factors`.
-        by_state: By layer, the gradients at `resid_pre`, `z`, `attn_out`, `resid_mid`, `mlp_out` and
-            `resid_post`, as far as the block has them, at all positions.
+        by_state: By layer, the gradients at `resid_pre`, `z`, `attn_out`, `resid_mid`, `mlp_out`
+            and `resid_post`, as far as the block has them, at all positions.
         source: The model, as in `FlowGraph.source`.
     """
 

@@ -75,7 +75,7 @@ def backward_lens(
         target: The token of the loss, as text or id; None is the model's own prediction. Or a
             metric of `visit_tl.causal`, which then stands in the place of the loss as it is: a step
             down its gradient lowers it.
-        layers: Consecutive blocks, one or several; None or `all` is all.
+        layers: Blocks, one or several; None or `all` is all.
         position: The position of the loss; a metric uses its own.
         matrices: Some of W_in, W_gate, W_out, W_Q, W_K, W_V and W_O. A model without a gate has no
             W_gate.
@@ -95,7 +95,7 @@ def backward_lens(
     """
     view = ModelView(model)
     tokens = view.tokens.encode(prompt, prepend_bos)
-    chosen, names = view.check_layers(layers), chosen_matrices(view, matrices)
+    chosen, names = view.check_layers(layers, gaps=True), chosen_matrices(view, matrices)
     loss = Loss.of(view, tokens, target, position)
     checked_layers = _checked_layers(chosen, check)
     hooks = [needed_hooks(view, layer, names) for layer in chosen]

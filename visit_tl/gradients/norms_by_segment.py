@@ -81,7 +81,7 @@ def segment_summary(
         tokens = view.tokens.encode(prompt, prepend_bos)
         segments = segments_of(view, tokens, subject)
         lens = backward_lens(
-            view,
+            view.model,
             prompt,
             target,
             layers=layers,

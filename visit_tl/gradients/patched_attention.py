@@ -153,7 +153,7 @@ def mean_maps(
     sums = np.zeros((2, view.n_layers, view.n_heads, n, n), np.float32)
     pairs = list(zip(tokens, each_target(targets, len(tokens)), strict=True))
     for prompt, target in tqdm(pairs, desc="reversed attention", disable=not verbose):
-        found = reversed_attention(view, list(prompt.ids), target, layers=layers)
+        found = reversed_attention(view.model, list(prompt.ids), target, layers=layers)
         chosen = list(found.layers)
         sums[0, chosen] += found.maps()
         sums[1, chosen] += found.forward_maps()

@@ -170,8 +170,10 @@ class ReversedAttention(Drawn):
         return reversed_onto(self, graph)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A row for each head, largest norm first: head, layer, norm, forward_norm, and the query
-        and key of the largest entry of R where the maps are kept.
+        """A row for each head, largest norm first.
+
+        Columns: head, layer, norm, forward_norm; where the maps are kept, the query and the key of
+        the largest entry of R, and its value.
         """
         import pandas as pd
 

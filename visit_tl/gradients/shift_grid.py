@@ -105,7 +105,7 @@ def shift_sweep(
     from tqdm.auto import tqdm
 
     view = ModelView(model)
-    chosen = view.check_layers(layers)
+    chosen = view.check_layers(layers, gaps=True)
     require_layers(view, chosen)
     cases = [_Case(view, edit, prepend_bos) for edit in _edits(edits)]
     far = [view.tokens.encode(prompt, prepend_bos).ids for prompt in others]

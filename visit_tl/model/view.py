@@ -176,8 +176,8 @@ class ModelView:
 
     # --- ranges --------------------------------------------------------------------------------
 
-    def check_layers(self, layers: Any) -> tuple[int, ...]:
-        """Sorted, existing and consecutive layers; None is all of them.
+    def check_layers(self, layers: Any, *, gaps: bool = False) -> tuple[int, ...]:
+        """Sorted, existing and, unless gaps are allowed, consecutive layers; None is all of them.
 
         Raises:
             InputError: no layer is given, a layer does not exist, or there is a gap.
@@ -190,7 +190,7 @@ class ModelView:
             if type(layer) is not int or not 0 <= layer < self.n_layers:
                 raise InputError(f"layer {layer} is outside 0..{self.n_layers - 1} of {self.name}")
         kept = tuple(sorted(set(chosen)))
-        if len(kept) != kept[-1] - kept[0] + 1:
+        if not gaps and len(kept) != kept[-1] - kept[0] + 1:
             raise InputError(
                 f"layers {list(kept)} have a gap; a graph needs consecutive blocks, "
                 f"such as range({kept[0]}, {kept[-1] + 1})"
