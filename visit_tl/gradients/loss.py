@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from visit_tl.arguments import plain
+from visit_tl.arguments.words import short
 from visit_tl.causal.metrics import Metric, bind, log_probability, metric_name, scalar
 from visit_tl.errors import InputError, warn_caller
 from visit_tl.model.tokens import Prompt
@@ -77,6 +78,10 @@ def first_token(view: ModelView, target: Any) -> int:
         InputError: it is no token.
     """
     target = plain.token(target)
+    if isinstance(target, bool) or not isinstance(target, str | int):
+        raise InputError(
+            f"a target is one token, as text or as id, or a metric; got {short(target)}"
+        )
     if not isinstance(target, str):
         return view.tokens.single(target)
     try:

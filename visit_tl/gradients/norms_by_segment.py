@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
 
@@ -32,7 +32,7 @@ SEGMENTS: Final = (
 end of the prompt has its last token there, and counts as `last token`."""
 
 Facts = Annotated[
-    Sequence[tuple[str, str, str]],
+    Sequence[Any],
     Taken("a list of (prompt, subject, target)", "[('Paris is in', 'Paris', ' France')]", "Many",
           form=plain.many),
 ]  # fmt: skip

@@ -112,8 +112,9 @@ class ReversedAttention(Drawn):
         if 4 * int(np.prod(shape)) <= _IN_MEMORY:
             whole: np.ndarray = np.empty(shape, np.float32)
         else:
-            file = tempfile.TemporaryFile(prefix="visit-tl-maps-")  # noqa: SIM115 - numpy keeps it
-            whole = np.memmap(file, np.float16, "w+", shape=shape)
+            # The mapping keeps the file, which has no name, until it is gone itself.
+            with tempfile.TemporaryFile(prefix="visit-tl-maps-") as file:
+                whole = np.memmap(file, np.float16, "w+", shape=shape)
         for i, layer in enumerate(self.layers):
             whole[i] = self._pair(layer)[which].cpu().numpy()
         return whole

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class Edit:
 
 
 Edits = Annotated[
-    Sequence[Edit], Taken("a list of Edit", "[Edit('Paris is in', ' Italy')]", "Many",
+    Sequence[Any], Taken("a list of Edit", "[Edit('Paris is in', ' Italy')]", "Many",
                           form=plain.many),
 ]  # fmt: skip
 
@@ -122,7 +122,7 @@ def shift_sweep(
     return ShiftSweep(tuple(_row(layer, eta, found[layer, eta]) for layer, eta in grid))
 
 
-def _edits(edits: Sequence[Edit]) -> list[Edit]:
+def _edits(edits: Sequence[Any]) -> list[Edit]:
     if not edits:
         raise InputError("no edits were given; give at least one Edit(prompt, target)")
     for edit in edits:

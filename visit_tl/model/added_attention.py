@@ -7,9 +7,11 @@ second kind what is added goes to the heads themselves, `z + change V`, and to t
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,7 +26,9 @@ Changes = Mapping[int, Float[Tensor, "head query key"]]
 """What is added to the attention, by layer."""
 
 _USED: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-_TOKENS = 4
+_TOKENS: Final = 4
+# TransformerLens warns when a hook changes a tensor that was used already.
+_UNUSED: Final = "A hook on .* returned a modified tensor"
 
 
 @contextmanager
@@ -39,6 +43,7 @@ def attention_added(view: ModelView, changes: Changes) -> Iterator[None]:
     """
     shown_only = bool(changes) and not pattern_is_used(view)
     handles: list[tuple[Any, Any]] = []
+    quiet = warnings.catch_warnings() if shown_only else contextlib.nullcontext()
     try:
         for layer, change in changes.items():
             for name, function in _functions(view, layer, change, shown_only):
@@ -47,7 +52,11 @@ def attention_added(view: ModelView, changes: Changes) -> Iterator[None]:
                 # Permanent, since run_with_hooks and reset_hooks would take it off.
                 point.add_hook(function, is_permanent=True)
                 handles += [(point, new) for new in point.fwd_hooks if new not in before]
-        yield
+        with quiet:
+            if shown_only:
+                # The shown pattern is changed as well, to be what the heads are made of.
+                warnings.filterwarnings("ignore", _UNUSED)
+            yield
     finally:
         for point, handle in handles:
             handle.hook.remove()
@@ -70,7 +79,9 @@ def _try(view: ModelView) -> bool:
         kept.clear()
         tokens = torch.zeros(1, min(_TOKENS, view.n_ctx), dtype=torch.long, device=view.W_U.device)
         hooks = [(f"{attn}.hook_pattern", change), (f"{attn}.hook_z", lambda t, hook: _keep(t))]
-        view.run(tokens, hooks)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _UNUSED)
+            view.run(tokens, hooks)
         return kept[0]
 
     def _keep(tensor: Tensor) -> None:

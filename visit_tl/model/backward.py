@@ -112,9 +112,13 @@ def run_backward(
             _use_at_gradient(view, name, caught.pop(name), use)
         flat = [p for layer in weights_of for p in parameters[layer]]
         found = torch.autograd.grad(value, [*caught.values(), *flat], allow_unused=True)
+        by_weight = dict(zip(flat, found[len(caught) :], strict=True))
+        weights = {
+            layer: _shown(view, layer, {p: by_weight[p] for p in parameters[layer]})
+            for layer in weights_of
+        }
     by_hook = dict(zip(caught, found, strict=False))
     caught = {n: t for n, t in caught.items() if n in needed or by_hook[n] is not None}
-    by_weight = dict(zip(flat, found[len(by_hook) :], strict=True))
     gradients = {
         name: _plain(torch.zeros_like(t) if (g := by_hook[name]) is None else g)
         for name, t in caught.items()
@@ -126,10 +130,7 @@ def run_backward(
         loss=reached,
         values={name: _plain(tensor) for name, tensor in caught.items()},
         gradients=gradients,
-        weights={
-            layer: _shown(view, layer, {p: by_weight[p] for p in parameters[layer]})
-            for layer in weights_of
-        },
+        weights=weights,
     )
 
 
@@ -176,7 +177,7 @@ def _require_finite(view: ModelView, loss: float, gradients: Mapping[str, Tensor
 
 
 @contextlib.contextmanager
-def _trainable(view: ModelView, layers: Sequence[int]) -> Iterator[dict[int, list[nn.Parameter]]]:
+def _trainable(view: ModelView, layers: Sequence[int]) -> Iterator[dict[int, list[Tensor]]]:
     """The floating-point parameters of some blocks, with gradients switched on inside."""
     found = {
         layer: [p for p in view.model.blocks[layer].parameters() if p.is_floating_point()]
@@ -193,7 +194,7 @@ def _trainable(view: ModelView, layers: Sequence[int]) -> Iterator[dict[int, lis
 
 
 def _shown(
-    view: ModelView, layer: int, gradients: Mapping[nn.Parameter, Tensor | None]
+    view: ModelView, layer: int, gradients: Mapping[Tensor, Tensor | None]
 ) -> dict[str, Float[Tensor, "d_in d_out"]]:
     """The gradients of a block's parameters, as TransformerLens shows the weights.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from visit_tl.errors import GraphError
 from visit_tl.model.adapters import active_adapters
@@ -12,6 +12,7 @@ from visit_tl.model.standing_hooks import Standing, changed_now
 from visit_tl.model.view import model_of_view
 
 
+@runtime_checkable
 class OfOneRun(Protocol):
     """A graph, or another result of one run of a model."""
 
