@@ -265,8 +265,8 @@ def _hover(lens: BackwardLens, matrix: str, i: int, j: int) -> str:
         f"top of the {what}: {token_list(found.words(i, j, 'top'))}",
         f"bottom of the {what}: {token_list(found.words(i, j, 'bottom'))}",
         f"target {visible(lens.target)}: rank {found.ranks[i, j]} of 0..{lens.d_vocab - 1}",
-        f"norm of the VJP {number(found.norms[i, j])} · "
-        f"norm of the input {number(found.input_norms[i, j])}",
+        f"norm of the VJP {number(float(found.norms[i, j]))} · "
+        f"norm of the input {number(float(found.input_norms[i, j]))}",
     ]
     name = f"{matrix} · layer {lens.layers[i]} · {visible(lens.tokens[position])} at {position}"
     return f"<b>{for_plotly(name)}</b><br>" + "<br>".join(map(for_plotly, lines))

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from visit_tl.errors import InputError
-from visit_tl.escaping import for_html, table, visible
+from visit_tl.escaping import columns, for_html, table, visible
 from visit_tl.gradients.reversed_attention_result import ReversedAttention
 from visit_tl.graph.descriptions import number
 from visit_tl.view import save_figures
@@ -33,7 +33,9 @@ Heads = Sequence[tuple[int, int]]
 
 _LEAST_WIDTH: Final = 720
 _ENTRIES: Final = 3
-"""How many entries of R the text names of each head."""
+"""How many entries of R the text names of each head, at most."""
+_ROOM: Final = 77
+"""The most columns of them; those that do not fit are left out."""
 _TOKEN: Final = 9
 _HEADS_AXIS: Final = 44
 """Height in px of the numbers and the name of the axis of heads."""
@@ -190,14 +192,17 @@ def _largest(found: ReversedAttention, layer: int, head: int) -> str:
     """The largest entries of R of a head."""
     r = found.map(layer, head)
     order = np.argsort(-np.abs(r), axis=None, kind="stable")[:_ENTRIES]
-    said = []
+    said = ""
     for at in order:
         query, key = divmod(int(at), r.shape[1])
-        if r[query, key] != 0:
-            said.append(f"{_named(found, query)} → {_named(found, key)} {r[query, key]:+.1e}")
-    return "  ".join(said)
+        value = float(r[query, key])
+        more = f"{_named(found, query)} → {_named(found, key)} {value:+.1e}"
+        if value == 0 or columns(said) + columns(more) > _ROOM:
+            break
+        said += f"{more}  "
+    return said.rstrip()
 
 
 def _named(found: ReversedAttention, position: int) -> str:
     at = str(position)
-    return f"{visible(found.tokens[position], max(4, _TOKEN - len(at)))} {at}"
+    return f"{visible(found.tokens[position], _TOKEN - len(at))} {at}"
