@@ -56,7 +56,7 @@ def backward(
         figure_file(out, force)
         asked: dict[str, Any] = {} if matrix is None else {"matrices": [matrix]}
         chosen = None if layers is None else parse_layers(layers)
-        from visit_tl.gradients.backward_lens import backward_lens
+        from visit_tl.gradients.lens_of_gradients import backward_lens
         from visit_tl.model.load import load_model
 
         lens = backward_lens(

@@ -57,7 +57,7 @@ def reversed_(
         known_kind(kind, ("norms", "maps"))
         figure_file(out, force)
         chosen = None if layers is None else parse_layers(layers)
-        from visit_tl.gradients.reversed_attention import reversed_attention
+        from visit_tl.gradients.attention_gradients import reversed_attention
         from visit_tl.model.load import load_model
 
         found = reversed_attention(
