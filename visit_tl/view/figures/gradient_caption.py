@@ -75,7 +75,7 @@ def title(result: Result, lines: Sequence[str], width: int) -> dict[str, Any]:
         "text": "<br>".join(said),
         "x": 0,
         "xref": "container",
-        "pad": {"l": _MARGIN, "t": _MARGIN},
+        "pad": {"l": _MARGIN, "t": 2 * _MARGIN},
         "y": 1,
         "yref": "container",
         "yanchor": "top",
@@ -85,7 +85,7 @@ def title(result: Result, lines: Sequence[str], width: int) -> dict[str, Any]:
 
 def title_height(result: Result, lines: Sequence[str]) -> int:
     """The height in px of the title with these further lines, and a gap under it."""
-    return 34 + 20 * (2 + len(lines) + len(_changed(result)))
+    return 44 + 20 * (2 + len(lines) + len(_changed(result)))
 
 
 def _changed(result: Result) -> list[str]:
