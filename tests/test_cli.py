@@ -59,6 +59,40 @@ def test_every_option_reaches_the_graph(run, tmp_path):
     }  # fmt: skip
 
 
+def test_gradients_are_printed_or_written(run, tmp_path):
+    asked = ("--target", " b", "--layers", "1", "--position", "2", "--no-bos")
+    options = {"layers": [1], "position": 2, "prepend_bos": False}
+    lens = vt.backward_lens(made("native"), PROMPT, " b", **options)
+    found = vt.reversed_attention(made("native"), PROMPT, " b", **options)
+    for command, result in (("backward", lens), ("reversed", found)):
+        printed = run(command, PROMPT, *asked)
+        assert (printed.exit_code, printed.output) == (0, result.text())
+        path = tmp_path / f"{command}.html"
+        saved = run(command, PROMPT, *asked, "--out", str(path), "--theme", "dark")
+        assert saved.exit_code == 0, saved.output
+        assert saved.output.startswith("model       native\n")
+        assert saved.output.endswith(f"wrote {path}\n")
+        wanted = result.save(tmp_path / "wanted.html", theme="dark")
+        assert path.read_bytes() == wanted.read_bytes()
+    one = run("backward", PROMPT, *asked, "--matrix", "W_in", "--kind", "norms")
+    assert one.output == lens.text("W_in")
+    heads = ("--head", "L1H2", "--head", "L1H0", "--kind", "maps")
+    assert run("reversed", PROMPT, *asked, *heads).output == found.text(["L1H2", "L1H0"])
+    quiet = run("reversed", PROMPT, "--quiet", "--out", str(tmp_path / "x.csv"))
+    assert (quiet.exit_code, quiet.output) == (0, "")
+
+
+def test_gradients_do_not_replace_a_foreign_file(run, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("my thesis")
+    for command in ("backward", "reversed"):
+        refused = run(command, PROMPT, "--out", str(path))
+        assert refused.exit_code == 1 and "is no visit_tl graph" in refused.stderr
+    assert path.read_text() == "my thesis"
+    assert run("backward", PROMPT, "--out", str(path), "--force").exit_code == 0
+    assert path.read_text().startswith("model       native")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -71,6 +105,15 @@ def test_every_option_reaches_the_graph(run, tmp_path):
         (["graph", PROMPT, "--theme", "pink"], "'pink' is unknown; the themes are light and dark"),
         (["graph", PROMPT, "--preset", "best"], "'best' is unknown"),
         (["graph", PROMPT, "--json", "/nowhere/g.json"], "the folder /nowhere does not exist"),
+        (["backward", ""], "the prompt is empty"),
+        (["backward", PROMPT, "--theme", "pink"], "the themes are light and dark"),
+        (["backward", PROMPT, "--kind", "maps"], "the kinds are table, norms, ranks"),
+        (["backward", PROMPT, "--matrix", "W_X"], "W_X"),
+        (["backward", PROMPT, "--out", "/nowhere/x.csv"], "the folder /nowhere does not exist"),
+        (["reversed", PROMPT, "--kind", "table"], "the kinds are norms, maps"),
+        (["reversed", PROMPT, "--head", "L9H0"], "L9H0 is no head of this result"),
+        (["reversed", PROMPT, "--head", "five"], "five"),
+        (["reversed", PROMPT, "--layers", "0-7"], r"layer 2 is outside 0\.\.1 of native"),
     ],
 )
 def test_a_refusal_is_one_line_and_exit_code_1(run, arguments, message):
@@ -89,6 +132,10 @@ def test_a_refusal_is_one_line_and_exit_code_1(run, arguments, message):
         ["graph", PROMPT, "--out", "g.json"],
         ["graph", PROMPT, "--json", "g.html"],
         ["graph", PROMPT, "--nonsense"],
+        ["backward"],
+        ["backward", PROMPT, "--out", "x.gif"],
+        ["reversed", PROMPT, "--out", "x.json"],
+        ["reversed", PROMPT, "--layers", "x"],
         ["nonsense"],
     ],
 )

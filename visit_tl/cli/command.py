@@ -12,9 +12,11 @@ import typer
 
 from visit_tl.cli import atlas
 from visit_tl.cli.about import models, version
+from visit_tl.cli.backward import backward
 from visit_tl.cli.bench import bench
 from visit_tl.cli.check import check
 from visit_tl.cli.graph import graph
+from visit_tl.cli.reversed import reversed_
 
 app = typer.Typer(
     name="visit-tl",
@@ -30,8 +32,8 @@ def _root() -> None:
     """Keep `graph` a named subcommand, even if it were the only one."""
 
 
-for command in (graph, check, bench, models, version):
-    app.command()(command)
+for command in (graph, backward, reversed_, check, bench, models, version):
+    app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(atlas.app, name="atlas")
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from visit_tl.cli.options import Debug, ModelOption, refused
-from visit_tl.errors import InputError, VisitError
+from visit_tl.cli.options import (
+    Debug,
+    Force,
+    LayersOption,
+    ModelOption,
+    NoBos,
+    PromptArgument,
+    ThemeOption,
+    known_theme,
+    parse_layers,
+    refused,
+)
+from visit_tl.errors import VisitError
 
 
 def graph(
-    prompt: Annotated[str, typer.Argument(help="The text that goes through the model.")],
+    prompt: PromptArgument,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -23,9 +33,7 @@ def graph(
     ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Save the graph here: .json.")] = None,
     model: ModelOption = "smollm2-135m",
-    layers: Annotated[
-        str | None, typer.Option("--layers", help="Blocks, such as 22-29 or 29. Default: all.")
-    ] = None,
+    layers: LayersOption = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -35,7 +43,7 @@ def graph(
     position: Annotated[
         int, typer.Option("--position", help="Query position; negative ones count from the end.")
     ] = -1,
-    no_bos: Annotated[bool, typer.Option("--no-bos", help="Put no BOS before the prompt.")] = False,
+    no_bos: NoBos = False,
     preset: Annotated[
         str, typer.Option("--preset", help="default, or paper: all heads, neurons by activation.")
     ] = "default",
@@ -57,10 +65,8 @@ def graph(
     expand: Annotated[
         int, typer.Option("--expand", help="Follow memory values back to other positions, N steps.")
     ] = 0,
-    theme: Annotated[str, typer.Option("--theme", help="light or dark.")] = "light",
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite files that visit_tl did not write.")
-    ] = False,
+    theme: ThemeOption = "light",
+    force: Force = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Print neither progress nor summary.")
     ] = False,
@@ -68,8 +74,7 @@ def graph(
 ) -> None:
     """Build the flow graph of a prompt; write it, and print it as text."""
     try:
-        if theme not in ("light", "dark"):
-            raise InputError(f"the theme {theme!r} is unknown; the themes are light and dark")
+        known_theme(theme)
         paths = _numbered(out, json, generate, force)
         if generate and position != -1:
             raise typer.BadParameter(
@@ -77,7 +82,7 @@ def graph(
             )
         if generate and expand:
             raise typer.BadParameter("--expand cannot be combined with --generate")
-        chosen = None if layers is None else _parse_layers(layers)
+        chosen = None if layers is None else parse_layers(layers)
         from visit_tl.calls import flow_graph
         from visit_tl.calls import generate as generate_graphs
         from visit_tl.model.load import load_model
@@ -123,16 +128,3 @@ def _numbered(out: Path | None, json: Path | None, generate: int, force: bool) -
             numbered = path.with_stem(f"{path.stem}-{i}") if generate else path
             step.append(check(numbered, overwrite=force))
     return steps
-
-
-def _parse_layers(text: str) -> list[int]:
-    match = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", text.strip())
-    if match is None:
-        raise typer.BadParameter(f"--layers takes one block or a range such as 22-29, got {text!r}")
-    first = int(match[1])
-    last = first if match[2] is None else int(match[2])
-    if last < first:
-        raise typer.BadParameter(f"--layers goes from low to high, got {text!r}")
-    if last - first > 10_000:
-        raise InputError(f"the layers {text} are more than any model has")
-    return list(range(first, last + 1))

@@ -138,7 +138,7 @@ def _map(
         z=np.clip(values, low, top),
         zmin=low,
         zmax=top,
-        colorscale=_scale(colours, signed),
+        colorscale=colour_scale(colours, signed),
         xgap=1,
         ygap=1,
         customdata=_hovers(values, reference),
@@ -159,7 +159,7 @@ def _map(
     )
 
 
-def _scale(colours: Palette, signed: bool) -> list[list[Any]]:
+def colour_scale(colours: Palette, signed: bool) -> list[list[Any]]:
     """From the background to blue; with both signs, from orange over the background to blue."""
     blue, pale_blue, _, pale_orange, orange = (_css(rgb) for rgb in colours.ranks)
     down = (orange, pale_orange) if signed else ()
