@@ -150,7 +150,7 @@ def test_a_foreign_file_is_kept_unless_forced_and_no_model_is_loaded_for_it(run,
     assert refused.exit_code == 1 and "is no visit_tl graph" in refused.stderr
     assert path.read_text() == "my thesis"
     assert run("graph", PROMPT, "--json", str(path), "--force").exit_code == 0
-    assert json.loads(path.read_text())["schema"] == 2
+    assert json.loads(path.read_text())["schema"] == 3
 
 
 def test_a_continuation_writes_numbered_files(run, tmp_path):

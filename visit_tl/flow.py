@@ -185,15 +185,19 @@ class FlowGraph(GraphData, Drawn):
         """Table with one row per kept head: its tokens, its rank of the target, its attention.
 
         Columns: head, top, bottom, rank, prob, norm, looks_at (tokens of the shown memory values
-        with their attention), entropy, attribution, effect (None where not measured). The rows
-        are in the order of the forward pass.
+        with their attention), entropy, and, missing where not measured, attribution, effect,
+        gradient (its norm), gradient_rank (the target's rank in it), reversed (the norm of the
+        reversed attention). The rows are in the order of the forward pass.
         """
         from visit_tl.graph.io.dataframes import heads_table
 
         return heads_table(self)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Table with one row per node and all of its fields except the attention row."""
+        """Table with one row per node and its fields.
+
+        The rows of attention and the words of gradients are left out.
+        """
         from visit_tl.graph.io.dataframes import nodes_table
 
         return nodes_table(self)

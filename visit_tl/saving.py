@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +17,8 @@ from visit_tl.strict_json import parse_json
 
 _MARKS: Final = {
     **files.MARKS,
-    ".csv": re.escape(csv_parquet.NODES_HEAD),
-    ".edges.csv": re.escape(csv_parquet.EDGES_HEAD),
+    ".csv": csv_parquet.NODES_HEAD,
+    ".edges.csv": csv_parquet.EDGES_HEAD,
 }
 
 _PICTURES: Final = (".html", ".svg", ".png", ".pdf")

@@ -19,7 +19,7 @@ from visit_tl.errors import GraphError, InputError
 from visit_tl.flow import FlowGraph
 from visit_tl.graph.circuit_edges import Shape, model_edges
 from visit_tl.graph.ids import NodeId
-from visit_tl.graph.records import Effect, Hidden, Node, TokenProb
+from visit_tl.graph.records import Effect, Gradient, Hidden, Node, Reversed, TokenProb
 
 
 def heads(*names):
@@ -260,6 +260,16 @@ def test_effects_where_they_were_measured():
     assert found.unscored == 5
     with pytest.raises(InputError, match="no head of this graph has an effect; measure it first"):
         compare(graph(*HEADS), SMALL, by="effect")
+
+
+def test_gradients_and_reversed_attention_where_they_were_measured():
+    facts = {"gradient": Gradient(0.25, None), "reversed": Reversed(0.5, (0.0,))}
+    measured = (HEADS[0], replace(HEADS[1], **facts), HEADS[2])
+    for by, score, call in (("gradient", 0.25, "lens"), ("reversed", 0.5, "reversed")):
+        found = compare(graph(*measured), SMALL, by=by)
+        assert [item.score for item in found.items] == [None, None, score, None, None, None]
+        with pytest.raises(InputError, match=rf"no head of this .* {call}\.onto\(g\) puts th"):
+            compare(graph(*HEADS), SMALL, by=by)
 
 
 def test_a_head_at_several_positions_counts_where_it_scores_highest():

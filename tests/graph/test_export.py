@@ -3,15 +3,18 @@
 import copy
 import json
 import math
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
 import visit_tl as vt
+from tests.view.synthetic import realistic, with_gradients
 from visit_tl import FileError, FlowGraph, GraphError
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.io.json_format import from_json, to_json
+from visit_tl.graph.records import Gradient, Reversed, TokenProb
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def test_every_model_gives_a_graph_that_survives_the_round_trip(model):
 def test_a_node_is_written_with_everything_that_the_schema_promises(data):
     wanted = {"id", "kind", "layer", "head", "key_position", "neuron", "label", "token", "top"}
     wanted |= {"bottom", "rank", "prob", "entropy", "norm", "coefficient", "attention", "hook"}
-    wanted |= {"position", "attribution", "effect"}
+    wanted |= {"position", "attribution", "effect", "gradient", "reversed"}
     assert all(set(node) == wanted for node in data["nodes"])
     assert {
         "schema",
@@ -67,7 +70,7 @@ def change(data, *path_and_value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["schema"], 3, r"has schema 3, but this release of visit_tl reads the schemas 1 to 2"),
+        (["schema"], 4, r"has schema 4, but this release of visit_tl reads the schemas 1 to 3"),
         (["schema"], 0, r"has schema 0, but this release"),
         (["schema"], True, r"has schema True, but this release"),
         (["schema"], "1", r"has schema '1'"),
@@ -96,6 +99,91 @@ def test_a_file_with_something_wrong_says_what(data, path, value, message):
         from_json(change(data, *path, value))
 
 
+@pytest.fixture(scope="module")
+def measured():
+    """The data of a graph with gradients and reversed attention."""
+    return json.loads(json.dumps(to_json(with_gradients(realistic((0,), 1)))))
+
+
+def test_gradients_are_equal_after_the_round_trip(measured):
+    graph = with_gradients(realistic((0,), 1))
+    assert from_json(measured) == graph
+    head = next(node for node in measured["nodes"] if node["id"] == "L0H2")
+    own = graph["L0H2"]
+    assert set(head["gradient"]) == {"norm", "rank", "top", "bottom"}
+    assert set(head["gradient"]["bottom"][0]) == {"token", "id", "prob"}
+    assert head["gradient"]["rank"] == own.gradient.rank
+    assert head["reversed"] == {"norm": own.reversed.norm, "row": list(own.reversed.row)}
+    assert measured["nodes"][0]["gradient"] == {"norm": 0.0, "rank": None, "top": [], "bottom": []}
+    assert measured["nodes"][0]["reversed"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["gradient"], 3, "the gradient of L0H2 is int, not an object"),
+        (["gradient"], {}, "the gradient of L0H2 has no 'norm'"),
+        (["gradient", "norm"], "1", r"the gradient of L0H2: 'norm' is '1', not a finite number"),
+        (["gradient", "norm"], math.nan, "'norm' is nan, not a finite number"),
+        (["gradient", "norm"], True, "'norm' is True, not a finite number"),
+        (["gradient", "norm"], -1.0, r"the gradient of L0H2: 'norm' is -1\.0, below 0"),
+        (["gradient", "rank"], 1000, "the gradient of L0H2 has rank 1000 of 1000 tokens"),
+        (["gradient", "rank"], -1, "the gradient of L0H2: 'rank' is -1, below 0"),
+        (["gradient", "rank"], 1.0, "'rank' is float, expected int"),
+        (["gradient", "rank"], None, "a gradient that is 0 has none of them"),
+        (["gradient", "top"], [], "has some of a rank, top tokens and bottom tokens, but not all"),
+        (["gradient", "bottom"], [], "has some of a rank, top tokens and bottom tokens"),
+        (["gradient", "top"], None, "'top' is NoneType, expected list"),
+        (["gradient", "top", 0], "x", r"top\[0\] is str, not an object"),
+        (["gradient", "bottom", 0, "prob"], 1.5, r"'prob' is 1\.5, outside 0\.\.1"),
+        (["gradient", "bottom", 0, "token"], 7, "'token' is int, expected str"),
+        (["reversed"], [], "the reversed attention of L0H2 is list, not an object"),
+        (["reversed"], {"norm": 1.0}, "the reversed attention of L0H2 has no 'row'"),
+        (["reversed", "norm"], math.inf, "'norm' is inf, not a finite number"),
+        (["reversed", "norm"], -0.5, r"'norm' is -0\.5, below 0"),
+        (["reversed", "row"], 1, "'row' is int, expected list"),
+        (["reversed", "row"], [0.1], "reversed attention of L0H2 has 1 entries for 9 tokens"),
+        (["reversed", "row", 2], math.nan, "L0H2: 'row' is nan, not a finite number"),
+        (["reversed", "row", 2], None, "'row' is None, not a finite number"),
+        (["reversed", "row", 2], 10**400, "not a finite number"),
+    ],
+)
+def test_gradients_with_something_wrong_say_what(measured, path, value, message):
+    at = next(i for i, node in enumerate(measured["nodes"]) if node["id"] == "L0H2")
+    with pytest.raises(GraphError, match=message):
+        from_json(change(measured, "nodes", at, *path, value))
+
+
+def test_only_heads_have_reversed_attention(measured):
+    found = next(node["reversed"] for node in measured["nodes"] if node["reversed"])
+    with pytest.raises(GraphError, match=r"L0\.resid_pre has reversed attention, but is no head"):
+        from_json(change(measured, "nodes", 0, "reversed", found))
+
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+LENGTHS = st.floats(min_value=0, allow_infinity=False)
+READS = st.lists(
+    st.tuples(st.text(max_size=4), st.integers(0, 99), st.floats(0, 1)), min_size=1, max_size=3
+)
+GRADIENTS = st.builds(lambda norm: (norm, None, [], []), LENGTHS) | st.tuples(
+    LENGTHS, st.integers(0, 999), READS, READS
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(GRADIENTS, LENGTHS, st.lists(NUMBERS, min_size=9, max_size=9))
+def test_any_gradient_is_equal_after_the_round_trip(gradient, length, row):
+    graph = realistic((0,), 1)
+    norm, rank, top, bottom = gradient
+    top, bottom = (tuple(TokenProb(*read) for read in reads) for reads in (top, bottom))
+    facts = {
+        "gradient": Gradient(norm, rank, top, bottom),
+        "reversed": Reversed(length, tuple(row)),
+    }
+    graph = replace(graph, nodes=(replace(graph["L0H2"], **facts),), edges=())
+    assert from_json(json.loads(json.dumps(to_json(graph), allow_nan=False))) == graph
+
+
 @pytest.mark.parametrize("key", ["model", "tokens", "nodes", "edges", "residual_error"])
 def test_a_file_with_something_missing_says_what(data, key):
     with pytest.raises(GraphError, match=f"has no '{key}'"):
@@ -119,15 +207,20 @@ def test_any_json_is_a_graph_or_a_graph_error(data):
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_a_graph_with_any_one_value_replaced_loads_or_is_a_graph_error(data, draw):
-    place = draw.draw(st.sampled_from(["root", "node", "edge", "token", "hook"]))
-    changed = copy.deepcopy(data)
+def test_a_graph_with_any_one_value_replaced_loads_or_is_a_graph_error(measured, draw):
+    places = ["root", "node", "edge", "token", "hook", "head", "gradient", "reversed"]
+    place = draw.draw(st.sampled_from(places))
+    changed = copy.deepcopy(measured)
+    head = next(node for node in changed["nodes"] if node["id"] == "L0H0")
     spot = {
         "root": changed,
         "node": changed["nodes"][0],
         "edge": changed["edges"][0],
         "token": changed["nodes"][0]["top"][0],
         "hook": changed["nodes"][0]["hook"],
+        "head": head,
+        "gradient": head["gradient"],
+        "reversed": head["reversed"],
     }[place]
     spot[draw.draw(st.sampled_from(sorted(spot)))] = draw.draw(JSON)
     try:

@@ -42,6 +42,28 @@ def test_what_came_later_within_a_schema_is_not_needed():
     assert graph.patched == () and [column.position for column in graph.columns] == [0, 1, 2]
 
 
+def test_what_schema_2_did_not_have_is_not_there_and_the_rest_is():
+    graph = FlowGraph.load(FOLDER / "schema2_measured.json")
+    assert sum(node.effect is not None for node in graph) == 30
+    assert sum(edge.effect is not None for edge in graph.edges) == 21
+    assert any(node.attribution is not None for node in graph)
+    assert {node.gradient for node in graph} == {node.reversed for node in graph} == {None}
+
+
+def test_what_came_within_schema_2_is_needed_in_schema_3():
+    data = json.loads((FOLDER / "schema3.json").read_text())
+    with pytest.raises(GraphError, match="the file has no 'patched'"):
+        from_json({name: value for name, value in data.items() if name != "patched"})
+
+
+def test_a_file_of_schema_3_has_gradients():
+    graph = FlowGraph.load(FOLDER / "schema3.json")
+    heads = graph.of_kind("head")
+    assert heads and all(head.gradient and head.reversed for head in heads)
+    assert graph["L1.resid_post"].gradient.bottom
+    assert graph["logits"].gradient is None
+
+
 @pytest.mark.parametrize("place", ["nodes", "edges"])
 @pytest.mark.parametrize("junk", [None, 5, "text", [None], [5], {"a": 1}])
 def test_a_broken_file_of_an_old_schema_is_refused_like_a_new_one(place, junk):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 from visit_tl.flow import FlowGraph
 from visit_tl.graph.ids import KINDS, NodeId
-from visit_tl.graph.records import Edge, Hidden, Hook, Node, TokenProb
+from visit_tl.graph.records import Edge, Gradient, Hidden, Hook, Node, Reversed, TokenProb
 
 D_VOCAB = 1000
 HEADS, VALUES, ROWS = 10, 2, 25
@@ -72,6 +73,40 @@ def realistic(
 def hostile() -> FlowGraph:
     """Every token of it would run, hide, or break the page if it were not escaped."""
     return realistic((0, 1), 2, HOSTILE)
+
+
+GRADIENTS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "head")
+
+
+def with_gradients(graph: FlowGraph) -> FlowGraph:
+    """The graph with gradients on states and heads and reversed attention on heads.
+
+    The gradient of its first state is 0.
+    """
+    chance = random.Random(8)
+    words = sorted({read.token for node in graph for read in node.top})
+    first = graph.of_kind(*GRADIENTS)[0]
+
+    def reads() -> tuple[TokenProb, ...]:
+        return tuple(
+            TokenProb(w, i, chance.random()) for i, w in enumerate(chance.sample(words, 3))
+        )
+
+    def gradient(node: Node) -> Gradient | None:
+        if node.kind not in GRADIENTS:
+            return None
+        if node is first:
+            return Gradient(0.0, None)
+        return Gradient(chance.random(), chance.randrange(D_VOCAB), reads(), reads())
+
+    def back(node: Node) -> Reversed | None:
+        if node.kind != "head":
+            return None
+        row = tuple(chance.uniform(-1e-3, 1e-3) for _ in graph.tokens)
+        return Reversed(chance.random(), row)
+
+    nodes = tuple(replace(n, gradient=gradient(n), reversed=back(n)) for n in graph)
+    return replace(graph, nodes=nodes)
 
 
 class _Maker:

@@ -14,7 +14,16 @@ from tests.view.test_layout import check
 from visit_tl.escaping import columns
 from visit_tl.flow import FlowGraph
 from visit_tl.graph.ids import KINDS, NodeId
-from visit_tl.graph.records import EDGE_KINDS, Column, Edge, Hidden, Node, TokenProb
+from visit_tl.graph.records import (
+    EDGE_KINDS,
+    Column,
+    Edge,
+    Gradient,
+    Hidden,
+    Node,
+    Reversed,
+    TokenProb,
+)
 from visit_tl.view.figures.sankey import sankey
 from visit_tl.view.notebook import notebook_html
 from visit_tl.view.page.asset_files import colours, script
@@ -66,6 +75,8 @@ def specs(draw):
             "token": st.none() | texts,
             "coefficient": st.none() | numbers,
             "attention": st.none() | st.tuples(numbers, numbers),
+            "gradient": st.none() | st.tuples(numbers, st.none() | st.integers(0, 9), reads, reads),
+            "reversed": st.none() | st.tuples(numbers, st.tuples(numbers, numbers)),
         }
     )
     edges = []
@@ -90,6 +101,11 @@ def build(spec):
     nodes = []
     for name, facts in spec["nodes"]:
         reads = {side: tuple(TokenProb(*r) for r in facts[side]) for side in ("top", "bottom")}
+        if (found := facts["gradient"]) is not None:
+            words = (tuple(TokenProb(*r) for r in side) for side in found[2:])
+            reads["gradient"] = Gradient(*found[:2], *words)
+        if facts["reversed"] is not None:
+            reads["reversed"] = Reversed(*facts["reversed"])
         nodes.append(Node(id=name, **{**facts, **reads}))
     return FlowGraph(
         model=spec["model"],
@@ -145,15 +161,15 @@ def test_any_graph_draws(spec, theme):
         json.loads(block)
 
 
-@pytest.fixture(scope="module")
-def stage(browser):
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "gradients"])
+def stage(browser, request):
     """A tab with the script's functions and the places that they fill, and no graph."""
     tab = browser.new_page()
     tab.set_content(
         "<!doctype html><div id=figure style='width:900px;height:500px'></div>"
         "<aside id=panel></aside>"
     )
-    whole = script()
+    whole = script(gradients=request.param)
     tab.add_script_tag(content=whole[: whole.index("(function () {\n")])
     tab.evaluate("colours => { window.colours = colours; }", colours("dark"))
     yield tab

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import visit_tl as vt
+from tests.view.synthetic import realistic, with_gradients
 from visit_tl import InputError
 from visit_tl.graph.records import Effect
 from visit_tl.view.figures.heads import heads
@@ -70,6 +71,10 @@ def test_attention_to_a_token_is_that_of_all_positions_where_it_stands():
 def test_what_was_not_measured_is_not_drawn(graph):
     with pytest.raises(InputError, match="no head of this graph has a measured effect"):
         graph.figure(kind="heads", by="effect")
+    with pytest.raises(InputError, match=r"a measured gradient; lens\.onto\(g\), with lens = vis"):
+        graph.figure(kind="heads", by="gradient")
+    with pytest.raises(InputError, match=r"has measured reversed attention; reversed\.onto\(g\)"):
+        graph.figure(kind="heads", by="reversed")
     with pytest.raises(InputError, match=r"drawn by rank, prob, norm, .*; got 'size'"):
         graph.figure(kind="heads", by="size")
     with pytest.raises(InputError, match="kinds flow, heads, lens, neurons; got 'route'"):
@@ -83,3 +88,19 @@ def test_what_was_not_measured_is_not_drawn(graph):
     )
     drawn = np.array(marked.figure(kind="heads", by="effect", theme="dark").data[0].z, dtype=float)
     assert drawn[first.layer, first.id.head] == -2.0 and np.isnan(drawn).sum() == 7
+
+
+@pytest.mark.parametrize(
+    ("by", "number", "title"),
+    [
+        ("gradient", lambda n: n.gradient.norm, "gradient of the heads, target"),
+        ("reversed", lambda n: n.reversed.norm, "reversed attention of the heads, target"),
+    ],
+)
+def test_gradients_and_reversed_attention_are_drawn_where_they_were_measured(by, number, title):
+    measured = with_gradients(realistic())
+    figure = heads(measured, by)
+    drawn = np.array(figure.data[0].z, dtype=float)
+    for node in measured.of_kind("head"):
+        assert drawn[node.layer, node.id.head] == pytest.approx(number(node))
+    assert figure.layout.title.text.startswith(title)

@@ -36,7 +36,8 @@ def compare(
         reference: A Reference, the name of one, or the path of your own file.
         by: Which value of a graph's heads is the score: `norm` (the default); `prob` of the
             target; `rank` of the target (the best rank scores highest); `attention`, the largest
-            attention to any position except a BOS at the beginning; `attribution`; or `effect`.
+            attention to any position except a BOS at the beginning; `attribution`; `effect`;
+            `gradient`, the norm of its gradient; or `reversed`, that of its reversed attention.
         absolute: Whether to rank absolute values, so that a large negative score also counts. None
             is True for attributions and effects of a graph and for measured effects, else False.
         k: How many of the highest scores count as found; None is the number that the reference has.

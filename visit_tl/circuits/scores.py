@@ -17,7 +17,7 @@ from visit_tl.graph.circuit_parts import Edge, Part, is_edge, parse_end
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.records import Node
 
-By = Literal["norm", "prob", "rank", "attention", "attribution", "effect"]
+By = Literal["norm", "prob", "rank", "attention", "attribution", "effect", "gradient", "reversed"]
 BY: Final[tuple[By, ...]] = get_args(By)
 SIGNED: Final = ("attribution", "effect")
 
@@ -148,8 +148,8 @@ def _of_graph(graph: GraphData, reference: Reference, by: By, absolute: bool) ->
             values[head] = value
     if nodes and not values:
         raise InputError(
-            f"no head of this graph has an {by}; measure it first, or compare by norm, prob, rank "
-            f"or attention"
+            f"no head of this graph has {_MISSING.get(by, by)}, or compare by norm, prob, rank or "
+            f"attention"
         )
     spots = {node.id.position for node in nodes} - {None}
     notes = ("of several positions the highest score of a head counts",) if spots else ()
@@ -179,6 +179,16 @@ _VALUE_OF: Final[dict[str, Callable[[Node, GraphData], float | None]]] = {
     "attention": _attention,
     "attribution": lambda node, graph: node.attribution,
     "effect": lambda node, graph: None if node.effect is None else node.effect.value,
+    "gradient": lambda node, graph: None if node.gradient is None else node.gradient.norm,
+    "reversed": lambda node, graph: None if node.reversed is None else node.reversed.norm,
+}
+
+
+_MISSING: Final = {
+    "attribution": "an attribution; measure it first",
+    "effect": "an effect; measure it first",
+    "gradient": "a gradient; lens.onto(g) puts those of a backward_lens on it",
+    "reversed": "reversed attention; reversed.onto(g) puts that of a reversed_attention on it",
 }
 
 

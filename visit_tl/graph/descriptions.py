@@ -8,7 +8,7 @@ from typing import Final
 from visit_tl.escaping import visible
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.ids import Kind
-from visit_tl.graph.records import Edge, Effect, Hidden, Node, TokenProb
+from visit_tl.graph.records import Edge, Effect, Gradient, Hidden, Node, TokenProb
 
 KIND_WORDS: Final[dict[Kind, str]] = {
     "resid_pre": "residual stream entering block {layer}",
@@ -151,6 +151,12 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
         facts.append(f"direct logit attribution {node.attribution:+.3g}")
     if node.effect is not None:
         facts.append(effect_words(node.effect))
+    if node.gradient is not None:
+        facts.append(gradient_words(node.gradient))
+        if node.gradient.bottom:
+            facts.append(f"a step down the gradient adds: {token_list(node.gradient.bottom)}")
+    if node.reversed is not None:
+        facts.append(f"reversed attention: norm {number(node.reversed.norm)}")
     if places := looks_at(node, graph):
         facts.append("looks at: " + "  ".join(f"{t} @{i} {number(a)}" for i, t, a in places))
     if node.hook is not None:
@@ -171,6 +177,13 @@ def effect_words(effect: Effect) -> str:
     """What patching did to the metric, and whether that was measured or estimated."""
     how = "measured" if effect.exact else "estimated"
     return f"effect {effect.value:+.3g} ({how})"
+
+
+def gradient_words(gradient: Gradient) -> str:
+    """The norm of a gradient and the target's rank in it; a gradient that is 0 has no rank."""
+    if gradient.rank is None:
+        return f"gradient norm {number(gradient.norm)}"
+    return f"gradient norm {number(gradient.norm)}, target rank {gradient.rank} in it"
 
 
 _PATCHED: Final = 4

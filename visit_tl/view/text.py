@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from visit_tl.arguments.checked import checked
@@ -141,7 +141,11 @@ def _column_table(graph: GraphData, layer: int, nodes: list[Node]) -> list[str]:
 
 
 def _state_table(nodes: Iterable[Node]) -> list[str]:
-    rows = [["state", "says", "rank", "p", "entropy", "norm"]]
+    """States with their top token; gradients and what descent adds, if any."""
+    nodes = tuple(nodes)
+    gradients = any(node.gradient is not None for node in nodes)
+    more = ["gradient", "descent adds"] if gradients else []
+    rows = [["state", "says", "rank", "p", "entropy", "norm", *more]]
     rows += [
         [
             node.kind,
@@ -150,32 +154,52 @@ def _state_table(nodes: Iterable[Node]) -> list[str]:
             number(node.prob),
             number(node.entropy),
             number(node.norm),
+            *(_descent(node) if gradients else ()),
         ]
         for node in nodes
     ]
-    return table(rows, right=(2, 3, 4, 5)) if len(rows) > 1 else []
+    right = (2, 3, 4, 5, 6) if gradients else (2, 3, 4, 5)
+    return table(rows, right=right) if len(rows) > 1 else []
+
+
+def _descent(node: Node) -> list[str]:
+    if node.gradient is None:
+        return ["", ""]
+    adds = " ".join(visible(read.token, _TOKEN) for read in node.gradient.bottom[:3])
+    return [number(node.gradient.norm), adds]
 
 
 def _head_table(graph: GraphData, heads: list[Node]) -> list[str]:
-    """Heads with their top tokens and what they attend to; attributions and effects, if any."""
-    attributed = any(head.attribution is not None for head in heads)
-    patched = any(head.effect is not None for head in heads)
-    causes = ["adds"] * attributed + ["effect"] * patched
+    """Heads with their top tokens and what they attend to; what was measured of them, if anything.
+
+    Measured are attributions, effects, norms of gradients and norms of reversed attention.
+    """
+    measured = [
+        (name, found)
+        for name, of in _MEASURED.items()
+        if any(found := [of(head) for head in heads])
+    ]
     looks = "looks at: token@position attention ‹what its value says›"
-    rows = [["head", "says", "rank", "p", "norm", *causes, looks]]
-    for head in heads:
+    rows = [["head", "says", "rank", "p", "norm", *(name for name, _ in measured), looks]]
+    for i, head in enumerate(heads):
         says = " ".join(visible(read.token, _NARROW) for read in head.promoted[:2])
         numbers = [str(head.rank), number(head.prob), number(head.norm)]
-        if attributed:
-            numbers.append("" if head.attribution is None else f"{head.attribution:+.3g}")
-        if patched:
-            numbers.append("" if head.effect is None else _effect(head.effect))
+        numbers += [found[i] for _, found in measured]
         rows.append([str(head.id), says, *numbers, _memories(graph, head)])
-    return table(rows, right=tuple(range(2, 5 + len(causes))))
+    return table(rows, right=tuple(range(2, 5 + len(measured))))
 
 
 def _effect(effect: Effect) -> str:
     return f"{effect.value:+.3g}" if effect.exact else f"~{effect.value:+.3g}"
+
+
+_MEASURED: Final[dict[str, Callable[[Node], str]]] = {
+    "adds": lambda node: "" if node.attribution is None else f"{node.attribution:+.3g}",
+    "effect": lambda node: "" if node.effect is None else _effect(node.effect),
+    "gradient": lambda node: "" if node.gradient is None else number(node.gradient.norm),
+    "reversed": lambda node: "" if node.reversed is None else number(node.reversed.norm),
+}
+"""What may have been measured of a head, by the name of its column; empty where it was not."""
 
 
 def _memories(graph: GraphData, head: Node) -> str:

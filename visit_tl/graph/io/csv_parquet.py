@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as csv_module
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,9 @@ NODE_COLUMNS: Final = {
     "effect_exact": "bool",
     "hook": "string",
     "index": "list of int64",
+    "gradient": "double",
+    "gradient_rank": "int64",
+    "reversed": "double",
 }
 """Columns of the table of nodes, with their types."""
 
@@ -35,9 +39,15 @@ EDGE_COLUMNS: Final = {
 }
 """Columns of the table of edges, with their types."""
 
-NODES_HEAD: Final = f"{','.join(NODE_COLUMNS)}\n".encode()
-EDGES_HEAD: Final = f"{','.join(EDGE_COLUMNS)}\n".encode()
-"""The first lines of our CSV files, which mark them as ours."""
+_LATER: Final = ("gradient", "gradient_rank", "reversed")
+"""The columns of nodes that tables of earlier releases do not have."""
+
+NODES_HEAD: Final = (
+    re.escape(",".join(name for name in NODE_COLUMNS if name not in _LATER)).encode()
+    + f"(,{','.join(_LATER)})?\n".encode()
+)
+EDGES_HEAD: Final = re.escape(f"{','.join(EDGE_COLUMNS)}\n".encode())
+"""Patterns of the first lines of our CSV files, which mark them as ours."""
 
 _Row = dict[str, Any]
 

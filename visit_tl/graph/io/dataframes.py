@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from visit_tl.graph.container import GraphData
+from visit_tl.graph.io.networks import gradient_facts
 from visit_tl.graph.records import Node
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ def heads_table(graph: GraphData) -> pd.DataFrame:
             "entropy": node.entropy,
             "attribution": node.attribution,
             "effect": None if node.effect is None else node.effect.value,
+            **gradient_facts(node),
         }
         for node in graph.of_kind("head")
     ]
     columns = ["head", "top", "bottom", "rank", "prob", "norm", "looks_at", "entropy"]
-    columns += ["attribution", "effect"]
+    columns += ["attribution", "effect", "gradient", "gradient_rank", "reversed"]
     return pd.DataFrame(rows, columns=columns).set_index("head")
 
 
@@ -69,4 +71,5 @@ def _node_row(node: Node) -> dict[str, Any]:
         "effect": None if node.effect is None else node.effect.value,
         "hook": None if node.hook is None else node.hook.name,
         "index": None if node.hook is None else node.hook.index,
+        **gradient_facts(node),
     }

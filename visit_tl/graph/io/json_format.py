@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from visit_tl.errors import GraphError
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.ids import NodeId
+from visit_tl.graph.io.consistency import check_whole
 from visit_tl.graph.io.migrations import SCHEMA, upgraded
+from visit_tl.graph.io.typed_reader import TypedReader
 from visit_tl.graph.records import (
     EDGE_KINDS,
     Column,
     Edge,
     Effect,
+    Gradient,
     Hidden,
     Hook,
     Node,
+    Reversed,
     TokenProb,
 )
-
-_T = TypeVar("_T")
 
 
 def to_json(graph: GraphData) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def from_json(data: object) -> GraphData:
         GraphError: the data is not a graph or has another schema; or a value is missing, of the
             wrong type, out of range or does not fit the rest. The message names the place.
     """
-    root = _Reader(upgraded(data), "the file")
+    root = TypedReader(upgraded(data), "the file")
     graph = GraphData(
         model=root.text("model"),
         prompt=root.text("prompt"),
@@ -94,7 +94,7 @@ def from_json(data: object) -> GraphData:
         nodes=tuple(_node(part) for part in root.parts("nodes")),
         edges=tuple(_edge(part) for part in root.parts("edges")),
     )
-    _check_whole(graph)
+    check_whole(graph)
     return graph
 
 
@@ -123,6 +123,19 @@ def _node_to_json(node: Node) -> dict[str, Any]:
         else {"name": node.hook.name, "index": list(node.hook.index)},
         "attribution": node.attribution,
         "effect": None if node.effect is None else _slots(node.effect),
+        "gradient": None if node.gradient is None else _gradient_to_json(node.gradient),
+        "reversed": None
+        if node.reversed is None
+        else {"norm": node.reversed.norm, "row": list(node.reversed.row)},
+    }
+
+
+def _gradient_to_json(gradient: Gradient) -> dict[str, Any]:
+    return {
+        "norm": gradient.norm,
+        "rank": gradient.rank,
+        "top": [_slots(t) for t in gradient.top],
+        "bottom": [_slots(t) for t in gradient.bottom],
     }
 
 
@@ -137,80 +150,7 @@ def _slots(record: TokenProb | Hidden | Effect) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
-def _is_finite(value: int | float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer that no float can hold
-        return False
-
-
-class _Reader:
-    """Reads typed values from untrusted JSON; its errors name the place of a wrong one."""
-
-    def __init__(self, data: object, where: str) -> None:
-        self._data, self._where = data, where
-
-    def get(self, key: str) -> object:
-        if not isinstance(self._data, Mapping):
-            raise GraphError(f"{self._where} is {type(self._data).__name__}, not an object")
-        if key not in self._data:
-            raise GraphError(f"{self._where} has no {key!r}")
-        return self._data[key]
-
-    def text(self, key: str) -> str:
-        return self._typed(key, self.get(key), str)
-
-    def boolean(self, key: str) -> bool:
-        return self._typed(key, self.get(key), bool)
-
-    def integer(self, key: str) -> int:
-        value = self._typed(key, self.get(key), int)
-        if value < 0:
-            raise GraphError(f"{self._where}: {key!r} is {value}, below 0")
-        return value
-
-    def number(self, key: str) -> float:
-        value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
-            raise GraphError(f"{self._where}: {key!r} is {value!r}, not a finite number")
-        return float(value)
-
-    def prob(self, key: str) -> float:
-        value = self.number(key)
-        if not 0.0 <= value <= 1.0:
-            raise GraphError(f"{self._where}: {key!r} is {value}, outside 0..1")
-        return value
-
-    def items(self, key: str, kind: type[_T]) -> list[_T]:
-        value = self._typed(key, self.get(key), list)
-        return [self._typed(f"{key}[{i}]", item, kind) for i, item in enumerate(value)]
-
-    def parts(self, key: str) -> list[_Reader]:
-        value = self._typed(key, self.get(key), list)
-        return [_Reader(item, f"{key}[{i}]") for i, item in enumerate(value)]
-
-    def by_layer(self, key: str) -> list[tuple[int, _Reader]]:
-        value = self._typed(key, self.get(key), dict)
-        found = []
-        for layer, part in value.items():
-            if not (isinstance(layer, str) and layer.isascii() and layer.isdigit()):
-                raise GraphError(f"{self._where}: {key!r} has {layer!r} where a layer belongs")
-            part = part if isinstance(part, dict) else {"error": part}
-            found.append((int(layer), _Reader(part, f"{key}[{layer}]")))
-        return found
-
-    def optional(self, key: str) -> bool:
-        return self.get(key) is not None
-
-    def _typed(self, key: str, value: object, kind: type[_T]) -> _T:
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise GraphError(
-                f"{self._where}: {key!r} is {type(value).__name__}, expected {kind.__name__}"
-            )
-        return value
-
-
-def _pruning(root: _Reader) -> dict[str, str | int | None]:
+def _pruning(root: TypedReader) -> dict[str, str | int | None]:
     value = root.get("pruning")
     if not isinstance(value, dict) or not all(
         isinstance(v, str | int) or v is None for v in value.values()
@@ -219,18 +159,18 @@ def _pruning(root: _Reader) -> dict[str, str | int | None]:
     return value
 
 
-def _hidden_by_layer(part: _Reader) -> dict[int, Hidden]:
+def _hidden_by_layer(part: TypedReader) -> dict[int, Hidden]:
     return {
         layer: Hidden(*(hidden.integer(name) for name in Hidden.__slots__))
         for layer, hidden in part.by_layer("hidden")
     }
 
 
-def _errors(part: _Reader) -> dict[int, float]:
+def _errors(part: TypedReader) -> dict[int, float]:
     return {layer: error.number("error") for layer, error in part.by_layer("residual_error")}
 
 
-def _column(part: _Reader) -> Column:
+def _column(part: TypedReader) -> Column:
     return Column(
         position=part.integer("position"),
         hops=part.integer("hops"),
@@ -240,22 +180,44 @@ def _column(part: _Reader) -> Column:
     )
 
 
-def _effect(part: _Reader) -> Effect | None:
+def _effect(part: TypedReader) -> Effect | None:
     if not part.optional("effect"):
         return None
-    inner = _Reader(part.get("effect"), "effect")
+    inner = TypedReader(part.get("effect"), "effect")
     return Effect(inner.number("value"), inner.boolean("exact"))
 
 
-def _node(part: _Reader) -> Node:
+def _gradient(part: TypedReader, where: NodeId) -> Gradient | None:
+    if not part.optional("gradient"):
+        return None
+    inner = TypedReader(part.get("gradient"), f"the gradient of {where}")
+    return Gradient(
+        norm=inner.length("norm"),
+        rank=inner.integer("rank") if inner.optional("rank") else None,
+        top=tuple(_token(t) for t in inner.parts("top")),
+        bottom=tuple(_token(t) for t in inner.parts("bottom")),
+    )
+
+
+def _reversed(part: TypedReader, where: NodeId) -> Reversed | None:
+    if not part.optional("reversed"):
+        return None
+    name = f"the reversed attention of {where}"
+    inner = TypedReader(part.get("reversed"), name)
+    row = inner.items("row", object)
+    numbers = (TypedReader({"row": value}, name).number("row") for value in row)
+    return Reversed(inner.length("norm"), tuple(numbers))
+
+
+def _node(part: TypedReader) -> Node:
     hook = None
     if part.optional("hook"):
-        inner = _Reader(part.get("hook"), "hook")
+        inner = TypedReader(part.get("hook"), "hook")
         hook = Hook(inner.text("name"), tuple(inner.items("index", int)))
     attention = None
     if part.optional("attention"):
         row = part.items("attention", object)
-        attention = tuple(_Reader({"attention": a}, "a node").prob("attention") for a in row)
+        attention = tuple(TypedReader({"attention": a}, "a node").prob("attention") for a in row)
     node_id = NodeId.parse(part.text("id"))
     return Node(
         id=node_id,
@@ -271,65 +233,18 @@ def _node(part: _Reader) -> Node:
         hook=hook,
         attribution=part.number("attribution") if part.optional("attribution") else None,
         effect=_effect(part),
+        gradient=_gradient(part, node_id),
+        reversed=_reversed(part, node_id),
     )
 
 
-def _token(part: _Reader) -> TokenProb:
+def _token(part: TypedReader) -> TokenProb:
     return TokenProb(part.text("token"), part.integer("id"), part.prob("prob"))
 
 
-def _edge(part: _Reader) -> Edge:
+def _edge(part: TypedReader) -> Edge:
     kind = part.text("kind")
     if kind not in EDGE_KINDS:
         raise GraphError(f"an edge has the kind {kind!r}; the kinds are {', '.join(EDGE_KINDS)}")
     source, target = NodeId.parse(part.text("source")), NodeId.parse(part.text("target"))
     return Edge(source, target, cast(Any, kind), part.number("score"), _effect(part))
-
-
-def _check_whole(graph: GraphData) -> None:
-    """Check that the fields of a graph fit each other."""
-    if not graph.nodes or not graph.layers:
-        raise GraphError("this graph has no nodes or no layers")
-    if graph.layers != tuple(range(graph.layers[0], graph.layers[-1] + 1)):
-        raise GraphError(f"the layers {list(graph.layers)} are not consecutive and ascending")
-    if len(graph.tokens) != len(graph.token_ids) or graph.position >= len(graph.tokens):
-        raise GraphError(
-            f"{len(graph.tokens)} tokens, {len(graph.token_ids)} token ids and the position "
-            f"{graph.position} do not fit together"
-        )
-    _check_tables(graph, "the graph")
-    where: dict[int | None, set[int]] = {None: set(graph.layers)}
-    for column in graph.columns:
-        _check_column(graph, column)
-        where[column.position] = {*column.layers, graph.layers[0] + len(column.layers)}
-    if len(where) != len(graph.columns) + 1:
-        raise GraphError("two columns are at the same position")
-    for node in graph.nodes:
-        known = where.get(node.id.position)
-        outside = node.layer is not None and node.layer not in graph.layers
-        if known is None or outside or (node.layer is not None and node.layer not in known):
-            raise GraphError(f"the node {node.id} is outside the graph's layers and columns")
-        if node.rank >= graph.d_vocab:
-            raise GraphError(f"the node {node.id} has rank {node.rank} of {graph.d_vocab} tokens")
-        if not node.top or not node.bottom:
-            raise GraphError(f"the node {node.id} has no readout")
-
-
-def _check_column(graph: GraphData, column: Column) -> None:
-    if column.position >= graph.position or column.hops < 1:
-        raise GraphError(
-            f"a column at position {column.position}, {column.hops} hops away, does not fit a "
-            f"graph of position {graph.position}"
-        )
-    if column.layers != graph.layers[: len(column.layers)]:
-        raise GraphError(
-            f"the column at position {column.position} has the layers {list(column.layers)}, "
-            f"which are not the first of the graph's"
-        )
-    _check_tables(column, f"the column at position {column.position}")
-
-
-def _check_tables(part: GraphData | Column, where: str) -> None:
-    for name, table in (("hidden", part.hidden), ("residual_error", part.residual_error)):
-        if set(table) != set(part.layers):
-            raise GraphError(f"{where}: {name!r} is not given for exactly its layers")

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from visit_tl.errors import GraphError
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """The schema of the files that are written."""
 
 _Json = dict[str, Any]
@@ -23,27 +23,36 @@ _ADDED_IN_2: Final[dict[str, _Json]] = {
     "nodes": {"position": None, "attribution": None, "effect": None},
     "edges": {"effect": None},
 }
+_ADDED_IN_3: Final[dict[str, _Json]] = {"nodes": {"gradient": None, "reversed": None}}
 
 
-def _with_columns(data: _Json) -> _Json:
-    """Schema 1 to 2: schema 1 had no other positions, no attributions and no effects.
+def _filled(data: _Json, added: dict[str, _Json]) -> _Json:
+    """The lists of a file with the fields that its objects lack.
 
     Whatever is not a list of objects stays as it is, to be refused by the reader.
     """
-    filled = {
+    return {
         name: [missing | dict(p) if isinstance(p, Mapping) else p for p in data[name]]
-        for name, missing in _ADDED_IN_2.items()
+        for name, missing in added.items()
         if isinstance(data.get(name), list)
     }
-    return {"columns": []} | data | filled | {"schema": 2}
 
 
-def _defaults(data: _Json) -> _Json:
-    """Schema 2: fields that were added later, without a new schema."""
-    return {"patched": [], "adapters": [], "bos_in_prompt": False} | data
+def _with_columns(data: _Json) -> _Json:
+    """Schema 1 to 2: schema 1 had no other positions, no attributions and no effects."""
+    return {"columns": []} | data | _filled(data, _ADDED_IN_2) | {"schema": 2}
 
 
-STEPS: Final[dict[int, Callable[[_Json], _Json]]] = {1: _with_columns}
+def _with_gradients(data: _Json) -> _Json:
+    """Schema 2 to 3: schema 2 had no gradients and no reversed attention.
+
+    Three other fields came within schema 2, and its early files lack them.
+    """
+    late = {"patched": [], "adapters": [], "bos_in_prompt": False}
+    return late | data | _filled(data, _ADDED_IN_3) | {"schema": 3}
+
+
+STEPS: Final[dict[int, Callable[[_Json], _Json]]] = {1: _with_columns, 2: _with_gradients}
 """For each older schema, the function that converts it to the next one."""
 
 
@@ -64,4 +73,4 @@ def upgraded(data: object) -> _Json:
     new = dict(data)
     for step in range(schema, SCHEMA):
         new = STEPS[step](new)
-    return _defaults(new)
+    return new

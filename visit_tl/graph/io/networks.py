@@ -70,8 +70,22 @@ def node_facts(node: Node, graph: GraphData) -> dict[str, Any]:
         "effect_exact": None if node.effect is None else node.effect.exact,
         "hook": None if node.hook is None else node.hook.name,
         "index": None if node.hook is None else _json(node.hook.index),
+        **gradient_facts(node),
     }
     return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def gradient_facts(node: Node) -> dict[str, Any]:
+    """The norm of the gradient, the target's rank in it, and the norm of reversed attention.
+
+    None where they were not measured.
+    """
+    gradient = node.gradient
+    return {
+        "gradient": None if gradient is None else gradient.norm,
+        "gradient_rank": None if gradient is None else gradient.rank,
+        "reversed": None if node.reversed is None else node.reversed.norm,
+    }
 
 
 def edge_facts(edge: Edge) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import effect_words, number, readable
+from visit_tl.graph.descriptions import effect_words, gradient_words, number, readable
 from visit_tl.graph.ids import Kind, NodeId
 from visit_tl.graph.records import Node
 from visit_tl.version import __version__
@@ -149,6 +149,10 @@ def _label(node: Node) -> str:
         facts.append(f"attribution {number(node.attribution)}")
     if node.effect is not None:
         facts.append(effect_words(node.effect))
+    if node.gradient is not None:
+        facts.append(gradient_words(node.gradient))
+    if node.reversed is not None:
+        facts.append(f"reversed attention {number(node.reversed.norm)}")
     return " · ".join(facts)
 
 

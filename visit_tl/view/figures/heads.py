@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,16 +18,22 @@ from visit_tl.graph.container import Graph, GraphData
 from visit_tl.graph.records import Node
 from visit_tl.view.figures.head_map import head_map
 
-if TYPE_CHECKING:
-    pass
-
 _NUMBERS: Final[dict[str, tuple[str, Callable[[Node], float | None]]]] = {
     "rank": ("−log10(rank + 1)", lambda node: -math.log10(node.rank + 1)),
     "prob": ("probability", lambda node: node.prob),
     "norm": ("norm", lambda node: node.norm),
     "attribution": ("attribution", lambda node: node.attribution),
     "effect": ("effect", lambda node: None if node.effect is None else node.effect.value),
+    "gradient": ("norm", lambda node: None if node.gradient is None else node.gradient.norm),
+    "reversed": ("norm of R", lambda node: None if node.reversed is None else node.reversed.norm),
 }
+_MEASURED_BY: Final = {
+    "attribution": "g.attribution().onto(g)",
+    "effect": "g.effects(metric).onto(g)",
+    "gradient": "lens.onto(g), with lens = visit_tl.backward_lens(model, prompt),",
+    "reversed": "reversed.onto(g), with reversed = visit_tl.reversed_attention(model, prompt),",
+}
+_TITLES: Final = {"reversed": "reversed attention"}
 
 
 @checked
@@ -44,7 +50,8 @@ def heads(
     Args:
         graph: The graph.
         by: `rank` (of the target, 0 at the top of the scale), `prob`, `norm`, `attribution`,
-            `effect`, or `attention` (from the graph's position).
+            `effect`, `gradient` (its norm at the head's z), `reversed` (the norm of the reversed
+            attention), or `attention` (from the graph's position).
         to: For `attention`, where the heads look: a key position (negative ones count from the
             end), or the text of a token, at all positions where it occurs.
         reference: A circuit whose heads are outlined.
@@ -63,7 +70,7 @@ def heads(
         )
     if to is None:
         words, number = _NUMBERS[by]
-        title = f"{by} of the heads, target {visible(graph.target)}"
+        title = f"{_TITLES.get(by, by)} of the heads, target {visible(graph.target)}"
     else:
         at = _positions(graph, to)
         words, number = "attention", lambda node: _attention(node, at)
@@ -78,9 +85,9 @@ def heads(
     for node in shown:
         value = number(node)
         scores[node.id.layer, node.id.head] = np.nan if value is None else value
-    if by in ("attribution", "effect") and np.isnan(scores).all():
-        how = "g.attribution().onto(g)" if by == "attribution" else "g.effects(metric).onto(g)"
-        raise InputError(f"no head of this graph has a measured {by}; {how} measures it")
+    if by in _MEASURED_BY and np.isnan(scores).all():
+        what = "measured reversed attention" if by == "reversed" else f"a measured {by}"
+        raise InputError(f"no head of this graph has {what}; {_MEASURED_BY[by]} measures it")
     return head_map(
         scores,
         reference=reference,

@@ -25,6 +25,15 @@ SCRIPTS: Final = (
 )
 """Every file after those that it needs; the last one starts the page."""
 
+_MARK: Final = "if (GRADIENTS"
+"""How the lines begin that only pages of graphs with gradients contain."""
+
+_SIGNED: Final[dict[str, dict[str, str]]] = {
+    "light": {"plus": "#2166ac", "minus": "#b2182b"},
+    "dark": {"plus": "#6fb1ea", "minus": "#f0806c"},
+}
+"""The colours of reversed attention above and below zero."""
+
 _RANKS: Final = 17
 _GREYS: Final = 8
 _PAGE_COLOURS: Final[dict[str, dict[str, str]]] = {
@@ -51,10 +60,21 @@ _PAGE_COLOURS: Final[dict[str, dict[str, str]]] = {
 }
 
 
-def stylesheet() -> str:
-    """The style sheet of the page, with the colours of both themes."""
+def stylesheet(*, gradients: bool = False) -> str:
+    """The style sheet of the page, with the colours of both themes.
+
+    Args:
+        gradients: Whether the graph of the page has gradients or reversed attention.
+    """
     rules = [_variables(theme) for theme in PALETTES]
-    return "\n".join((*rules, f"body{{font:14px/1.4 {_fonts()}}}", _read("page.css")))
+    whole = "\n".join((*rules, f"body{{font:14px/1.4 {_fonts()}}}", _read("page.css")))
+    if not gradients:
+        return whole
+    signed = (
+        f':root[data-theme="{theme}"]{{--plus:{own["plus"]};--minus:{own["minus"]}}}'
+        for theme, own in _SIGNED.items()
+    )
+    return "\n".join((whole, *signed, _read("gradients.css")))
 
 
 def template() -> str:
@@ -62,13 +82,20 @@ def template() -> str:
     return _read("page.html")
 
 
-def script() -> str:
-    """The script of the page: the files of `assets/` in order, comments left out."""
-    whole = "\n".join(_read(name) for name in SCRIPTS)
+def script(*, gradients: bool = False) -> str:
+    """The script of the page: the files of `assets/` in order, comments left out.
+
+    Args:
+        gradients: Whether the graph of the page has gradients or reversed attention. The page of a
+            graph without them has neither their file nor the lines of other files that call it.
+    """
+    *names, main = SCRIPTS
+    whole = "\n".join(_read(n) for n in (*names, *["gradients.js"] * gradients, main))
     # Comments are for readers of the files; in the page they would be a fifth of the script.
     bare = re.sub(r"/\*\*.*?\*/\s*?", "", whole, flags=re.DOTALL)
     lines = (line.strip() for line in bare.splitlines())
-    kept = "\n".join(line for line in lines if line and not line.startswith("//"))
+    left_out = "//" if gradients else ("//", _MARK)
+    kept = "\n".join(line for line in lines if line and not line.startswith(left_out))
     return f'"use strict";\n{kept}'
 
 

@@ -60,11 +60,12 @@ def page(
     palette(theme)
     own = to_position(graph, graph.position)
     words = heading(graph)
+    gradients = any(node.gradient or node.reversed for node in graph.nodes)
     parts = {
         "THEME": for_html(theme),
         "TITLE": for_html(f"{words['model']} · {words['prompt']}"),
         "POLICY": for_html(POLICY),
-        "STYLE": stylesheet(),
+        "STYLE": stylesheet(gradients=gradients),
         "HEAD": page_parts.header(graph, words),
         "FIRST": str(graph.layers[0]),
         "LAST": str(graph.layers[-1]),
@@ -75,7 +76,7 @@ def page(
         "DATA": to_json(payload(graph)),
         "THEMES": to_json({name: colours(name) for name in PALETTES}),
         "OPENING": to_json(_opening(own, theme, layers)),
-        "SCRIPT": script(),
+        "SCRIPT": script(gradients=gradients),
     }
     # Split only once, so that a token that looks like a placeholder is not replaced.
     pieces = template().split("@@")

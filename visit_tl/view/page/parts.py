@@ -6,11 +6,13 @@ Text from prompts and vocabularies is escaped by `escaping.for_html`.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
 
 from visit_tl.escaping import for_html, visible
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.descriptions import bos_words, number
-from visit_tl.graph.records import Node
+from visit_tl.graph.records import Gradient, Node, Reversed, TokenProb
 from visit_tl.view.legend import EDGE_LEGEND, GREY_LEGEND, RANK_LEGEND
 from visit_tl.view.style import node_colour
 
@@ -103,28 +105,44 @@ def heads(graph: GraphData, theme: str) -> str:
     for source, target in zip(*graph.ends, strict=True):
         if (node := graph.nodes[source]).kind == "value":
             memories[target].append(node)
-    rows = "".join(
-        _head_row(graph, node, memories[i], theme)
-        for i, node in enumerate(graph.nodes)
-        if node.kind == "head"
-    )
+    shown = [(i, node) for i, node in enumerate(graph.nodes) if node.kind == "head"]
+    more = any(node.gradient or node.reversed for _, node in shown)
+    rows = "".join(_head_row(graph, node, memories[i], theme, more) for i, node in shown)
     names = ("head", "promotes", "suppresses", "rank of target", "p", "norm", "entropy", "looks at")
-    return (
-        f"<table><thead><tr>{''.join(f'<th>{n}</th>' for n in names)}</tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
-    )
+    heads = "".join(f"<th>{n}</th>" for n in names) + (_GRADIENT_HEADS if more else "")
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _head_row(graph: GraphData, head: Node, values: list[Node], theme: str) -> str:
+_GRADIENT_HEADS: Final = (
+    "<th data-sort>gradient norm</th><th>rank of target in it</th><th>a step down it adds</th>"
+    "<th data-sort>reversed attention</th>"
+)
+
+
+def _gradient_cells(head: Node) -> str:
+    def norm(found: Gradient | Reversed | None) -> str:
+        if found is None:
+            return "<td class=n></td>"
+        return f'<td class=n data-value="{found.norm!r}">{number(found.norm)}</td>'
+
+    gradient = head.gradient
+    rank, adds = "", ""
+    if gradient is not None and gradient.rank is not None:
+        rank, adds = str(gradient.rank), _tokens(gradient.bottom)
+    return f"{norm(gradient)}<td class=n>{rank}</td><td>{adds}</td>{norm(head.reversed)}"
+
+
+def _tokens(reads: Sequence[TokenProb]) -> str:
+    return " ".join(f"<bdi>{for_html(visible(read.token))}</bdi>" for read in reads[:3])
+
+
+def _head_row(graph: GraphData, head: Node, values: list[Node], theme: str, more: bool) -> str:
     memories = [
         f"<bdi>{for_html(visible(node.token or ''))}</bdi>@{node.id.key_position} "
         f"{'?' if node.coefficient is None else number(node.coefficient)}"
         for node in values
     ]
-    tokens = [
-        " ".join(f"<bdi>{for_html(visible(read.token))}</bdi>" for read in reads[:3])
-        for reads in (head.promoted, head.suppressed)
-    ]
+    tokens = [_tokens(reads) for reads in (head.promoted, head.suppressed)]
     colour = node_colour(head, graph.d_vocab, theme)
     numbers = (number(head.prob), number(head.norm), number(head.entropy))
     cells = [
@@ -132,5 +150,6 @@ def _head_row(graph: GraphData, head: Node, values: list[Node], theme: str) -> s
         f'<td class=n><span class="dot" style="background:{colour}"></span>{head.rank}</td>',
         *(f"<td class=n>{n}</td>" for n in numbers),
         f"<td>{', '.join(memories)}</td>",
+        *([_gradient_cells(head)] if more else []),
     ]
     return f"<tr>{''.join(cells)}</tr>"

@@ -131,9 +131,30 @@ def _nodes(nodes: Sequence[Node], texts: _Texts) -> dict[str, Any]:
             if node.attention is not None
         },
         "effect": _effects(node.effect for node in nodes),
+        **_gradients(nodes, texts),
         "hook": names,
         "index": [[] if node.hook is None else list(node.hook.index) for node in nodes],
         "hooks": list(hooks.index),
+    }
+
+
+def _gradients(nodes: Sequence[Node], texts: _Texts) -> dict[str, Any]:
+    """Gradients and reversed attention by node; a graph without any has neither key.
+
+    A gradient is its norm, the target's rank in it (-1 if it is 0), its top and bottom tokens.
+    """
+    found = {i: node.gradient for i, node in enumerate(nodes) if node.gradient is not None}
+    turned = {i: node.reversed for i, node in enumerate(nodes) if node.reversed is not None}
+    if not found and not turned:
+        return {}
+    top = _reads([gradient.top for gradient in found.values()], texts, 3)
+    bottom = _reads([gradient.bottom for gradient in found.values()], texts, 2)
+    return {
+        "gradient": {
+            i: [short(gradient.norm), _index(gradient.rank), top[k], bottom[k]]
+            for k, (i, gradient) in enumerate(found.items())
+        },
+        "reversed": {i: [short(r.norm), shorts(r.row, 2)] for i, r in turned.items()},
     }
 
 

@@ -11,7 +11,8 @@
  * @property {string[]} without Kinds that are hidden.
  * @property {number|null} rank
  * @property {number} strength
- * @property {string} by What `strength` is measured by: strength, effect or attribution.
+ * @property {string} by What `strength` is measured by: strength, effect, attribution,
+ *   gradient or reversed.
  * @property {number} selected
  * @property {number} way Position where the shown way starts; -1 for the first in the list.
  * @property {string} query
@@ -53,14 +54,16 @@ function choose(model, view, kept) {
   return { slots: strongest, allNodes, ...chooseEdges(model, view, depth, strongest, from, to) };
 }
 
-/** The measured effect or attribution of a node; undefined if there is none. @param {Model} model @param {number} i
+/** What was measured of a node; undefined if it was not. @param {Model} model @param {number} i
  * @param {string} name */
 function measured(model, i, name) {
+  if (GRADIENTS && (name === "gradient" || name === "reversed")) return (model.nodes[name][i] || [])[0];
   return name === "effect" ? (model.nodes.effect[i] || [])[0] : model.nodes.attribution[i];
 }
 
-/** Which of effect and attribution the file contains. @param {Model} model */
+/** Which measures the file contains. @param {Model} model */
 function measures(model) {
+  if (GRADIENTS) return allMeasures(model);
   return ["effect", "attribution"].filter((name) => Object.keys(model.nodes[name]).length > 0);
 }
 

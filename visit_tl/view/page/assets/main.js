@@ -251,6 +251,7 @@
   }
 
   bindControls(model, () => view, change);
+  if (GRADIENTS) bindSorting();
   bindFinder(model, { change, select: (node) => { walk = null; select(node); } });
   document.addEventListener("keydown", key);
   window.addEventListener("hashchange", () => {

@@ -76,6 +76,7 @@ function nodeTip(model, i) {
     make("span", { text: ": rank " + n.rank[i] + " of 0.." + (model.graph.vocabulary - 1) + ", p = " + number(n.prob[i]) })]));
   say("norm " + number(n.norm[i]) + " · entropy " + number(n.entropy[i]) + " nats"
     + (n.coefficient[i] === null ? "" : " · coefficient " + number(n.coefficient[i])));
+  if (GRADIENTS) lines.push(...gradientTip(model, i));
   if (n.hook[i] >= 0) say(n.hooks[n.hook[i]] + "[" + n.index[i].join(", ") + "]");
   return lines;
 }

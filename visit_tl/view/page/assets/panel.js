@@ -75,6 +75,7 @@ function showPanel(panel, model, view, tools) {
   panel.append(waysOf(model, view, i, tools), readsOf(model, i, "bottom"));
   panel.append(neighbours(model, i, "into", tools), neighbours(model, i, "outOf", tools));
   panel.append(hookOf(model, i, tools));
+  if (GRADIENTS) addGradients(panel, model, i, tools);
 }
 
 /** What the panel shows while no node is chosen. @param {Model} model @param {any} tools */

@@ -1,0 +1,83 @@
+"""Whether the fields of a graph that was read from a file fit each other."""
+
+from __future__ import annotations
+
+from visit_tl.errors import GraphError
+from visit_tl.graph.container import GraphData
+from visit_tl.graph.records import Column, Node
+
+
+def check_whole(graph: GraphData) -> None:
+    """Check that the fields of a graph fit each other.
+
+    Raises:
+        GraphError: they do not.
+    """
+    if not graph.nodes or not graph.layers:
+        raise GraphError("this graph has no nodes or no layers")
+    if graph.layers != tuple(range(graph.layers[0], graph.layers[-1] + 1)):
+        raise GraphError(f"the layers {list(graph.layers)} are not consecutive and ascending")
+    if len(graph.tokens) != len(graph.token_ids) or graph.position >= len(graph.tokens):
+        raise GraphError(
+            f"{len(graph.tokens)} tokens, {len(graph.token_ids)} token ids and the position "
+            f"{graph.position} do not fit together"
+        )
+    _check_tables(graph, "the graph")
+    where: dict[int | None, set[int]] = {None: set(graph.layers)}
+    for column in graph.columns:
+        _check_column(graph, column)
+        where[column.position] = {*column.layers, graph.layers[0] + len(column.layers)}
+    if len(where) != len(graph.columns) + 1:
+        raise GraphError("two columns are at the same position")
+    for node in graph.nodes:
+        known = where.get(node.id.position)
+        outside = node.layer is not None and node.layer not in graph.layers
+        if known is None or outside or (node.layer is not None and node.layer not in known):
+            raise GraphError(f"the node {node.id} is outside the graph's layers and columns")
+        if node.rank >= graph.d_vocab:
+            raise GraphError(f"the node {node.id} has rank {node.rank} of {graph.d_vocab} tokens")
+        if not node.top or not node.bottom:
+            raise GraphError(f"the node {node.id} has no readout")
+        _check_gradients(graph, node)
+
+
+def _check_gradients(graph: GraphData, node: Node) -> None:
+    gradient, found = node.gradient, node.reversed
+    if gradient is not None:
+        rank = gradient.rank
+        if rank is not None and rank >= graph.d_vocab:
+            raise GraphError(f"the gradient of {node.id} has rank {rank} of {graph.d_vocab} tokens")
+        if len({rank is not None, bool(gradient.top), bool(gradient.bottom)}) > 1:
+            raise GraphError(
+                f"the gradient of {node.id} has some of a rank, top tokens and bottom tokens, but "
+                f"not all: a gradient that is 0 has none of them"
+            )
+    if found is None:
+        return
+    if node.kind != "head":
+        raise GraphError(f"{node.id} has reversed attention, but is no head")
+    if len(found.row) != len(graph.tokens):
+        raise GraphError(
+            f"the reversed attention of {node.id} has {len(found.row)} entries for "
+            f"{len(graph.tokens)} tokens"
+        )
+
+
+def _check_column(graph: GraphData, column: Column) -> None:
+    if column.position >= graph.position or column.hops < 1:
+        raise GraphError(
+            f"a column at position {column.position}, {column.hops} hops away, does not fit a "
+            f"graph of position {graph.position}"
+        )
+    if column.layers != graph.layers[: len(column.layers)]:
+        raise GraphError(
+            f"the column at position {column.position} has the layers {list(column.layers)}, "
+            f"which are not the first of the graph's"
+        )
+    _check_tables(column, f"the column at position {column.position}")
+
+
+def _check_tables(part: GraphData | Column, where: str) -> None:
+    for name, table in (("hidden", part.hidden), ("residual_error", part.residual_error)):
+        if set(table) != set(part.layers):
+            raise GraphError(f"{where}: {name!r} is not given for exactly its layers")
