@@ -70,6 +70,9 @@ def things():
         warnings.simplefilter("ignore")
         prompts = ioi(words, 2)
     reference = vt.circuits.load("ioi-wang-2022")
+    lens = vt.backward_lens(model, prompt, 3)
+    maps = vt.reversed_attention(model, prompt, 3)
+    edit = vt.gradients.Edit(prompt, "c")
     values = {
         "model": model, "prompt": prompt, "prompts": ["a b", "b a"], "metric": metric, "n": 1,
         "heads": ["L0H1"], "view": vt.ModelView(model), "vectors": torch.ones(1, 16),
@@ -81,7 +84,8 @@ def things():
         "word": "a", "layers": [0], "position": graph.position, "nodes": ["L0H1"], "kinds": "head",
         "before": graph, "after": graph, "states": vt.lens_table(model, prompt), "targets": [3],
         "at": "END", "dataset": None, "corruption": "ABC", "corrupted": other, "most": 3,
-        "logits": torch.ones(2, 40, 99),
+        "logits": torch.ones(2, 40, 99), "lens": lens, "maps": maps, "target": 3, "layer": 1,
+        "matrix": "W_out", "edits": [edit], "facts": [(prompt, "a", " c")],
         "verbose": False,
     }  # fmt: skip
     per_call = {
@@ -108,6 +112,14 @@ def things():
         "visit_tl.studies.observe": {"model": words, "prompts": prompts},
         "visit_tl.view.figures.heads.heads": {"by": "norm"},
         "visit_tl.causal.Effects.onto": {"graph": graph},
+        "visit_tl.gradients.patching_sweep": {"targets": 3, "alphas": [-1.0], "control": []},
+        "visit_tl.gradients.shift_sweep": {"etas": [0.1], "layers": [1]},
+        "visit_tl.gradients.ReversedAttention.heads": {"heads": ["L0H1"]},
+        **{
+            f"visit_tl.gradients.ReversedAttention.{name}": {"head": 1, "layer": 0}
+            for name in ("map", "forward_map")
+        },
+        "visit_tl.gradients.BackwardLens.heads": {"head": 1},
     }
     objects = {
         "FlowGraph": graph, "LensTable": values["states"], "NodeId": graph.nodes[0].id,
@@ -117,6 +129,8 @@ def things():
         "Comparison": vt.circuits.compare(np.ones((12, 12)), reference),
         "Part": vt.circuits.Part.parse("L0H1"), "Edge": vt.circuits.Edge.parse("L0H1->L1H0<q>"),
         "PromptSet": prompts, "HeadScores": scores, "SideBySide": vt.view.compare(graph, graph),
+        "BackwardLens": lens, "ReversedAttention": maps, "Factors": lens.factors(1, "W_out"),
+        "MatrixReadout": lens.matrices["W_out"], "Edit": edit,
         "AttentionView": vt.attention(model, prompt, ["L0H1"]),
     }  # fmt: skip
     return values, per_call, objects
@@ -128,7 +142,7 @@ def unfit(name, argument, value):
     """Whether a value is left out."""
     if isinstance(value, str) and (argument == "model" or name == "visit_tl.load_model"):
         return True
-    if argument == "metric" and (value is print or value is int):
+    if argument in ("metric", "target", "targets") and (value is print or value is int):
         return True
     many = argument in ("random", "n", "batch_size") and isinstance(value, int)
     return many and 10 < value < 2**63

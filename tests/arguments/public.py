@@ -13,6 +13,7 @@ ROOMS = (
     "visit_tl.circuits",
     "visit_tl.circuits.prompts",
     "visit_tl.circuits.metrics",
+    "visit_tl.gradients",
     "visit_tl.studies",
     "visit_tl.atlas",
     "visit_tl.view",
@@ -34,6 +35,7 @@ _TABLE = "scores and members are read by `_checked`, whatever holds them"
 EXEMPT = {
     "visit_tl.ModelView": "opens a model, and is what the calls of the package read it by",
     "visit_tl.Trace": "what the calls of the package read a forward pass by",
+    "visit_tl.gradients.MatrixReadout": _RECORD,
     "visit_tl.FlowGraph.__contains__": "anything may be asked for; what is no id is not in it",
     "visit_tl.circuits.prompts.PromptSet.__getitem__": "an index or a slice, as of any sequence",
     **{f"visit_tl.circuits.metrics.{name}": _TABLE for name in (

@@ -162,7 +162,7 @@ def test_half_precision_that_overflows_says_what_to_do():
 
 
 def test_targets_that_are_none_are_refused():
-    with pytest.raises(InputError, match="a target is one token"):
+    with pytest.raises(InputError, match="target must be a token, as text or as id, or a metric"):
         vt.backward_lens(made("gpt2"), PROMPT, ["a", "b"])
     with pytest.raises(ArgumentValueError):
         vt.backward_lens(made("gpt2"), PROMPT, "a", layers="x")

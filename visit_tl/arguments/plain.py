@@ -101,6 +101,19 @@ def token(value: Any) -> Any:
     return text(value) if isinstance(value, str) else plain(value)
 
 
+def token_or_metric(value: Any) -> Any:
+    """One token, or a metric, which stays as it is."""
+    return value if callable(value) else token(value)
+
+
+def tokens_or_metric(value: Any) -> Any:
+    """One token or metric, or a list of them."""
+    if callable(value):
+        return value
+    items = many(value) if isinstance(value, list | tuple) else token(value)
+    return [token_or_metric(item) for item in items] if isinstance(items, list) else items
+
+
 def text(value: Any) -> Any:
     """Check that a text can be encoded in UTF-8, as tokenizers and files need."""
     if isinstance(value, str) and (at := half_pair(value)) is not None:

@@ -84,6 +84,8 @@ HighAndLow = Whole | Annotated[list[Whole], Field(min_length=2, max_length=2)]
 
 Token = Integer | str
 TokenOrMany = Integer | str | list[Integer | str]
+TokenOrFunction = Integer | str | Callable[..., Any]
+TokensOrFunctions = TokenOrFunction | list[TokenOrFunction]
 Prompt = str | list[Integer] | list[list[Integer]]
 Prompts = list[Prompt | _any_that(is_tensor)]
 IntegersOrAll = Integer | list[Integer] | Literal["all"]

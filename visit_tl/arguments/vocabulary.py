@@ -129,8 +129,16 @@ _METRIC = "logit_difference(' Mary', ' John')"
 MetricFunction = Annotated[
     Callable[[Any], Any], Taken(_LOGITS, _METRIC, "Function", form=plain.as_it_is)
 ]
-TargetOrMetric = Annotated[Any, Unchecked("gradients.loss reads a token or a metric")]
-TargetsOrMetric = Annotated[Any, Unchecked("gradients.patched_attention.each_target reads them")]
+TargetOrMetric = Annotated[
+    str | int | Callable[[Any], Any],
+    Taken("a token, as text or as id, or a metric", "' Paris'", "TokenOrFunction",
+          form=plain.token_or_metric),
+]  # fmt: skip
+TargetsOrMetric = Annotated[
+    str | int | Callable[[Any], Any] | Sequence[str | int | Callable[[Any], Any]],
+    Taken("a token or a metric, or one for each prompt", "[' Paris', ' Rome']",
+          "TokensOrFunctions", form=plain.tokens_or_metric),
+]  # fmt: skip
 MetricFunctions = Annotated[
     Callable[[Any], Any] | Sequence[Callable[[Any], Any]],
     Taken(f"{_LOGITS}, or one for each pair", _METRIC, "FunctionOrFunctions", form=plain.many),

@@ -13,7 +13,13 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Budgets, Flag, Model, PromptsLike, TargetsOrMetric
 from visit_tl.errors import InputError
 from visit_tl.gradients.loss import first_token
-from visit_tl.gradients.patched_attention import AnyMaps, MeanMaps, each_target, maps_by_layer
+from visit_tl.gradients.patched_attention import (
+    AnyMaps,
+    MeanMaps,
+    each_prompt,
+    each_target,
+    maps_by_layer,
+)
 from visit_tl.graph.ids import NodeNames
 from visit_tl.model.added_attention import attention_added
 from visit_tl.model.last_logits import last_logits
@@ -84,7 +90,7 @@ def patching_sweep(
     from tqdm.auto import tqdm
 
     view = ModelView(model)
-    ids = [view.tokens.encode(prompt, prepend_bos).ids for prompt in prompts]
+    ids = [view.tokens.encode(prompt, prepend_bos).ids for prompt in each_prompt(prompts)]
     wanted = [first_token(view, target) for target in each_target(targets, len(ids))]
     if not ids:
         raise InputError("no prompts were given")

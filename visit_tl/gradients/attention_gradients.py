@@ -49,7 +49,7 @@ _NOTHING: Final = 1e-9
 def reversed_attention(
     model: Model,
     prompt: PromptLike,
-    target: TargetOrMetric = None,
+    target: TargetOrMetric | None = None,
     *,
     layers: Layers | None = None,
     position: Position = -1,

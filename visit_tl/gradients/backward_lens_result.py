@@ -319,7 +319,8 @@ class BackwardLens(Drawn):
         options = {"kind": kind, "matrix": chosen, "theme": theme}
         return self._drawn("save", path, overwrite=overwrite, **options)
 
-    def chosen(self, matrix: str | None) -> str:
+    @checked
+    def chosen(self, matrix: Name | None = None) -> str:
         """The matrix of this name; None is W_out, or the first that was read.
 
         Raises:

@@ -23,6 +23,7 @@ def head_table(lens: BackwardLens, layer: int, head: int, k: int, model: Any) ->
     """The table of `BackwardLens.heads`."""
     import pandas as pd
 
+    lens.factors(layer, next(iter(lens.matrices)))  # whether the lens has the layer
     view = ModelView(model_of(lens, model))
     if not 0 <= head < view.n_heads:
         raise InputError(f"head {head} is outside 0..{view.n_heads - 1} of {view.name}")

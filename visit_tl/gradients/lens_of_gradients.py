@@ -50,7 +50,7 @@ from visit_tl.xray.source_model import Source
 def backward_lens(
     model: Model,
     prompt: PromptLike,
-    target: TargetOrMetric = None,
+    target: TargetOrMetric | None = None,
     *,
     layers: Layers | None = None,
     position: Position = -1,

@@ -91,8 +91,7 @@ def maps_by_layer(
     if isinstance(maps, ReversedAttention):
         found = {i: torch.as_tensor(m) for i, m in zip(maps.layers, maps.maps(), strict=True)}
     else:
-        whole = maps.reversed if isinstance(maps, MeanMaps) else maps
-        whole = whole if isinstance(whole, Tensor) else torch.as_tensor(np.asarray(whole))
+        whole = _tensor(maps.reversed if isinstance(maps, MeanMaps) else maps)
         n = whole.shape[-1] if whole.ndim else 0
         if whole.shape != (view.n_layers, view.n_heads, n, n):
             raise InputError(
@@ -116,11 +115,20 @@ def maps_by_layer(
     return kept
 
 
+def _tensor(maps: Any) -> Tensor:
+    """An array of numbers as a tensor; one of no axes for anything else."""
+    try:
+        found = maps.detach() if isinstance(maps, Tensor) else torch.as_tensor(np.asarray(maps))
+        return found.cpu().float()
+    except Exception:  # whatever else was given may fail in any way
+        return torch.zeros(())
+
+
 @checked
 def mean_maps(
     model: Model,
     prompts: PromptsLike,
-    targets: TargetsOrMetric = None,
+    targets: TargetsOrMetric | None = None,
     *,
     layers: Layers | None = None,
     prepend_bos: Flag | None = None,
@@ -143,7 +151,7 @@ def mean_maps(
     from tqdm.auto import tqdm
 
     view = ModelView(model)
-    tokens = [view.tokens.encode(prompt, prepend_bos) for prompt in prompts]
+    tokens = [view.tokens.encode(prompt, prepend_bos) for prompt in each_prompt(prompts)]
     lengths = {len(one.ids) for one in tokens}
     if len(lengths) != 1:
         raise InputError(
@@ -159,6 +167,17 @@ def mean_maps(
         sums[1, chosen] += found.forward_maps()
     sums /= len(tokens)
     return MeanMaps(sums[0], sums[1], len(tokens))
+
+
+def each_prompt(prompts: Any) -> Sequence[Any]:
+    """The prompts, one by one.
+
+    Raises:
+        InputError: a tensor that has no rows.
+    """
+    if isinstance(prompts, Tensor) and prompts.ndim != 2:
+        raise InputError(f"prompts as a tensor are [prompt, pos], got {list(prompts.shape)}")
+    return list(prompts)
 
 
 def each_target(targets: Any, n: int) -> Sequence[Any]:

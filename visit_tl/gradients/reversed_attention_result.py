@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.vocabulary import File, Flag, Head, Layer, ReversedKind, Theme
+from visit_tl.arguments.vocabulary import Count, File, Flag, Head, Layer, ReversedKind, Theme
 from visit_tl.drawn import Drawn
 from visit_tl.errors import InputError
 from visit_tl.graph.container import GRAPH, G
@@ -154,7 +154,8 @@ class ReversedAttention(Drawn):
             found.append((node.layer, self._head(node.head)))
         return found
 
-    def strongest(self, n: int = 10) -> list[tuple[int, int]]:
+    @checked
+    def strongest(self, n: Count = 10) -> list[tuple[int, int]]:
         """Layer and head of the n largest norms, largest first."""
         order = np.argsort(-self.norms, axis=None, kind="stable")[:n]
         return [(self.layers[i // self.n_heads], int(i % self.n_heads)) for i in order]
