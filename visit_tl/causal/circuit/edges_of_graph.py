@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.vocabulary import Flag, How, MeanOver, MetricFunction, Model, PromptLike
+from visit_tl.arguments.shared import Unpack
+from visit_tl.arguments.vocabulary import MetricFunction, Model
 from visit_tl.causal.circuit.circuit_run import CircuitRun
 from visit_tl.causal.circuit.edge_bundles import bundle
 from visit_tl.causal.metrics import bind, evaluate, metric_name
+from visit_tl.causal.patching_options import PATCHING_OPTIONS, PatchingOptions
 from visit_tl.causal.paths.chosen_edges import other_writes, shape_of
 from visit_tl.causal.residual_writes import WrittenRun
 from visit_tl.causal.same_prompt import require_same
@@ -120,12 +122,7 @@ def graph_edge_effects(
     model: Model,
     graph: Graph,
     metric: MetricFunction,
-    *,
-    corrupted: PromptLike | None = None,
-    how: How = "resample",
-    mean_over: MeanOver | None = None,
-    prepend_bos: Flag | None = None,
-    verbose: Flag = True,
+    **options: Unpack[PatchingOptions],
 ) -> GraphEdgeEffects:
     """Cut the edges of a graph one at a time and measure what each does to a metric.
 
@@ -136,12 +133,9 @@ def graph_edge_effects(
     Args:
         model: The model of the graph, or its ModelView.
         graph: The graph whose edges are cut.
-        metric: As for `edge_effects`, like the arguments below.
-        corrupted: As there.
-        how: As there.
-        mean_over: As there.
-        prepend_bos: As there, for the other prompts.
-        verbose: As there.
+        metric: As for `edge_effects`.
+        options: `corrupted`, `how`, `mean_over`, `prepend_bos` and `verbose`; see
+            `visit_tl.causal.patching_options.PatchingOptions`.
 
     Raises:
         InputError: the graph is of another model; or as for `edge_effects`.
@@ -153,8 +147,10 @@ def graph_edge_effects(
     if (graph.model, graph.n_layers, graph.d_vocab) != (view.name, view.n_layers, view.d_vocab):
         raise InputError(f"the graph is of {graph.model}, the model is {view.name}")
     clean = WrittenRun(view, view.tokens.encode(list(graph.token_ids), None))
+    given = {**PATCHING_OPTIONS, **options}
+    how, corrupted, prepend_bos = (given[name] for name in ("how", "corrupted", "prepend_bos"))
     other = None if corrupted is None else view.tokens.encode(corrupted, prepend_bos)
-    others = [view.tokens.encode(p, prepend_bos) for p in mean_over or ()]
+    others = [view.tokens.encode(p, prepend_bos) for p in given["mean_over"] or ()]
     base, ran = other_writes(view, clean, how, other, others)
     here = torch.zeros(len(graph.token_ids), 1, dtype=torch.bool, device=clean.logits.device)
     here[graph.position] = True
@@ -172,7 +168,7 @@ def graph_edge_effects(
     known: dict[frozenset[PartEdge], float] = {}
     complete = True
     try:
-        for ends, cut in tqdm(bundles.items(), desc="edges", disable=not verbose):
+        for ends, cut in tqdm(bundles.items(), desc="edges", disable=not given["verbose"]):
             if cut not in known:
                 known[cut] = evaluate(metric, reduced.logits(whole - cut)) - before
             found[ends] = known[cut]

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from visit_tl.arguments.checked import checked
+from visit_tl.arguments.shared import Unpack
 from visit_tl.arguments.vocabulary import (
     Direction,
     File,
-    Flag,
-    How,
-    MeanOver,
     MetricFunction,
     Model,
     Positions,
@@ -32,6 +30,7 @@ from visit_tl.causal.patching.options import (
 )
 from visit_tl.causal.patching.progress_file import Progress, fingerprint
 from visit_tl.causal.patching.replacements import Patcher, Unpatchable
+from visit_tl.causal.patching_options import PATCHING_OPTIONS, PatchingOptions
 from visit_tl.graph.container import Nodes
 from visit_tl.graph.ids import NodeId
 from visit_tl.model.replay.kept_run import KeptRun
@@ -47,16 +46,12 @@ def effects(
     metric: MetricFunction,
     *,
     nodes: Nodes | None = None,
-    corrupted: PromptLike | None = None,
-    how: How = "resample",
     direction: Direction = "noise",
     positions: Positions | None = None,
-    mean_over: MeanOver | None = None,
     screen: Screen | None = None,
     top: Whole = 20,
-    prepend_bos: Flag | None = None,
     resume: File | None = None,
-    verbose: Flag = True,
+    **options: Unpack[PatchingOptions],
 ) -> Effects:
     """Measure what each of many nodes does to a metric, by patching one node at a time.
 
@@ -72,21 +67,17 @@ def effects(
             must copy what it keeps, and must not change the tensor.
         nodes: A graph of this prompt; ids; `heads` or None for every head; or a kind of state
             (`resid_pre`, `attn_out`, `resid_mid`, `mlp_out`, `resid_post`) in every block.
-        corrupted: A prompt with as many tokens as `prompt`; `resample` takes activations from it.
-        how: What replaces a node's activation: the one in the corrupted run (`resample`), the mean
-            over `mean_over` at the same position (`mean`), or zeros (`zero`).
         direction: `noise` patches the clean run; `denoise` patches the corrupted run with
             activations of the clean one (with `resample` only).
         positions: Where each node is patched: one or several positions, all together, or `all`.
             None is the graph's position, or the last. A node whose id has a position (`L9H6@4`) is
             patched there.
-        mean_over: For `mean`, prompts with as many tokens as `prompt`.
         screen: `attribution` estimates all effects with one backward pass, and measures only the
             `top` largest.
         top: With `screen`, how many nodes are measured.
-        prepend_bos: As for `flow_graph`.
         resume: A JSON file that stores finished effects; an interrupted sweep continues from it.
-        verbose: Show a progress bar.
+        options: `corrupted`, `how`, `mean_over`, `prepend_bos` and `verbose`; see
+            `visit_tl.causal.patching_options.PatchingOptions`.
 
     Returns:
         The effects. Ctrl-C ends the sweep and returns what is done, with `complete=False`.
@@ -96,14 +87,14 @@ def effects(
             is not there, or options that do not go together.
         FileError: `resume` is the file of another sweep or of something else, or cannot be written.
     """
-    view = ModelView(model)
-    prompts = Prompts.read(view, prompt, corrupted, mean_over, prepend_bos)
+    view, given = ModelView(model), {**PATCHING_OPTIONS, **options}
+    shared = (given[name] for name in ("corrupted", "mean_over", "prepend_bos"))
+    prompts = Prompts.read(view, prompt, *shared)
     chosen = chosen_nodes(view, nodes, prompts.clean)
-    asked = Asked(
-        how, direction, chosen_positions(view, nodes, positions, prompts.clean), screen, top, metric
-    )
+    at = chosen_positions(view, nodes, positions, prompts.clean)
+    asked = Asked(given["how"], direction, at, screen, top, metric)
     asked.check(prompts)
-    sweep = _Sweep(view, prompts, asked, chosen, verbose)
+    sweep = _Sweep(view, prompts, asked, chosen, given["verbose"])
     return sweep.run(resume)
 
 

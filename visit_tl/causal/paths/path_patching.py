@@ -16,10 +16,8 @@ from torch import Tensor
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.several import integers_or_none
+from visit_tl.arguments.shared import Unpack
 from visit_tl.arguments.vocabulary import (
-    Flag,
-    How,
-    MeanOver,
     MetricFunction,
     Model,
     Parts,
@@ -29,6 +27,7 @@ from visit_tl.arguments.vocabulary import (
 from visit_tl.causal.metrics import Metric, bind, evaluate, metric_name
 from visit_tl.causal.patching.batched_runs import Replay
 from visit_tl.causal.patching.block_replay import BlockRows
+from visit_tl.causal.patching_options import PATCHING_OPTIONS, PatchingOptions
 from visit_tl.causal.paths.chosen_edges import choose, other_writes, positions_of, shape_of
 from visit_tl.causal.paths.edge_effects_result import EdgeEffects
 from visit_tl.causal.residual_writes import Writes, WrittenRun
@@ -49,15 +48,11 @@ def edge_effects(
     prompt: PromptLike | Graph,
     metric: MetricFunction,
     *,
-    corrupted: PromptLike | None = None,
     edges: Edges | None = None,
     senders: Parts | None = None,
     receivers: Parts | None = None,
-    how: How = "resample",
-    mean_over: MeanOver | None = None,
     positions: Positions | None = None,
-    prepend_bos: Flag | None = None,
-    verbose: Flag = True,
+    **options: Unpack[PatchingOptions],
 ) -> EdgeEffects:
     """Patch edges one at a time and measure what each does to a metric.
 
@@ -73,17 +68,14 @@ def edge_effects(
         model: As for `flow_graph`, or a ModelView.
         prompt: The clean prompt, as for `flow_graph`; or a graph, whose prompt is used.
         metric: A callable on logits `[1, pos, d_vocab]` of one run that gives a scalar.
-        corrupted: The other prompt, with the same number of tokens; `resample` needs it.
         edges: Which edges, in any spelling of `visit_tl.circuits.Edge`; or a graph, which
             stands for the edges between its heads, all MLPs, the input and the logits. None is all.
         senders: Only edges from these parts.
         receivers: Only edges to these parts, or to these inputs of heads (`9.6<q>`).
-        how: What the reader sees: `resample` the corrupted run's value, `mean` the mean over
-            `mean_over`, `zero` zeros.
-        mean_over: Prompts with the same number of tokens, over which writes are averaged.
         positions: Where the writer's value is changed, one or several; None or `all` is every one.
-        prepend_bos: As for `flow_graph`.
-        verbose: Show a progress bar.
+        options: `corrupted`, `how`, `mean_over`, `prepend_bos` and `verbose`; see
+            `visit_tl.causal.patching_options.PatchingOptions`.
+            A reader sees what replaces the writer's value.
 
     Returns:
         The effects, in the order in which the edges were given, or else by reader. Ctrl-C ends the
@@ -97,11 +89,13 @@ def edge_effects(
         DecompositionError: the parts do not sum to the residual stream.
     """
     view = model if isinstance(model, ModelView) else ModelView(model)
+    given = {**PATCHING_OPTIONS, **options}
+    how, prepend_bos = given["how"], given["prepend_bos"]
     if isinstance(prompt, GraphData):
         prompt, prepend_bos = list(prompt.token_ids), None
     clean = WrittenRun(view, view.tokens.encode(prompt, prepend_bos))
-    read = [view.tokens.encode(p, prepend_bos) for p in (corrupted,) if p is not None]
-    others = [view.tokens.encode(p, prepend_bos) for p in mean_over or ()]
+    read = [view.tokens.encode(p, prepend_bos) for p in (given["corrupted"],) if p is not None]
+    others = [view.tokens.encode(p, prepend_bos) for p in given["mean_over"] or ()]
     base, ran = other_writes(view, clean, how, read[0] if read else None, others)
     chosen = choose(shape_of(view), edges, senders, receivers)
     metric = bind(metric, view, clean.logits)
@@ -109,7 +103,7 @@ def edge_effects(
     found: dict[Edge, float] = {}
     complete = True
     try:
-        for edge, value in _measure(clean, base, chosen, metric, at, verbose):
+        for edge, value in _measure(clean, base, chosen, metric, at, given["verbose"]):
             found[edge] = value
     except KeyboardInterrupt:
         complete = False
