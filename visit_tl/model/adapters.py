@@ -119,15 +119,24 @@ class Adapters:
             ModelError: a layer is not linear in its input, or its output in a run does not match
                 its weights.
         """
-        if self._found and any(part in self._found for part in module.modules()):
-            module = self._copied(module)
-            # TransformerLens stores the original of some weights under this name; the path of the
-            # alias leads to the current one.
-            path = (getattr(module, "property_aliases", None) or {}).get(name)
-            if path is not None and name in module.__dict__:
-                return _at(module, path)
+        if not self._inside(module):
+            return getattr(module if else_of is None else else_of, name, None)
+        return _named(
+            self._copied(module, lambda m: _layer(owner(m), lambda: self._linear(m))), name
+        )
+
+    def beneath(self, module: Any, name: str) -> Any:
+        """A weight of a part of the model as it would be shown if its adapters were not there.
+
+        It is a view of the parameter of the layer inside the adapter, wherever TransformerLens
+        shows weights as views.
+        """
+        if not self._inside(module):
             return getattr(module, name, None)
-        return getattr(module if else_of is None else else_of, name, None)
+        return _named(self._copied(module, owner), name)
+
+    def _inside(self, module: Any) -> bool:
+        return bool(self._found) and any(part in self._found for part in module.modules())
 
     def embeddings(
         self, module: Any, ids: Int[Tensor, " token"]
@@ -209,14 +218,18 @@ class Adapters:
         off = float((found - wanted).norm() / wanted.norm()) if wanted.any() else 0.0
         return None if off <= _AGREE.get(out.dtype, _AGREE_FULL) else off
 
-    def _copied(self, module: nn.Module) -> nn.Module:
+    def _copied(
+        self, module: nn.Module, plain: Callable[[nn.Module], nn.Module | None]
+    ) -> nn.Module:
         """A shallow copy for reading, with adapted layers replaced by plain ones."""
         if module in self._found:
-            return _layer(owner(module), lambda: self._linear(module))
+            made = plain(module)
+            assert made is not None
+            return made
         # A module of TransformerLens is read through its own submodules, not through the module
         # that it wraps.
         parts = {
-            name: self._copied(part)
+            name: self._copied(part, plain)
             if part is not None and (name != "_original_component" or part in self._found)
             else part
             for name, part in module._modules.items()
@@ -246,6 +259,15 @@ def _layer(inner: nn.Module | None, linear: Callable[[], Linear]) -> nn.Module:
     kind: Any = type(type(inner).__name__, (type(inner),), shown)
     made.__class__ = kind
     return made
+
+
+def _named(module: Any, name: str) -> Any:
+    # TransformerLens stores the original of some weights under this name; the path of the alias
+    # leads to the current one.
+    path = (getattr(module, "property_aliases", None) or {}).get(name)
+    if path is not None and name in module.__dict__:
+        return _at(module, path)
+    return getattr(module, name, None)
 
 
 def _at(module: Any, path: str) -> Any:

@@ -213,13 +213,13 @@ def _shown(
         for name, parameter in module._parameters.items()
         if parameter in gradients
     ]
-    before = {matrix: _read(block, matrix) for matrix in MATRICES}
+    before = {matrix: _read(view, layer, matrix) for matrix in MATRICES}
     try:
         for table, name, parameter in places:
             gradient = gradients[parameter]
             filled = torch.full_like(parameter, torch.nan) if gradient is None else gradient
             table[name] = nn.Parameter(filled.detach(), requires_grad=False)
-        after = {matrix: _read(block, matrix) for matrix in MATRICES}
+        after = {matrix: _read(view, layer, matrix) for matrix in MATRICES}
     finally:
         for table, name, parameter in places:
             table[name] = parameter
@@ -240,8 +240,7 @@ def _shown(
 
 def shown_weights(view: ModelView, layer: int) -> dict[str, Float[Tensor, "d_in d_out"]]:
     """The matrices of a block as TransformerLens shows them, heads side by side, float32."""
-    block = view.model.blocks[layer]
-    found = {matrix: _read(block, matrix) for matrix in MATRICES}
+    found = {matrix: _read(view, layer, matrix) for matrix in MATRICES}
     return {
         matrix: rearrange(weight.detach().float(), _SHOWN[matrix][2])
         for matrix, weight in found.items()
@@ -249,11 +248,11 @@ def shown_weights(view: ModelView, layer: int) -> dict[str, Float[Tensor, "d_in 
     }
 
 
-def _read(block: Any, matrix: str) -> Tensor | None:
+def _read(view: ModelView, layer: int, matrix: str) -> Tensor | None:
     part, names, _ = _SHOWN[matrix]
-    module = getattr(block, part, None)
-    for name in names:
-        weight = getattr(module, name, None)
+    module = getattr(view.model.blocks[layer], part, None)
+    for name in names if module is not None else ():
+        weight = view.adapters.beneath(module, name)
         if isinstance(weight, Tensor):
             return weight
     return None
