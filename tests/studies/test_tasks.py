@@ -129,14 +129,6 @@ def test_known_facts_are_those_whose_target_the_model_says(model, world, monkeyp
     assert known[0].template == "{} went"
 
 
-def test_the_model_is_asked_by_its_own_logits(native, monkeypatch):
-    view = ModelView(native)
-    said = view.tokens.text(int(view.run(torch.tensor([[0, 1, 2]]), [])[0, -1].argmax()))
-    asked = (facts.Fact("ab", "a", said, "P1"), facts.Fact("ab", "b", said + "a", "P1"))
-    monkeypatch.setattr(facts, "_facts", lambda: (*asked, facts.Fact("ab", "a", " e", "P1")))
-    assert known_facts(native, prepend_bos=True)[: len(asked)] == list(asked)
-
-
 def test_edits_have_a_false_target_paraphrases_and_known_neighbours(model, world):
     made = edits(model, world, 20)
     assert made == edits(model, world, 20) and made[:2] == edits(model, world, 2)

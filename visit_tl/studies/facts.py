@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from visit_tl.arguments import plain
 from visit_tl.arguments.checked import checked
@@ -45,7 +45,7 @@ class Fact:
 
 
 Facts = Annotated[
-    Sequence[Fact],
+    Sequence[Any],
     Taken("a list of Fact, as known_facts gives it", "", "Many", form=plain.many),
 ]
 

@@ -57,18 +57,16 @@ class Perturbation:
     shares: tuple[float, ...]
     right: Mapping[Key, Float[np.ndarray, "share prompt"]] = field(repr=False)
 
-    def joined(self, *others: Perturbation) -> Perturbation:
+    @checked
+    def joined(self, other: Perturbation) -> Perturbation:
         """These curves and those of other tasks, shots or scores.
 
         Raises:
             InputError: the shares differ, or curves are in both.
         """
-        right = dict(self.right)
-        for other in others:
-            if other.shares != self.shares or right.keys() & other.right.keys():
-                raise InputError("curves are joined if their shares agree and none is in both")
-            right |= other.right
-        return Perturbation(self.shares, right)
+        if other.shares != self.shares or self.right.keys() & other.right.keys():
+            raise InputError("curves are joined if their shares agree and none is in both")
+        return Perturbation(self.shares, {**self.right, **other.right})
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row for each curve and share: task, shots, score, p, accuracy, accuracy_se, n."""
@@ -116,7 +114,8 @@ class Perturbation:
             )
         return pd.DataFrame(rows)
 
-    def compared(self, score: str = "reversed") -> pd.DataFrame:
+    @checked
+    def compared(self, score: Name = "reversed") -> pd.DataFrame:
         """Each score's area, over tasks, and how much larger that of one score is.
 
         Returns:
