@@ -14,11 +14,11 @@ from jaxtyping import Float
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import (
     Flag,
+    MeanOver,
     Model,
     NameOrNames,
-    PromptsLike,
     Seed,
-    TargetsOrMetric,
+    Tokens,
 )
 from visit_tl.causal.metrics import log_probability
 from visit_tl.causal.patching.node_effects import effects
@@ -48,8 +48,8 @@ SCORES: Final = (
 @checked
 def importances(
     model: Model,
-    prompts: PromptsLike,
-    targets: TargetsOrMetric,
+    prompts: MeanOver,
+    targets: Tokens,
     *,
     scores: NameOrNames = SCORES,
     random: Seed | None = None,

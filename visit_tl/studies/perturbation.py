@@ -14,17 +14,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from visit_tl.arguments import plain
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.kinds import Unchecked
-from visit_tl.arguments.vocabulary import (
-    Budgets,
-    Flag,
-    Model,
-    Name,
-    PromptsLike,
-    TargetsOrMetric,
-    Whole,
-)
+from visit_tl.arguments.kinds import Taken
+from visit_tl.arguments.vocabulary import Budgets, Flag, MeanOver, Model, Name, Tokens, Whole
 from visit_tl.errors import InputError
 from visit_tl.gradients.loss import first_token
 from visit_tl.gradients.patched_attention import each_target
@@ -38,8 +31,10 @@ SHARES: Final = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.
 """Percentages of the heads that are on, as in the paper."""
 
 Grids = Annotated[
-    Mapping[str, Any], Unchecked("studies.perturbation._orders tells what is no grid of scores")
-]
+    Mapping[str, Any],
+    Taken("a dict of scores [layer, head] by name", "importances(...)", classes=(Mapping,),
+          form=plain.as_it_is),
+]  # fmt: skip
 Key = tuple[str, int, str]
 """Task, shots and score."""
 
@@ -158,8 +153,8 @@ class Perturbation:
 def perturbation_test(
     model: Model,
     scores: Grids,
-    prompts: PromptsLike,
-    targets: TargetsOrMetric,
+    prompts: MeanOver,
+    targets: Tokens,
     *,
     shares: Budgets = SHARES,
     task: Name = "",
@@ -224,7 +219,10 @@ def _orders(view: ModelView, scores: Mapping[str, Any]) -> list[tuple[str, np.nd
     found: list[tuple[str, np.ndarray]] = []
     for name, several in scores.items():
         for grid in several if isinstance(several, Sequence) else [several]:
-            values = np.asarray(grid, dtype=float)
+            try:
+                values = np.asarray(grid, dtype=float)
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{name!r} is no grid of numbers: {error}") from error
             if values.shape != (view.n_layers, view.n_heads) or not np.isfinite(values).all():
                 raise InputError(
                     f"scores are finite and [layer, head], here [{view.n_layers}, {view.n_heads}]; "
