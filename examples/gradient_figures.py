@@ -15,9 +15,19 @@ from typing import Any
 import numpy as np
 
 DOCS = Path(__file__).parents[1] / "docs"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#a0522d")
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#555555",
+    "#a0522d",
+    "#000000",
+)
 WIDTH, HEIGHT = 330, 250
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 34, 46
+LEFT, RIGHT, TOP, BOTTOM = 66, 14, 34, 46
 
 
 @dataclass
@@ -101,7 +111,7 @@ def drawn(panel: Panel, colours: dict[str, str]) -> list[str]:
         f"{escape(panel.title)}</text>",
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 10}" text-anchor="middle" '
         f'fill="#222222">{escape(panel.x)}</text>',
-        f'<text transform="translate(14 {(TOP + floor) / 2:.0f}) rotate(-90)" '
+        f'<text transform="translate(12 {(TOP + floor) / 2:.0f}) rotate(-90)" '
         f'text-anchor="middle" fill="#222222">{escape(panel.y)}</text>',
         f'<path d="M{LEFT} {TOP}V{floor}H{WIDTH - RIGHT}" fill="none" stroke="#888888"/>',
     ]
@@ -153,7 +163,7 @@ def reversed_attention_tasks() -> str:
     shares = json.loads(path.read_text(encoding="utf-8"))["settings"]["shares"]
     panels = []
     for task, curves in results("reversed_attention_tasks").items():
-        if task.startswith("base "):
+        if " " in task:
             continue
         series = []
         for name, curve in curves.items():
@@ -216,12 +226,12 @@ def backward_lens_facts() -> str:
             ys = [own[n][y] if n in own else None for n in layers]
             errors = [own[n][f"{y}_se"] if n in own else None for n in layers]
             series.append(Series(segment, layers, ys, errors))
-        panels.append(Panel(title, "layer", y, series, ticks))
+        panels.append(Panel(title, "layer", y, series, ticks, 50_000 if y == "rank" else None))
     cosines = np.array(found["ranks"]["cosines"], dtype=float)
     series = [
         Series(f"cosine with layer {n}", layers, cosines[n].tolist()) for n in (0, 15, max(layers))
     ]
-    panels.append(Panel("Cosine of the last VJPs", "layer", "cosine", series, ticks, 1.0, -0.25))
+    panels.append(Panel("Cosine of the last VJPs", "layer", "cosine", series, ticks, 1.0))
     return svg(panels, 3)
 
 

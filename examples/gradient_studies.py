@@ -21,6 +21,8 @@ import numpy as np
 import visit_tl as vt
 from visit_tl.circuits.prompts import ioi
 from visit_tl.gradients import mean_maps, patching_sweep, segment_summary, shift_sweep, similarity
+from visit_tl.gradients.shift_edit import hidden_activations
+from visit_tl.lens import readout
 from visit_tl.model.last_logits import last_logits
 from visit_tl.studies import (
     edits,
@@ -30,6 +32,7 @@ from visit_tl.studies import (
     one_matrix_trained,
     perturbation_test,
 )
+from visit_tl.studies.agreement import spearman
 
 DATA = Path(__file__).parents[1] / "docs" / "data"
 TASKS = (
@@ -53,7 +56,10 @@ PATCHED = (
     ("antonym", 0),
     ("present-past", 5),
     ("antonym", 5),
+    ("singular-plural", 5),
+    ("country-capital", 0),
 )
+MATRICES = ("W_in", "W_gate", "W_out")
 OTHERS = [
     "The quick brown fox jumps over the lazy",
     "Once upon a time there was a",
@@ -119,6 +125,9 @@ def reversed_attention_tasks(model: Any) -> None:
         if key not in kept:
             base = {str(n): base_of(model, task, n, settings["base"]) for n in (0, 1, 5)}
             kept.add(key, rounded(base), start)
+    if "orders of capitalize" not in kept:
+        start = time.time()
+        kept.add("orders of capitalize", rounded(orders_of(model, "capitalize", shots, 4)), start)
     for task in TASKS:
         start = time.time()
         if task in kept or kept[f"base {task}"][str(shots)]["accuracy"] < settings["can do"]:
@@ -145,6 +154,29 @@ def reversed_attention_tasks(model: Any) -> None:
         )
         right = {name: curve.tolist() for (_, _, name), curve in found.right.items()}
         kept.add(task, rounded(right), start)
+
+
+def orders_of(model: Any, task: str, shots: int, n: int) -> dict[str, Any]:
+    """How alike the orders of heads are, and in which blocks the first 30% of two of them are."""
+    drawn = few_shot(model, task, shots=shots, n=n)
+    prompts, targets = ([pair[i] for pair in drawn] for i in (0, 1))
+    names = ["reversed", "forward", "attribution", "output"]
+    scores = importances(model, prompts, targets, scores=names, verbose=False)
+    by = scores["attribution"].ravel()
+    first = {
+        name: set(np.argsort(-grid.ravel(), kind="stable")[: round(0.3 * by.size)].tolist())
+        for name, grid in scores.items()
+    }
+    n_heads = scores["attribution"].shape[1]
+    missed = sorted(first["attribution"] - first["reversed"])
+    return {
+        "first": len(first["attribution"]),
+        "in both": len(first["attribution"] & first["reversed"]),
+        "blocks of those that reversed misses": [i // n_heads for i in missed],
+        "spearman with attribution": {
+            name: spearman(grid.ravel(), by) for name, grid in scores.items()
+        },
+    }
 
 
 def base_of(model: Any, task: str, shots: int, n: int) -> dict[str, float]:
@@ -203,11 +235,11 @@ def backward_lens_facts(model: Any) -> None:
     """Gradients of facts that the model knows, and edits of them, by shift and by training."""
     settings = {
         "model": "smollm2-135m",
-        "facts": 40,
-        "facts with rank and cosine": 12,
-        "edits": 12,
+        "facts": 100,
+        "facts of edits": 60,
+        "edits": 16,
         "layers": [16, 22, 26, 28],
-        "etas": [0.01, 0.03, 0.1, 0.3],
+        "etas": [0.03, 0.1, 0.3],
         "rates": [[16, 0.1], [26, 0.1]],
         "steps": 25,
         "others": OTHERS,
@@ -221,12 +253,8 @@ def backward_lens_facts(model: Any) -> None:
         kept.add("segments", rounded(table.to_dict("list")), start)
     if "ranks" not in kept:
         start = time.time()
-        kept.add(
-            "ranks",
-            rounded(ranks_and_cosines(model, known[: settings["facts with rank and cosine"]])),
-            start,
-        )
-    changes = edits(model, known, settings["edits"])
+        kept.add("ranks", rounded(ranks_and_cosines(model, known)), start)
+    changes = edits(model, known[: settings["facts of edits"]], settings["edits"])
     if "shift" not in kept:
         start = time.time()
         sweep = shift_sweep(
@@ -238,6 +266,9 @@ def backward_lens_facts(model: Any) -> None:
             verbose=False,
         )
         kept.add("shift", rounded(list(sweep.rows)), start)
+    if "directions" not in kept:
+        start = time.time()
+        kept.add("directions", rounded(directions(model, changes, settings["layers"])), start)
     for layer, rate in settings["rates"]:
         key, start = f"trained {layer} {rate}", time.time()
         if key not in kept:
@@ -246,24 +277,61 @@ def backward_lens_facts(model: Any) -> None:
 
 
 def ranks_and_cosines(model: Any, facts: Any) -> dict[str, Any]:
-    """Per fact: tokens, the rank of each layer's gradients, cosines of the last deltas."""
-    found: dict[str, Any] = {"tokens": [], "ranks": [], "cosines": [], "target ranks": []}
+    """Over facts, by layer: ranks of gradients; of the last VJPs of W_out, ranks and cosines."""
+    tokens, ranks, cosines, of_target = [], [], [], []
     for fact in facts:
         lens = vt.backward_lens(
             model,
             fact.prompt,
             fact.target,
             positions=-1,
-            matrices=("W_in", "W_gate", "W_out"),
+            matrices=MATRICES,
             k=1,
             check="none",
         )
-        found["tokens"].append(len(lens.tokens))
-        found["ranks"].append(lens.gradient_ranks())
-        found["cosines"].append(similarity(lens).to_numpy())
-        found["target ranks"].append(lens.ranks["W_out"][:, 0].tolist())
-    cosines = np.stack(found.pop("cosines"))
-    return found | {"cosines": cosines.mean(0).tolist(), "vocabulary": lens.d_vocab}
+        tokens.append(len(lens.tokens))
+        found = lens.gradient_ranks()
+        ranks.append([found[matrix] for matrix in MATRICES])
+        cosines.append(similarity(lens).to_numpy())
+        of_target.append(lens.ranks["W_out"][:, 0])
+    below = np.array(tokens)[:, None, None] - np.array(ranks)
+    last = np.array(of_target)
+    return {
+        "n": len(tokens),
+        "vocabulary": lens.d_vocab,
+        "full rank": dict(zip(MATRICES, (below == 0).mean(0).tolist(), strict=True)),
+        "most below full, but for the last layer": int(below[:, :, :-1].max()),
+        "rank 1 in the last layer": float((np.array(ranks)[:, :, -1] == 1).mean()),
+        "median rank of the target": np.median(last, 0).tolist(),
+        "target among the last 100": (last >= lens.d_vocab - 100).mean(0).tolist(),
+        "cosines": np.mean(cosines, 0).tolist(),
+    }
+
+
+def directions(model: Any, changes: Any, layers: Any) -> dict[str, Any]:
+    """Where targets rank in their own unembedding, and how alike activations of prompts are."""
+    view = vt.ModelView(model)
+
+    def hidden(prompt: str) -> dict[int, Any]:
+        tokens = view.tokens.encode(prompt, None)
+        return hidden_activations(view, tokens, layers, len(tokens.ids) - 1)
+
+    targets = [view.tokens.single(edit.target) for edit in changes]
+    read = readout.read(view, view.W_U[:, targets].T.float(), targets, k=1)
+    far = [hidden(prompt) for prompt in OTHERS]
+    own = [hidden(edit.prompt) for edit in changes]
+    return {
+        "targets": [edit.target for edit in changes],
+        "ranks": read.target_ranks.diagonal().tolist(),
+        "first": [view.tokens.text(int(token)) for token in read.top_ids[:, 0]],
+        "overlap": {
+            layer: [
+                float(np.mean([float(x[layer] @ y[layer] / x[layer].square().sum()) for y in far]))
+                for x in own
+            ]
+            for layer in layers
+        },
+    }
 
 
 def trained(model: Any, edit: Any, layer: int, rate: float, steps: int) -> dict[str, float]:

@@ -34,7 +34,9 @@ def number(value: float | None, error: float | None = None, digits: int = 2) -> 
     """A number, with its standard error if there is one."""
     if value is None or value != value:
         return ""
-    text = f"{value:,.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+    text = f"{round(value, digits) + 0.0:,.{digits}f}" + (
+        "" if error is None else f" ± {error:.{digits}f}"
+    )
     return text.replace("-", "−")
 
 
@@ -45,7 +47,7 @@ def curves() -> Perturbation:
     right = {
         (task, shots, score): np.array(curve, dtype=float)
         for task, scores in full["results"].items()
-        if not task.startswith("base ")
+        if " " not in task
         for score, curve in scores.items()
     }
     return Perturbation(tuple(map(float, shares)), right)
