@@ -65,6 +65,8 @@ def things():
     edges = vt.causal.edge_effects(model, prompt, metric, edges=["L0H1->logits"], **sweep)
     grid = np.arange(4.0).reshape(1, 2, 2)
     scores = vt.studies.HeadScores("m", {"a": grid, "effect": grid[:, ::-1]})
+    curves = vt.studies.Perturbation((0.0, 100.0), {("t", 0, "s"): grid[0]})
+    fact = vt.studies.Fact("Mary went", "Mary", " store", "P1")
     words = prompt_tokenizers.model()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -110,6 +112,14 @@ def things():
         "visit_tl.circuits.prompts.baseline": {"model": words, "prompts": prompts},
         "visit_tl.studies.causes": {"model": words, "prompts": prompts},
         "visit_tl.studies.observe": {"model": words, "prompts": prompts},
+        "visit_tl.studies.perturbation_test": {"scores": {"s": grid[0]}, "targets": "b"},
+        "visit_tl.studies.importances": {"targets": "b", "scores": "index"},
+        "visit_tl.studies.one_matrix_trained": {"target": "b", "layer": 0, "rate": 0.1},
+        "visit_tl.studies.edits": {"model": words, "facts": [fact]},
+        "visit_tl.studies.few_shot": {"model": words, "task": "antonym"},
+        "visit_tl.studies.known_facts": {"model": words, "n": 1},
+        "visit_tl.studies.Perturbation.joined": {"other": curves},
+        "visit_tl.studies.Perturbation.compared": {"score": "s"},
         "visit_tl.view.figures.heads.heads": {"by": "norm"},
         "visit_tl.causal.Effects.onto": {"graph": graph},
         "visit_tl.gradients.patching_sweep": {"targets": 3, "alphas": [-1.0], "control": []},
@@ -128,7 +138,8 @@ def things():
         "GraphEdgeEffects": graph.edge_effects(metric, **sweep),
         "Comparison": vt.circuits.compare(np.ones((12, 12)), reference),
         "Part": vt.circuits.Part.parse("L0H1"), "Edge": vt.circuits.Edge.parse("L0H1->L1H0<q>"),
-        "PromptSet": prompts, "HeadScores": scores, "SideBySide": vt.view.compare(graph, graph),
+        "PromptSet": prompts, "HeadScores": scores, "Perturbation": curves,
+        "SideBySide": vt.view.compare(graph, graph),
         "BackwardLens": lens, "ReversedAttention": maps, "Factors": lens.factors(1, "W_out"),
         "MatrixReadout": lens.matrices["W_out"], "Edit": edit,
         "AttentionView": vt.attention(model, prompt, ["L0H1"]),

@@ -23,13 +23,25 @@ def w_out_changed(
     Raises:
         ModelError: the block has no MLP, or shows W_out from a copy of its parameters.
     """
+    with w_out_moved(view, layer, torch.outer(rows.double(), direction.double())):
+        yield
+
+
+@contextmanager
+def w_out_moved(
+    view: ModelView, layer: int, change: Float[Tensor, "d_mlp d_model"]
+) -> Iterator[None]:
+    """Add a matrix to W_out of one block, in the model's own parameter.
+
+    Raises:
+        ModelError: the block has no MLP, or shows W_out from a copy of its parameters.
+    """
     weight, parameter = _w_out(view, layer)
     # Torch changes tensors that were made in inference mode only inside it.
     mode = torch.inference_mode() if parameter.is_inference() else torch.no_grad()
     before = parameter.detach().clone()
     try:
         with mode:
-            change = torch.outer(rows.double(), direction.double())
             weight.add_(change.to(weight.device, weight.dtype))
         yield
     finally:
