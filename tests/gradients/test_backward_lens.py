@@ -161,6 +161,28 @@ def test_half_precision_that_overflows_says_what_to_do():
         vt.backward_lens(model, PROMPT, lambda logits: logits[0, -1, 3].float() * 1e9)
 
 
+class Quantised(torch.nn.Module):
+    """A linear layer that keeps its weight as integers, as libraries for quantisation do."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.scale = float(linear.weight.detach().abs().max()) / 127
+        weight = (linear.weight / self.scale).round().to(torch.int8)
+        self.weight = torch.nn.Parameter(weight, requires_grad=False)
+        self.bias = None
+
+    def forward(self, x):
+        return x @ (self.weight.to(x.dtype) * self.scale).T
+
+
+@pytest.mark.skipif(not tiny.HAS_BRIDGE, reason="a bridge wraps whatever layer a model has")
+def test_a_quantised_weight_is_named():
+    hf = tiny.hf_llama()
+    hf.model.layers[1].mlp.down_proj = Quantised(hf.model.layers[1].mlp.down_proj)
+    with pytest.raises(vt.ModelError, match=r"W_out"):
+        vt.backward_lens(tiny.bridged(hf), PROMPT, "a", layers=[1])
+
+
 def test_targets_that_are_none_are_refused():
     with pytest.raises(InputError, match="target must be a token, as text or as id, or a metric"):
         vt.backward_lens(made("gpt2"), PROMPT, ["a", "b"])

@@ -27,7 +27,7 @@ from visit_tl.arguments.vocabulary import (
     PromptLike,
     TargetOrMetric,
 )
-from visit_tl.errors import DecompositionError
+from visit_tl.errors import DecompositionError, PerformanceWarning, warn_caller
 from visit_tl.gradients.loss import Loss
 from visit_tl.gradients.reversed_attention_result import ReversedAttention
 from visit_tl.model.attention_scores import Scored, scored, scored_hooks, softcaps
@@ -60,7 +60,8 @@ def reversed_attention(
 
     The laws of docs/maths.md are measured in every layer: rows sum to 0, nothing above the mask,
     and the gradients of queries, keys and values follow from the maps. The scale of the scores is
-    the one by which they do.
+    the one by which they do. Where the maps of a long prompt would not fit into 256 MB, layers are
+    taken in several runs, with a warning.
 
     Args:
         model: As for `flow_graph`.
@@ -81,14 +82,20 @@ def reversed_attention(
     tokens = view.tokens.encode(prompt, prepend_bos)
     chosen = view.check_layers(layers, gaps=True)
     loss = Loss.of(view, tokens, target, position)
+    parts = _affordable(chosen, 8 * view.n_heads * len(tokens.ids) ** 2)
+    kept: dict[int, tuple[Tensor, Tensor]] | None = {} if len(parts) == 1 else None
+    found: dict[int, _Summary] = {}
+    value = 0.0
     with watched(view.model) as changes:
-        value, found = _measured(view, tokens, loss, chosen, fwd_hooks)
+        for part in parts:
+            value, layers_found = _measured(view, tokens, loss, part, fwd_hooks)
+            found |= {layer: one.summary() for layer, one in layers_found.items()}
+            if kept is not None:
+                kept = {layer: one.maps() for layer, one in layers_found.items()}
     patched = tuple(dict.fromkeys((*(str(n) for n, _ in fwd_hooks), *changes.standing)))
     if not patched:
         _require_laws(view, found)
     first = found[chosen[0]]
-    size = 8 * len(chosen) * first.attention.numel()
-    kept = {layer: one.maps() for layer, one in found.items()} if size <= KEPT_BYTES else None
 
     def again(layer: int) -> tuple[Tensor, Tensor]:
         return _measured(view, tokens, loss, (layer,), fwd_hooks)[1][layer].maps()
@@ -119,6 +126,34 @@ def reversed_attention(
     )
 
 
+def _affordable(layers: Sequence[int], nbytes: int) -> list[tuple[int, ...]]:
+    """The layers in parts whose maps fit into memory together; each part takes a run of its own.
+
+    Warns:
+        PerformanceWarning: there is more than one part.
+    """
+    size = max(1, KEPT_BYTES // max(nbytes, 1))
+    parts = [tuple(layers[i : i + size]) for i in range(0, len(layers), size)]
+    if len(parts) > 1:
+        warn_caller(
+            f"the maps of {len(layers)} layers take {len(layers) * nbytes / 2**30:.1f} GiB, so "
+            f"they are computed {size} layers at a time, in {len(parts)} runs of the model, and "
+            f"again when they are asked for; fewer layers= or a shorter prompt take one run",
+            PerformanceWarning,
+        )
+    return parts
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What stays of one block: norms of R and of A, the scale, and the errors of the laws."""
+
+    norms: Float[Tensor, " head"]
+    forward_norms: Float[Tensor, " head"]
+    scale: float
+    errors: dict[str, float]
+
+
 @dataclass
 class _Layer:
     """One block's maps while they are computed.
@@ -146,13 +181,13 @@ class _Layer:
         one.errors["rows of R sum to 0"] = float(error)
         return one
 
-    @property
-    def norms(self) -> Float[Tensor, " head"]:
-        return abs(self.scale) * self.at_scores.flatten(1).norm(dim=1)
-
-    @property
-    def forward_norms(self) -> Float[Tensor, " head"]:
-        return self.attention.flatten(1).norm(dim=1)
+    def summary(self) -> _Summary:
+        return _Summary(
+            abs(self.scale) * self.at_scores.flatten(1).norm(dim=1),
+            self.attention.flatten(1).norm(dim=1),
+            self.scale,
+            self.errors,
+        )
 
     def maps(self) -> tuple[Tensor, Tensor]:
         """R and A."""
@@ -283,7 +318,7 @@ def _stacked(rows: Sequence[Tensor]) -> np.ndarray:
     return torch.stack(list(rows)).cpu().numpy()
 
 
-def _require_laws(view: ModelView, found: dict[int, _Layer]) -> None:
+def _require_laws(view: ModelView, found: dict[int, _Summary]) -> None:
     for layer, one in found.items():
         law = max(one.errors, key=lambda name: one.errors[name])
         if not one.errors[law] <= tolerance(view):

@@ -120,7 +120,7 @@ class Adapters:
                 its weights.
         """
         if not self._inside(module):
-            return getattr(module if else_of is None else else_of, name, None)
+            return _got(module if else_of is None else else_of, name)
         return _named(
             self._copied(module, lambda m: _layer(owner(m), lambda: self._linear(m))), name
         )
@@ -132,7 +132,7 @@ class Adapters:
         shows weights as views.
         """
         if not self._inside(module):
-            return getattr(module, name, None)
+            return _got(module, name)
         return _named(self._copied(module, owner), name)
 
     def _inside(self, module: Any) -> bool:
@@ -267,7 +267,19 @@ def _named(module: Any, name: str) -> Any:
     path = (getattr(module, "property_aliases", None) or {}).get(name)
     if path is not None and name in module.__dict__:
         return _at(module, path)
-    return getattr(module, name, None)
+    return _got(module, name)
+
+
+def _got(module: Any, name: str) -> Any:
+    """A weight by name; None if there is none.
+
+    Raises:
+        ModelError: TransformerLens says that it cannot show it, as it does of quantised weights.
+    """
+    try:
+        return getattr(module, name, None)
+    except NotImplementedError as error:
+        raise ModelError(f"{name} cannot be read: {error}") from error
 
 
 def _at(module: Any, path: str) -> Any:

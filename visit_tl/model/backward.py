@@ -214,6 +214,12 @@ def _shown(
         if parameter in gradients
     ]
     before = {matrix: _read(view, layer, matrix) for matrix in MATRICES}
+    for matrix, weight in before.items():
+        if weight is not None and not weight.is_floating_point():
+            raise ModelError(
+                f"blocks.{layer} of {view.name} stores {matrix} as {weight.dtype} (quantised), "
+                f"which has no gradient; load the model without quantisation"
+            )
     try:
         for table, name, parameter in places:
             gradient = gradients[parameter]
@@ -228,7 +234,7 @@ def _shown(
         shown = after[matrix]
         if weight is None or shown is None:
             continue
-        if shown is weight or (shown.data_ptr() == weight.data_ptr()):
+        if torch.equal(shown, weight) and bool(weight.any()):
             raise ModelError(
                 f"blocks.{layer} of {view.name} shows {matrix} from a copy of its parameters, so "
                 f"autograd's gradient of it cannot be compared; pass check='none' to skip this"

@@ -34,7 +34,7 @@ def gradients_enabled(model: Any) -> Iterator[None]:
         raise InputError(
             "no gradient can be taken through tensors that were made in torch.inference_mode(), "
             "and the metric, or a hook on the model, uses one; make it outside inference mode, or "
-            "clone() it there, or do not use screen='attribution'"
+            "clone() it there"
         ) from error
 
 
