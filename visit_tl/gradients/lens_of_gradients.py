@@ -7,9 +7,11 @@ Vocabulary Space" (EMNLP 2024).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.arguments.checked import checked
@@ -44,6 +46,8 @@ from visit_tl.model.backward import MATRICES, run_backward
 from visit_tl.model.standing_hooks import watched
 from visit_tl.model.view import ModelView
 from visit_tl.xray.source_model import Source
+
+_MLP: Final = ("W_in", "W_gate", "W_out")
 
 
 @checked
@@ -160,69 +164,61 @@ def _readouts(
     k: int,
 ) -> dict[str, MatrixReadout]:
     """The readout of each matrix's vectors; those that matrices share are read once."""
-    k = min(k, view.d_vocab)
-    shared: dict[tuple[str, str], list[str]] = {}
+
+    def stack(matrix: str, which: str) -> Float[Tensor, "layer pos width"]:
+        return torch.stack([getattr(some[matrix], which)[list(at)] for some in factors.values()])
+
+    shared: dict[tuple[bool, str], list[str]] = {}
     for matrix in matrices:
-        group = "attn" if matrix in ("W_Q", "W_K", "W_V", "W_O") else "mlp"
-        shared.setdefault((group, READ[matrix]), []).append(matrix)
-    stacks = [
-        torch.stack([getattr(some[group[0]], which)[list(at)] for some in factors.values()])
-        for (_, which), group in shared.items()
-    ]
-    rows = torch.cat([stack.flatten(0, 1) for stack in stacks])
-    lengths = torch.linalg.vector_norm(rows, dim=-1)
-    there = lengths > 0
-    readings = rows[there] / lengths[there, None] if normalise else rows[there]
-    found = {
-        "rank": np.full(len(rows), -1),
-        "top": np.full((len(rows), k), -1),
-        "top_prob": np.full((len(rows), k), np.nan),
-        "bottom": np.full((len(rows), k), -1),
-        "bottom_prob": np.full((len(rows), k), np.nan),
-    }
-    if len(readings):
-        out = read(view, readings, [target], k=k)
-        where = there.cpu().numpy()
-        found["rank"][where] = _numpy(out.target_ranks[:, 0])
-        for name, ids, probs in (
-            ("top", out.top_ids, out.top_probs),
-            ("bottom", out.bottom_ids, out.bottom_probs),
-        ):
-            found[name][where], found[f"{name}_prob"][where] = _numpy(ids), _numpy(probs)
+        shared.setdefault((matrix in _MLP, READ[matrix]), []).append(matrix)
+    rows = torch.cat([stack(group[0], which) for (_, which), group in shared.items()])
+    words = _words(view, rows.flatten(0, 1), target, normalise, min(k, view.d_vocab))
     texts = view.tokens.texts(
-        {int(i) for name in ("top", "bottom") for i in found[name].flat if i >= 0}
+        {int(i) for side in ("top", "bottom") for i in words[f"{side}_ids"].flat if i >= 0}
     )
-    shape = (len(factors), len(at))
+    n = len(factors)
     result: dict[str, MatrixReadout] = {}
-    start = 0
-    for (_, which), group in shared.items():
-        part = slice(start, start + shape[0] * shape[1])
-        start = part.stop
-        numbers = {name: a[part].reshape(*shape, *a.shape[1:]) for name, a in found.items()}
+    for i, ((_, which), group) in enumerate(shared.items()):
+        own = {
+            name: column.reshape(-1, len(at), *column.shape[1:])[i * n : (i + 1) * n]
+            for name, column in words.items()
+        }
         for matrix in group:
-            sizes = {
-                name: _numpy(
-                    torch.stack(
-                        [
-                            torch.linalg.vector_norm(getattr(some[matrix], name)[list(at)], dim=-1)
-                            for some in factors.values()
-                        ]
-                    )
-                )
+            norms, input_norms = (
+                _numpy(torch.linalg.vector_norm(stack(matrix, name), dim=-1))
                 for name in ("deltas", "inputs")
-            }
+            )
             result[matrix] = MatrixReadout(
-                reads=which,
-                norms=sizes["deltas"],
-                input_norms=sizes["inputs"],
-                ranks=numbers["rank"],
-                top_ids=numbers["top"],
-                top_probs=numbers["top_prob"],
-                bottom_ids=numbers["bottom"],
-                bottom_probs=numbers["bottom_prob"],
-                texts=texts,
+                reads=which, norms=norms, input_norms=input_norms, texts=texts, **own
             )
     return {matrix: result[matrix] for matrix in matrices}
+
+
+def _words(
+    view: ModelView,
+    rows: Float[Tensor, "row d_model"],
+    target: int,
+    normalise: bool,
+    k: int,
+) -> dict[str, np.ndarray]:
+    """The ranks and tokens of vectors, as fields of `MatrixReadout`; a vector of 0 has none."""
+    lengths = torch.linalg.vector_norm(rows, dim=-1)
+    there = lengths > 0
+    found = {
+        "ranks": np.full(len(rows), -1),
+        "top_ids": np.full((len(rows), k), -1),
+        "top_probs": np.full((len(rows), k), np.nan),
+        "bottom_ids": np.full((len(rows), k), -1),
+        "bottom_probs": np.full((len(rows), k), np.nan),
+    }
+    if there.any():
+        unit = rows[there] / lengths[there, None] if normalise else rows[there]
+        out = read(view, unit, [target], k=k)
+        where = _numpy(there)
+        found["ranks"][where] = _numpy(out.target_ranks[:, 0])
+        for name in ("top_ids", "top_probs", "bottom_ids", "bottom_probs"):
+            found[name][where] = _numpy(getattr(out, name))
+    return found
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
