@@ -202,6 +202,15 @@ def test_hooks_of_the_caller_act_and_are_named(model):
     assert found.loss != pytest.approx(plain.loss, abs=1e-6)
 
 
+def test_hooks_that_are_not_there_and_no_positions_are_named():
+    odd = [("blocks.0.hook_atn_out", lambda tensor, hook: None)]
+    for call in (vt.backward_lens, vt.reversed_attention):
+        with pytest.raises(InputError, match=r"no hook 'blocks.0.hook_atn_out'; did you mean"):
+            call(made("gpt2"), PROMPT, "a", fwd_hooks=odd)
+    with pytest.raises(InputError, match="no positions were chosen"):
+        vt.backward_lens(made("gpt2"), PROMPT, "a", positions=[])
+
+
 def test_a_head_is_read_through_its_own_circuits(model):
     view, lens = ModelView(model), vt.backward_lens(model, PROMPT, "a")
     table = lens.heads(0, 3, k=2)

@@ -32,6 +32,7 @@ from visit_tl.gradients.loss import Loss
 from visit_tl.gradients.reversed_attention_result import ReversedAttention
 from visit_tl.model.attention_scores import Scored, scored, scored_hooks, softcaps
 from visit_tl.model.backward import BackwardPass, run_backward
+from visit_tl.model.hooks import FwdHooks, patched_hooks
 from visit_tl.model.rotary import HandedAngles
 from visit_tl.model.standing_hooks import left_on, watched
 from visit_tl.model.tokens import Prompt
@@ -82,6 +83,18 @@ def reversed_attention(
     tokens = view.tokens.encode(prompt, prepend_bos)
     chosen = view.check_layers(layers, gaps=True)
     loss = Loss.of(view, tokens, target, position)
+    return reversed_maps(view, tokens, loss, chosen, fwd_hooks)
+
+
+def reversed_maps(
+    view: ModelView,
+    tokens: Prompt,
+    loss: Loss,
+    chosen: tuple[int, ...],
+    fwd_hooks: FwdHooks = (),
+) -> ReversedAttention:
+    """`reversed_attention` of a model that is open already."""
+    given, _ = patched_hooks(view, fwd_hooks)
     parts = _affordable(chosen, 8 * view.n_heads * len(tokens.ids) ** 2)
     kept: dict[int, tuple[Tensor, Tensor]] | None = {} if len(parts) == 1 else None
     found: dict[int, _Summary] = {}
@@ -92,7 +105,7 @@ def reversed_attention(
             found |= {layer: one.summary() for layer, one in layers_found.items()}
             if kept is not None:
                 kept = {layer: one.maps() for layer, one in layers_found.items()}
-    patched = tuple(dict.fromkeys((*(str(n) for n, _ in fwd_hooks), *changes.standing)))
+    patched = tuple(dict.fromkeys((*given, *changes.standing)))
     if not patched:
         _require_laws(view, found)
     first = found[chosen[0]]

@@ -43,6 +43,7 @@ from visit_tl.gradients.factors import (
 from visit_tl.gradients.loss import Loss
 from visit_tl.lens.readout import read
 from visit_tl.model.backward import MATRICES, run_backward
+from visit_tl.model.hooks import patched_hooks
 from visit_tl.model.standing_hooks import watched
 from visit_tl.model.view import ModelView
 from visit_tl.xray.source_model import Source
@@ -103,6 +104,7 @@ def backward_lens(
     loss = Loss.of(view, tokens, target, position)
     checked_layers = _checked_layers(chosen, check)
     hooks = [needed_hooks(view, layer, names) for layer in chosen]
+    given, _ = patched_hooks(view, fwd_hooks)
     with watched(view.model) as changes:
         run = run_backward(
             view,
@@ -117,7 +119,11 @@ def backward_lens(
     errors = {i: check_factors(view, i, factors[i], run) for i in checked_layers}
     ids = tokens.ids
     asked = integers_or_none(positions)
-    at = sorted({view.check_position(i, len(ids)) for i in (asked or range(len(ids)))})
+    at = sorted(
+        {view.check_position(i, len(ids)) for i in (range(len(ids)) if asked is None else asked)}
+    )
+    if not at:
+        raise InputError("no positions were chosen; None reads all of them")
     return BackwardLens(
         model=view.name,
         prompt=tokens.text,
@@ -134,7 +140,7 @@ def backward_lens(
         positions=tuple(at),
         normalised=normalise,
         d_vocab=view.d_vocab,
-        patched=tuple(dict.fromkeys((*(str(n) for n, _ in fwd_hooks), *changes.standing))),
+        patched=tuple(dict.fromkeys((*given, *changes.standing))),
         adapters=view.adapters.names,
         errors=errors,
         matrices=_readouts(view, factors, names, at, loss.target, normalise, k),

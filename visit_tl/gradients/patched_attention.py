@@ -21,7 +21,8 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.kinds import Unchecked
 from visit_tl.arguments.vocabulary import Flag, Layers, Model, Number, PromptsLike, TargetsOrMetric
 from visit_tl.errors import InputError
-from visit_tl.gradients.attention_gradients import reversed_attention
+from visit_tl.gradients.attention_gradients import reversed_maps
+from visit_tl.gradients.loss import Loss
 from visit_tl.gradients.reversed_attention_result import ReversedAttention
 from visit_tl.graph.ids import NodeId, NodeNames, node_ids
 from visit_tl.model.added_attention import attention_added
@@ -157,14 +158,13 @@ def mean_maps(
         raise InputError(
             f"maps are averaged over prompts of one length, got {sorted(lengths) or 'none'} tokens"
         )
-    n = lengths.pop()
+    n, chosen = lengths.pop(), view.check_layers(layers, gaps=True)
     sums = np.zeros((2, view.n_layers, view.n_heads, n, n), np.float32)
     pairs = list(zip(tokens, each_target(targets, len(tokens)), strict=True))
     for prompt, target in tqdm(pairs, desc="reversed attention", disable=not verbose):
-        found = reversed_attention(view.model, list(prompt.ids), target, layers=layers)
-        chosen = list(found.layers)
-        sums[0, chosen] += found.maps()
-        sums[1, chosen] += found.forward_maps()
+        found = reversed_maps(view, prompt, Loss.of(view, prompt, target, -1), chosen)
+        sums[0, list(chosen)] += found.maps()
+        sums[1, list(chosen)] += found.forward_maps()
     sums /= len(tokens)
     return MeanMaps(sums[0], sums[1], len(tokens))
 
