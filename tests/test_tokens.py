@@ -104,8 +104,8 @@ def test_one_bos_wherever_a_prompt_is_given(native):
     assert one == two
 
 
-def test_a_file_without_the_fact_is_read_as_before(native):
-    data = to_json(vt.flow_graph(native, "a b"))
+def test_an_older_file_without_the_fact_is_read_as_before(native):
+    data = to_json(vt.flow_graph(native, "a b")) | {"schema": 2}
     assert data.pop("bos_in_prompt") is False
     assert from_json(data).bos_in_prompt is False
 
