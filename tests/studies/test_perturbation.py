@@ -117,7 +117,8 @@ def test_areas_and_their_errors():
     right = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0]])
     one = Perturbation((0.0, 50.0, 100.0), {("t", 0, "reversed"): right})
     row = one.auc().iloc[0]
-    assert row["auc"] == pytest.approx(np.trapezoid(right.mean(1), [0, 0.5, 1]))
+    low, middle, high = right.mean(1)
+    assert row["auc"] == pytest.approx(0.5 * (low + middle) / 2 + 0.5 * (middle + high) / 2)
     assert row["auc_se"] == pytest.approx(np.std([0.75, 0.25, 0], ddof=1) / 3**0.5)
     assert row["base"] == pytest.approx(2 / 3)
     other = Perturbation(one.shares, {("t", 0, "random"): right * 0, ("u", 0, "random"): right})
@@ -226,7 +227,7 @@ def test_what_cannot_be_tested_is_refused(native):
 def test_training_one_matrix_is_gradient_descent(native):
     view = ModelView(native)
     ids = view.tokens.encode("a b c", None).ids
-    target = int(native(torch.tensor([ids]))[0, -1].argmin())
+    target = int(native(torch.tensor([ids]))[0, -1].argsort(descending=True)[1])
     weight = native.blocks[1].mlp.W_out
     before = weight.detach().clone()
     native.zero_grad()
@@ -236,8 +237,8 @@ def test_training_one_matrix_is_gradient_descent(native):
         assert taken == 1
         torch.testing.assert_close(weight.detach(), before - 0.01 * step)
     assert torch.equal(weight.detach(), before)
-    with one_matrix_trained(native, "a b c", target, layer=1, rate=1.0, steps=50) as taken:
-        assert 1 <= taken < 50
+    with one_matrix_trained(native, "a b c", target, layer=1, rate=0.05, steps=200) as taken:
+        assert 1 <= taken < 200
         assert int(native(torch.tensor([ids]))[0, -1].argmax()) == target
     assert torch.equal(weight.detach(), before)
     said = int(native(torch.tensor([ids]))[0, -1].argmax())
