@@ -58,7 +58,7 @@ def test_batches_of_any_size_give_the_same(native, monkeypatch):
     kept = torch.rand(4, view.n_layers, view.n_heads, generator=torch.manual_seed(1)) > 0.5
     ids = [view.tokens.encode(prompt, None).ids for prompt in PROMPTS]
     whole = logits_with_heads(view, ids, kept)
-    monkeypatch.setattr(importlib.import_module("visit_tl.model.kept_heads"), "_TOKENS_AT_ONCE", 9)
+    monkeypatch.setattr(importlib.import_module("visit_tl.model.last_logits"), "_TOKENS_AT_ONCE", 9)
     torch.testing.assert_close(logits_with_heads(view, ids, kept), whole)
 
 

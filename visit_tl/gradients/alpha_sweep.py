@@ -110,14 +110,15 @@ def patching_sweep(
                 "maps": name,
                 "alpha": alpha,
                 "accuracy": float(right.mean()),
-                "accuracy_se": _standard_error(right),
+                "accuracy_se": standard_error(right),
                 "loss": float(loss.mean()),
-                "loss_se": _standard_error(loss),
+                "loss_se": standard_error(loss),
                 "n": len(ids),
             }
         )
     return PatchingSweep(tuple(rows))
 
 
-def _standard_error(values: Float[np.ndarray, " prompt"]) -> float:
+def standard_error(values: Float[np.ndarray, " prompt"]) -> float:
+    """Standard error of the mean over prompts; NaN for one prompt."""
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")

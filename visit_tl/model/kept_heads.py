@@ -11,9 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from visit_tl.model.hooks import hook_names
+from visit_tl.model.last_logits import batches
 from visit_tl.model.view import ModelView
-
-_TOKENS_AT_ONCE = 2048
 
 
 def logits_with_heads(
@@ -29,23 +28,22 @@ def logits_with_heads(
         kept: True where a head stays.
     """
     kept = kept.to(view.W_U.device)
-    by_length: dict[int, list[int]] = {}
-    for i, ids in enumerate(prompts):
-        by_length.setdefault(len(ids), []).append(i)
-    found: list[list[Tensor | None]] = [[None] * len(prompts) for _ in kept]
-    for length, places in by_length.items():
-        rows = [(choice, i) for i in places for choice in range(len(kept))]
-        size = max(1, _TOKENS_AT_ONCE // length)
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            tokens = torch.tensor([prompts[i] for _, i in part], device=kept.device)
-            masks = kept[[choice for choice, _ in part]]
-            with torch.no_grad():
-                logits = view.model.run_with_hooks(tokens, fwd_hooks=_switches(view, masks))
-            logits = logits[:, -1].float()
-            for (choice, i), row in zip(part, logits, strict=True):
-                found[choice][i] = row.clone()
-    return torch.stack([torch.stack([r for r in rows if r is not None]) for rows in found])
+    rows = [(choice, i) for i in range(len(prompts)) for choice in range(len(kept))]
+    found: dict[tuple[int, int], Tensor] = {}
+    for part in batches([len(prompts[i]) for _, i in rows]):
+        pairs = [rows[place] for place in part]
+        tokens = torch.tensor([prompts[i] for _, i in pairs], device=kept.device)
+        masks = kept[[choice for choice, _ in pairs]]
+        with torch.no_grad():
+            logits = view.model.run_with_hooks(tokens, fwd_hooks=_switches(view, masks))
+        # Copies, so that the logits of the other positions are freed.
+        found |= zip(pairs, logits[:, -1].float().clone(), strict=True)
+    return torch.stack(
+        [
+            torch.stack([found[choice, i] for i in range(len(prompts))])
+            for choice in range(len(kept))
+        ]
+    )
 
 
 def _switches(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,16 @@ from torch import Tensor
 from visit_tl.model.view import ModelView
 
 _TOKENS_AT_ONCE = 2048
+
+
+def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of prompts that are run together: of one length, and not too many tokens in all."""
+    by_length: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        by_length.setdefault(length, []).append(i)
+    for length, places in by_length.items():
+        size = max(1, _TOKENS_AT_ONCE // length)
+        yield from (places[start : start + size] for start in range(0, len(places), size))
 
 
 def last_logits(
@@ -23,15 +33,10 @@ def last_logits(
         prompts: Token ids. Prompts of one length are run together, without padding.
     """
     found: dict[int, Tensor] = {}
-    by_length: dict[int, list[int]] = {}
-    for i, ids in enumerate(prompts):
-        by_length.setdefault(len(ids), []).append(i)
-    for length, places in by_length.items():
-        size = max(1, _TOKENS_AT_ONCE // length)
-        for start in range(0, len(places), size):
-            part = places[start : start + size]
-            tokens = torch.tensor([prompts[i] for i in part], device=view.W_U.device)
-            with torch.no_grad():
-                logits = view.model(tokens)[:, -1].float()
-            found |= dict(zip(part, logits, strict=True))
+    for part in batches([len(ids) for ids in prompts]):
+        tokens = torch.tensor([prompts[i] for i in part], device=view.W_U.device)
+        with torch.no_grad():
+            logits = view.model(tokens)
+        # Copies, so that the logits of the other positions are freed.
+        found |= zip(part, logits[:, -1].float().clone(), strict=True)
     return torch.stack([found[i] for i in range(len(prompts))])

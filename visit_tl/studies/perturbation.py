@@ -19,6 +19,7 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.kinds import Taken
 from visit_tl.arguments.vocabulary import Budgets, Flag, MeanOver, Model, Name, Tokens, Whole
 from visit_tl.errors import InputError
+from visit_tl.gradients.alpha_sweep import standard_error
 from visit_tl.gradients.loss import first_token
 from visit_tl.gradients.patched_attention import each_target
 from visit_tl.model.kept_heads import logits_with_heads
@@ -74,7 +75,7 @@ class Perturbation:
                 "score": score,
                 "p": p,
                 "accuracy": float(prompts.mean()),
-                "accuracy_se": _standard_error(prompts),
+                "accuracy_se": standard_error(prompts),
                 "n": len(prompts),
             }
             for (task, shots, score), curve in self.right.items()
@@ -102,7 +103,7 @@ class Perturbation:
                     "shots": shots,
                     "score": score,
                     "auc": float(areas.mean()),
-                    "auc_se": _standard_error(areas),
+                    "auc_se": standard_error(areas),
                     "base": float(curve[int(np.argmax(self.shares))].mean()),
                     "n": len(areas),
                 }
@@ -232,7 +233,3 @@ def _orders(view: ModelView, scores: Mapping[str, Any]) -> list[tuple[str, np.nd
     if not found:
         raise InputError("no scores were given")
     return found
-
-
-def _standard_error(values: Float[np.ndarray, " prompt"]) -> float:
-    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")

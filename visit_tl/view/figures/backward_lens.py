@@ -19,7 +19,7 @@ from visit_tl.view.figures.backward_lens_curves import curves
 from visit_tl.view.figures.backward_lens_text import text
 from visit_tl.view.figures.gradient_caption import title, title_height
 from visit_tl.view.figures.head_map import colour_scale
-from visit_tl.view.figures.lens_table import ink
+from visit_tl.view.figures.lens_table import axis, ink
 from visit_tl.view.figures.norm_scale import NormScale
 from visit_tl.view.style import FONT_SIZE, Palette, ground, palette
 
@@ -148,8 +148,8 @@ def _table(lens: BackwardLens, matrix: str, theme: str) -> go.Figure:
         hovermode="closest",
         showlegend=False,
         title=title(lens, said, width),
-        xaxis=_axis([_heading(lens, position) for position in lens.positions]) | {"side": "top"},
-        yaxis=_axis([str(layer) for layer in lens.layers])
+        xaxis=axis([_heading(lens, position) for position in lens.positions]) | {"side": "top"},
+        yaxis=axis([str(layer) for layer in lens.layers])
         | {
             "title": {"text": "layer", "standoff": 8},
             "autorange": False,
@@ -275,20 +275,3 @@ def _hover(lens: BackwardLens, matrix: str, i: int, j: int) -> str:
 def _heading(lens: BackwardLens, position: int) -> str:
     name = f"{for_plotly(visible(lens.tokens[position], _LABEL))}<br>{position}"
     return f"<b>{name}</b>" if position == lens.position else name
-
-
-def _axis(names: list[str]) -> dict[str, Any]:
-    return {
-        "tickmode": "array",
-        "tickvals": list(range(len(names))),
-        "ticktext": names,
-        "range": [-0.5, len(names) - 0.5],
-        "showgrid": False,
-        "zeroline": False,
-        # Room between the names and the cells.
-        "ticks": "outside",
-        "ticklen": 5,
-        "tickcolor": "rgba(0,0,0,0)",
-        "fixedrange": True,
-        "tickangle": 0,
-    }

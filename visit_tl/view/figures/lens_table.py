@@ -107,8 +107,8 @@ def figure(
         hovermode="closest",
         showlegend=False,
         title=_title(states, by, width),
-        xaxis=_axis([_heading(states, i) for i in shown]) | {"side": "top"},
-        yaxis=_axis([str(row) for row in states.rows])
+        xaxis=axis([_heading(states, i) for i in shown]) | {"side": "top"},
+        yaxis=axis([str(row) for row in states.rows])
         | {"autorange": False, "range": [len(cells) - 0.5, -0.5]},
     )
     return drawn
@@ -265,7 +265,8 @@ def _scale(by: str, d_vocab: int, height: int, colours: Palette) -> dict[str, An
     }
 
 
-def _axis(names: list[str]) -> dict[str, Any]:
+def axis(names: list[str]) -> dict[str, Any]:
+    """An axis of cells with a name each."""
     return {
         "tickmode": "array",
         "tickvals": list(range(len(names))),
