@@ -1,0 +1,82 @@
+"""A data collator for `transformers.Trainer`: prompts and answers become padded, masked batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visit_tl.errors import InputError
+from visit_tl.segments.batch_masks import batch_mask
+from visit_tl.segments.masks import additive
+from visit_tl.segments.spans import Segments
+
+
+class SegmentCollator:
+    """Makes batches in which prompts see their segments and answers are causal.
+
+    The labels of all tokens but the answer's are -100. They have to be: within a segment a token
+    sees the tokens after it, so a loss on the prompt would ask for what the model is shown.
+
+    Args:
+        pad_id: The id of padding tokens.
+        segmented: False makes causal masks from the same batches, to compare with.
+        dtype: The dtype of the mask, which is added to the scores; that of the model.
+        padding_side: Where the padding goes.
+        prompt_labels: True also trains on the prompt's tokens, as the public code of the paper
+            does; their labels leak under the mask.
+    """
+
+    def __init__(
+        self,
+        pad_id: int,
+        *,
+        segmented: bool = True,
+        dtype: torch.dtype = torch.float32,
+        padding_side: str = "right",
+        prompt_labels: bool = False,
+    ) -> None:
+        self.pad_id, self.segmented, self.dtype = pad_id, segmented, dtype
+        self.padding_side, self.prompt_labels = padding_side, prompt_labels
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """A batch.
+
+        Args:
+            rows: Each with `input_ids` (prompt and answer), `prompt_length`, and `spans`, the
+                half-open ranges of its segments.
+
+        Returns:
+            `input_ids` and `labels` `[batch, pos]`, and `attention_mask` `[batch, 1, query, key]`,
+            0 where a query sees a key and else the lowest number of the dtype.
+
+        Raises:
+            InputError: a segment reaches into the answer, which must be causal.
+        """
+        lengths = [len(row["input_ids"]) for row in rows]
+        size = max(lengths)
+        ids = torch.full((len(rows), size), self.pad_id)
+        labels = torch.full((len(rows), size), -100)
+        segments = []
+        for i, row in enumerate(rows):
+            one = Segments.from_spans(row["spans"])
+            n, prompt = lengths[i], int(row["prompt_length"])
+            if one.end > prompt:
+                raise InputError(
+                    f"the segment {one.spans[-1]} of row {i} reaches into the answer, which begins "
+                    f"at {prompt} and is causal"
+                )
+            segments.append(one if self.segmented else Segments(()))
+            first = 0 if self.padding_side == "right" else size - n
+            own = torch.as_tensor(row["input_ids"])
+            ids[i, first : first + n] = own
+            start = 0 if self.prompt_labels else prompt
+            labels[i, first + start : first + n] = own[start:]
+        mask = batch_mask(segments, lengths, pad_to=size, padding_side=self.padding_side)
+        return {
+            "input_ids": ids,
+            "labels": labels,
+            "attention_mask": additive(mask, self.dtype),
+        }
