@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.vocabulary import Flag, Model, PromptLike
+from visit_tl.arguments.vocabulary import Flag, Model, PromptLike, SegmentsLike
 from visit_tl.errors import InputError
 from visit_tl.graph.ids import NodeId, NodeNames, node_ids
 from visit_tl.model.standing_hooks import watched
@@ -20,6 +20,7 @@ def attention(
     heads: NodeNames,
     *,
     prepend_bos: Flag | None = None,
+    segments: SegmentsLike | None = None,
 ) -> AttentionView:
     """Draw the attention of some heads from every position, with CircuitsVis.
 
@@ -28,6 +29,7 @@ def attention(
         prompt: As for `flow_graph`.
         heads: Ids of the heads, such as `L29H1` or `29.1`.
         prepend_bos: As for `flow_graph`.
+        segments: As for `flow_graph`.
 
     Returns:
         A view that draws itself in a notebook, and saves as one `.html` file.
@@ -37,7 +39,7 @@ def attention(
         GraphError: an id that cannot be read.
     """
     view = ModelView(model)
-    tokens = view.tokens.encode(prompt, prepend_bos)
+    tokens = view.encode(prompt, prepend_bos, segments)
     chosen: list[tuple[int, int]] = []
     for node in (NodeId.parse(head) for head in node_ids(heads)):
         layer, head = node.layer, node.head

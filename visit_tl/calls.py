@@ -19,6 +19,8 @@ from visit_tl.arguments.vocabulary import (
     Positions,
     PromptLike,
     PromptsLike,
+    SegmentsLike,
+    SegmentsOfEach,
     Token,
     Tokens,
     Whole,
@@ -29,6 +31,7 @@ from visit_tl.model.batch import unpadded
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
+from visit_tl.segments.spans import segments_of_each
 from visit_tl.xray.build import Plan, prediction
 from visit_tl.xray.graph_options import GRAPH_OPTIONS, GraphOptions
 from visit_tl.xray.graph_request import GraphRequest, graphs_of
@@ -48,6 +51,7 @@ def flow_graph(
     positions: Positions | None = None,
     max_nodes: Whole = MAX_NODES,
     fwd_hooks: Hooks | None = (),
+    segments: SegmentsLike | None = None,
     **options: Unpack[GraphOptions],
 ) -> FlowGraph:
     """X-ray one forward pass: each part that mattered is read as words (paper, section 4).
@@ -75,6 +79,9 @@ def flow_graph(
         fwd_hooks: Hooks in the form that `run_with_hooks` takes. The graph shows the run that they
             patched; hooks left on the model act too. If a hook replaces a whole output, the law
             that its parts sum to it is not checked. `graph.patched` names the hooks.
+        segments: Ranges of tokens that see each other in both directions, as `vt.Segments`, a list
+            such as `[(0, 8), (8, 15)]`, or a function of the token ids that gives one of them. None
+            is the model's own causal attention.
         options: `layers`, `prepend_bos`, `preset`, `heads`, `values`, `neurons` and `k`; see
             `visit_tl.xray.graph_options.GraphOptions`.
 
@@ -88,7 +95,7 @@ def flow_graph(
     """
     asked = {**GRAPH_OPTIONS, **options}
     view = ModelView(model)
-    tokens = view.tokens.encode(prompt, asked["prepend_bos"])
+    tokens = view.encode(prompt, asked["prepend_bos"], segments)
     job = GraphRequest(view, target, asked)
     job.follow(expand, positions, max_nodes)
     plans = [job.plan(tokens, position, cache, batch, fwd_hooks or ())]
@@ -106,6 +113,7 @@ def flow_graphs(
     expand: Whole | None = None,
     positions: Positions | None = None,
     max_nodes: Whole = MAX_NODES,
+    segments: SegmentsOfEach | None = None,
     verbose: Flag = True,
     **options: Unpack[GraphOptions],
 ) -> list[FlowGraph]:
@@ -122,6 +130,7 @@ def flow_graphs(
         expand: As for `flow_graph`.
         positions: As for `flow_graph`; counted within each prompt, without its padding.
         max_nodes: As for `flow_graph`.
+        segments: As for `flow_graph`, for all prompts; or a list with one entry for each.
         verbose: Show a progress bar.
         options: As for `flow_graph`.
 
@@ -139,7 +148,10 @@ def flow_graphs(
         raise InputError(f"there are {len(rows)} prompts but {len(targets)} targets; give one each")
     asked = {**GRAPH_OPTIONS, **options}
     view = ModelView(model)
-    encoded = [view.tokens.encode(row, asked["prepend_bos"]) for row in rows]
+    each = segments_of_each(segments, len(rows))
+    encoded = [
+        view.encode(row, asked["prepend_bos"], own) for row, own in zip(rows, each, strict=True)
+    ]
     jobs = [GraphRequest(view, one, asked) for one in targets]
     for job in jobs:
         job.follow(expand, positions, max_nodes)
@@ -155,6 +167,7 @@ def generate(
     n: Count,
     *,
     target: Token | None = None,
+    segments: SegmentsLike | None = None,
     verbose: Flag = True,
     **options: Unpack[GraphOptions],
 ) -> list[FlowGraph]:
@@ -165,6 +178,7 @@ def generate(
         prompt: As for `flow_graph`.
         n: How many tokens to add; fewer come if the model ends the text or the context is full.
         target: As for `flow_graph`; None follows each step's own prediction.
+        segments: As for `flow_graph`; what is added is causal.
         verbose: Show a progress bar.
         options: As for `flow_graph`.
 
@@ -188,9 +202,12 @@ def generate(
             if after == view.tokens.eos or len(tokens.ids) == view.n_ctx:
                 return
             text = tokens.text + view.tokens.text(after)
-            tokens = replace(tokens, text=text, ids=(*tokens.ids, after))
+            ids = (*tokens.ids, after)
+            grown = view.encode(list(ids), None, None if spans is None else spans.spans)
+            tokens = replace(tokens, text=text, ids=ids, segments=grown.segments)
 
-    start = view.tokens.encode(prompt, asked["prepend_bos"])
+    start = view.encode(prompt, asked["prepend_bos"], segments)
+    spans = start.segments
     return _wrapped(view, asked["k"], plans(start))
 
 

@@ -146,6 +146,7 @@ class FlowGraph(GraphData, Drawn):
         from visit_tl.causal.patching.node_effects import effects
 
         options.setdefault("nodes", self)
+        options.setdefault("segments", self.segments or None)
         return effects(self._model(model), list(self.token_ids), metric, **options)
 
     @checked
@@ -230,7 +231,8 @@ class FlowGraph(GraphData, Drawn):
         """
         from visit_tl.attention_maps import attention
 
-        return attention(self._model(model), list(self.token_ids), heads)
+        spans = self.segments or None
+        return attention(self._model(model), list(self.token_ids), heads, segments=spans)
 
     @checked
     def lens_table(self, *, model: Model = None, **options: Any) -> LensTable:
@@ -247,6 +249,7 @@ class FlowGraph(GraphData, Drawn):
 
         given = self.target_id if self.target_given else None
         ids = list(self.token_ids)
+        options.setdefault("segments", self.segments or None)
         table = lens_table(self._model(model), ids, target=given, **options)
         return replace(table, prompt=self.prompt)
 

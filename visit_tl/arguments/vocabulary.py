@@ -122,6 +122,13 @@ Parts = Annotated[
                                form=plain.one_or_many),
 ]  # fmt: skip
 
+SegmentsLike = Annotated[
+    Any, Unchecked("segments_of says what segments are, and which range does not fit")
+]
+SegmentsOfEach = Annotated[
+    Any, Unchecked("segments_of_each says what segments are, and which do not fit")
+]
+
 # --- what is asked of runs ---------------------------------------------------------------------
 
 _LOGITS = "a callable on logits [1, pos, d_vocab]"

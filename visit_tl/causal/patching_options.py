@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, TypedDict
 
 from visit_tl.arguments.shared import shared
-from visit_tl.arguments.vocabulary import Flag, How, MeanOver, PromptLike
+from visit_tl.arguments.vocabulary import Flag, How, MeanOver, PromptLike, SegmentsLike
 
 
 class PatchingOptions(TypedDict, total=False):
@@ -18,6 +18,8 @@ class PatchingOptions(TypedDict, total=False):
             `mean_over` at the same position (`mean`), or zeros (`zero`).
         mean_over: For `mean`, prompts with as many tokens as the clean one.
         prepend_bos: As for `flow_graph`.
+        segments: As for `flow_graph`; the other prompts run under the mask of the clean one. None
+            is that of a graph that is given, else causal.
         verbose: Show a progress bar.
     """
 
@@ -25,6 +27,7 @@ class PatchingOptions(TypedDict, total=False):
     how: How
     mean_over: MeanOver | None
     prepend_bos: Flag | None
+    segments: SegmentsLike | None
     verbose: Flag
 
 
@@ -34,5 +37,6 @@ PATCHING_OPTIONS: Final = shared(
     how="resample",
     mean_over=None,
     prepend_bos=None,
+    segments=None,
     verbose=True,
 )

@@ -25,6 +25,7 @@ from visit_tl.arguments.vocabulary import (
     Model,
     Position,
     PromptLike,
+    SegmentsLike,
     TargetOrMetric,
 )
 from visit_tl.errors import DecompositionError, PerformanceWarning, warn_caller
@@ -56,6 +57,7 @@ def reversed_attention(
     position: Position = -1,
     prepend_bos: Flag | None = None,
     fwd_hooks: Hooks = (),
+    segments: SegmentsLike | None = None,
 ) -> ReversedAttention:
     """Compute the attention map of the backward pass of every head, from one forward and backward.
 
@@ -74,13 +76,14 @@ def reversed_attention(
         position: The position of the loss; a metric uses its own.
         prepend_bos: As for `flow_graph`.
         fwd_hooks: As for `flow_graph`.
+        segments: As for `flow_graph`.
 
     Raises:
         InputError: as `backward_lens`.
         DecompositionError: the maps do not give the gradients of queries, keys or values.
     """
     view = ModelView(model)
-    tokens = view.tokens.encode(prompt, prepend_bos)
+    tokens = view.encode(prompt, prepend_bos, segments)
     chosen = view.check_layers(layers, gaps=True)
     loss = Loss.of(view, tokens, target, position)
     return reversed_maps(view, tokens, loss, chosen, fwd_hooks)
@@ -134,6 +137,7 @@ def reversed_maps(
         errors={law: max(one.errors[law] for one in found.values()) for law in first.errors},
         patched=patched,
         adapters=view.adapters.names,
+        segments=tokens.spans,
         source=Source(view.model, None if fwd_hooks else changes.standing),
         store=(kept, again),
     )

@@ -90,6 +90,7 @@ class BackwardLens(Drawn):
         d_vocab: Size of the vocabulary.
         patched: Hooks at which the run was patched, as in `FlowGraph.patched`.
         adapters: Adapters that were active, as in `FlowGraph.adapters`.
+        segments: Ranges of tokens that saw each other, as in `FlowGraph.segments`.
         errors: For each layer that was checked, the largest relative error of `X^T Delta` against
             autograd's own gradients.
         matrices: What was read of each matrix.
@@ -121,6 +122,7 @@ class BackwardLens(Drawn):
     by_layer: Mapping[int, Mapping[str, Factors]] = field(repr=False)
     by_state: Mapping[int, Mapping[str, Tensor]] = field(repr=False)
     source: Any = field(repr=False, default=None)
+    segments: tuple[tuple[int, int], ...] = ()
 
     @property
     def norms(self) -> dict[str, Float[np.ndarray, "layer pos"]]:

@@ -27,6 +27,7 @@ from visit_tl.arguments.vocabulary import (
     Position,
     Positions,
     PromptLike,
+    SegmentsLike,
     TargetOrMetric,
 )
 from visit_tl.errors import InputError
@@ -66,6 +67,7 @@ def backward_lens(
     check: Check = "one",
     prepend_bos: Flag | None = None,
     fwd_hooks: Hooks = (),
+    segments: SegmentsLike | None = None,
 ) -> BackwardLens:
     """Read the gradients of a block's matrices as words, in all blocks and at all positions.
 
@@ -92,6 +94,7 @@ def backward_lens(
             or `none`.
         prepend_bos: As for `flow_graph`.
         fwd_hooks: As for `flow_graph`.
+        segments: As for `flow_graph`.
 
     Raises:
         InputError: a prompt, target, layer, position or matrix that does not fit, a metric without
@@ -99,7 +102,7 @@ def backward_lens(
         DecompositionError: `X^T Delta` is not autograd's gradient.
     """
     view = ModelView(model)
-    tokens = view.tokens.encode(prompt, prepend_bos)
+    tokens = view.encode(prompt, prepend_bos, segments)
     chosen, names = view.check_layers(layers, gaps=True), chosen_matrices(view, matrices)
     loss = Loss.of(view, tokens, target, position)
     checked_layers = _checked_layers(chosen, check)
@@ -142,6 +145,7 @@ def backward_lens(
         d_vocab=view.d_vocab,
         patched=tuple(dict.fromkeys((*given, *changes.standing))),
         adapters=view.adapters.names,
+        segments=tokens.spans,
         errors=errors,
         matrices=_readouts(view, factors, names, at, loss.target, normalise, k),
         by_layer=factors,

@@ -100,7 +100,8 @@ def first_token(view: ModelView, target: Any) -> int:
 
 
 def _logits(view: ModelView, prompt: Prompt) -> Tensor:
-    return view.run(torch.tensor([prompt.ids], device=view.W_U.device), []).float()
+    tokens = torch.tensor([prompt.ids], device=view.W_U.device)
+    return view.run(tokens, [], prompt.segments).float()
 
 
 def _prediction(logits: Tensor, position: int) -> int:

@@ -29,7 +29,7 @@ def gradients_onto(lens: BackwardLens, graph: G, model: Any) -> G:
 
     The final norm and the logits, which are no hooks of a block, get none.
     """
-    _require_same_prompt(lens.token_ids, graph)
+    _require_same_prompt(lens, graph)
     view = ModelView(model_of(lens, model))
     ids: list[NodeId] = []
     own: list[Tensor] = []
@@ -89,7 +89,7 @@ def _gradients(
 
 def reversed_onto(found: ReversedAttention, graph: G) -> G:
     """The graph with reversed attention on its heads; see `ReversedAttention.onto`."""
-    _require_same_prompt(found.token_ids, graph)
+    _require_same_prompt(found, graph)
     put: dict[NodeId, Reversed] = {}
     heads = [n.id for n in graph if n.kind == "head" and n.layer in found.layers]
     for where in sorted(heads, key=lambda one: one.layer or 0):
@@ -101,9 +101,14 @@ def reversed_onto(found: ReversedAttention, graph: G) -> G:
     return replace(graph, nodes=tuple(replace(n, reversed=put.get(n.id)) for n in graph.nodes))
 
 
-def _require_same_prompt(token_ids: tuple[int, ...], graph: GraphData) -> None:
-    if graph.token_ids != token_ids:
+def _require_same_prompt(found: BackwardLens | ReversedAttention, graph: GraphData) -> None:
+    if graph.token_ids != found.token_ids:
         raise GraphError(
-            f"the gradients are of {len(token_ids)} other tokens than the graph's "
+            f"the gradients are of {len(found.token_ids)} other tokens than the graph's "
             f"{len(graph.token_ids)}: {graph.prompt!r}; take them of the graph's prompt"
+        )
+    if graph.segments != found.segments:
+        raise GraphError(
+            f"the gradients are of a run with the segments {list(found.segments)}, the graph's has "
+            f"{list(graph.segments)}; take them under the graph's"
         )

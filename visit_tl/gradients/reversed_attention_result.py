@@ -58,6 +58,7 @@ class ReversedAttention(Drawn):
         errors: The largest relative error of each law over the blocks (docs/maths.md).
         patched: Hooks at which the run was patched, as in `FlowGraph.patched`.
         adapters: Adapters that were active, as in `FlowGraph.adapters`.
+        segments: Ranges of tokens that saw each other, as in `FlowGraph.segments`.
         source: The model, as in `FlowGraph.source`.
     """
 
@@ -82,6 +83,7 @@ class ReversedAttention(Drawn):
     patched: tuple[str, ...]
     adapters: tuple[str, ...] = field(repr=False)
     source: Any = field(repr=False, default=None)
+    segments: tuple[tuple[int, int], ...] = ()
     store: Store = field(repr=False, default=(None, lambda layer: _gone(layer)))
 
     @checked

@@ -48,6 +48,8 @@ class GraphData:
         patched: The hooks at which the caller's `fwd_hooks` acted, and those at which hooks left on
             the model changed something. Where a sum was patched, its parts no longer add up to it.
         adapters: The names of the adapters (such as LoRA) that were active, merged or not.
+        segments: Half-open ranges of tokens that saw each other in both directions; empty if the
+            attention was causal.
 
     Raises:
         GraphError: two nodes have the same id, or an edge names a node that is not there or does
@@ -75,6 +77,7 @@ class GraphData:
     patched: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     bos_in_prompt: bool = False
+    segments: tuple[tuple[int, int], ...] = ()
     source: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -196,7 +196,8 @@ def heading(graph: GraphData) -> dict[str, str]:
     Returns:
         Plain text by name, in the order to show it. Some are there only if they apply:
         `prediction` if the graph has the logits, `followed` if it was expanded, `patched` if the
-        run was patched, `adapters` if the model had active ones.
+        run was patched, `adapters` if the model had active ones, `segments` if attention was not
+        causal.
     """
     inside = 0 <= graph.position < len(graph.tokens)
     here = visible(graph.tokens[graph.position]) if inside else "?"
@@ -218,6 +219,8 @@ def heading(graph: GraphData) -> dict[str, str]:
         words["patched"] = patched_words(graph.patched)
     if graph.adapters:
         words["adapters"] = ", ".join(readable(name) for name in graph.adapters)
+    if graph.segments:
+        words["segments"] = segments_words(graph.segments)
     return words
 
 
@@ -226,6 +229,12 @@ def patched_words(patched: tuple[str, ...]) -> str:
     more = len(patched) - _PATCHED
     names = ", ".join(readable(name) for name in patched[:_PATCHED])
     return f"{names} and {more} more" if more > 0 else names
+
+
+def segments_words(segments: tuple[tuple[int, int], ...]) -> str:
+    """The ranges of tokens that see each other in both directions."""
+    ranges = ", ".join(f"{a}..{b - 1}" if b - a > 1 else str(a) for a, b in segments)
+    return f"{ranges} see all of themselves"
 
 
 def bos_words(graph: GraphData) -> str:

@@ -34,6 +34,7 @@ class LensTable(Drawn):
         patched: Hooks at which the run was patched, as in `FlowGraph.patched`.
         rows: The states, in the order of the forward pass, without their positions.
         cells: For each row and each position the state there, or None if it is missing.
+        segments: Ranges of tokens that saw each other, as in `FlowGraph.segments`.
     """
 
     model: str
@@ -45,6 +46,7 @@ class LensTable(Drawn):
     rows: tuple[NodeId, ...]
     cells: tuple[tuple[Node | None, ...], ...] = field(repr=False)
     patched: tuple[str, ...] = ()
+    segments: tuple[tuple[int, int], ...] = ()
 
     @checked
     def __getitem__(self, state: NodeName) -> Node:
@@ -150,4 +152,5 @@ def of_graph(graph: GraphData) -> LensTable:
         rows=rows,
         cells=tuple(tuple(cell(row, i) for i in range(n)) for row in rows),
         patched=graph.patched,
+        segments=graph.segments,
     )

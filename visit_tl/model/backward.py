@@ -96,7 +96,11 @@ def run_backward(
     every = dict.fromkeys((*needed, *passed, *optional))
     hooks = [(name, _catcher(caught, name)) for name in every]
     tokens = torch.tensor([prompt.ids], device=view.W_U.device)
-    with gradients_enabled(view.model), _trainable(view, weights_of) as parameters:
+    with (
+        gradients_enabled(view.model),
+        view.masked(prompt.segments),
+        _trainable(view, weights_of) as parameters,
+    ):
         logits = view.model.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *hooks])
         if silent := [name for name in (*needed, *passed) if name not in caught]:
             raise ModelError(

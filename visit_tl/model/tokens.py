@@ -14,6 +14,7 @@ from torch import Tensor
 from visit_tl.arguments.plain import half_pair
 from visit_tl.arguments.words import short
 from visit_tl.errors import InputError
+from visit_tl.segments.spans import Segments
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
@@ -34,12 +35,19 @@ class Prompt:
         ids: Token ids, in order.
         prepend_bos: Whether the first of them is a BOS that the text does not contain.
         bos_in_prompt: Whether the given text or ids already begin with a BOS.
+        segments: Ranges of tokens that see each other, under whose mask it is run; None is causal.
     """
 
     text: str
     ids: tuple[int, ...]
     prepend_bos: bool
     bos_in_prompt: bool = False
+    segments: Segments | None = None
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """The ranges of the segments; empty if the run is causal."""
+        return () if self.segments is None else self.segments.spans
 
 
 class Tokens:

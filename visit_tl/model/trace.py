@@ -163,7 +163,7 @@ class Trace:
         tokens = torch.tensor([prompt.ids], device=view.W_U.device)
         patched, replaced = patched_hooks(view, fwd_hooks)
         with watched(view.model) as changes:
-            logits = view.run(tokens, [*fwd_hooks, *hooks])
+            logits = view.run(tokens, [*fwd_hooks, *hooks], prompt.segments)
         rows = logits[0, at].detach().float()
         traces = _traces(view, prompt, at, names, kept, rows)
         acted = {
@@ -265,7 +265,8 @@ def patterns(
         return copy
 
     hooks = [(f"blocks.{i}.attn.hook_pattern", keep(i)) for i in sorted({i for i, _ in heads})]
-    view.run(torch.tensor([prompt.ids], device=view.W_U.device), hooks)
+    tokens = torch.tensor([prompt.ids], device=view.W_U.device)
+    view.run(tokens, hooks, prompt.segments)
     return torch.stack([kept[layer][head] for layer, head in heads])
 
 

@@ -7,7 +7,8 @@ part that is not supported.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -19,8 +20,10 @@ from visit_tl.arguments.several import integers_or_none
 from visit_tl.errors import InputError, ModelError
 from visit_tl.model.adapters import Adapters
 from visit_tl.model.given_model import model_given, what_to_pass
+from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.norm import Norm, read_norm
-from visit_tl.model.tokens import Tokens
+from visit_tl.model.tokens import Prompt, Tokens
+from visit_tl.segments.spans import Segments, segments_of
 
 
 @dataclass(frozen=True)
@@ -210,8 +213,36 @@ class ModelView:
             )
         return position % n_tokens
 
+    def encode(self, prompt: Any, prepend_bos: bool | None, segments: Any = None) -> Prompt:
+        """Tokenise as `Tokens.encode` does, and attach the segments under whose mask it is run.
+
+        Args:
+            prompt: Text, or token ids of shape [pos] or [1, pos].
+            prepend_bos: As for `Tokens.encode`.
+            segments: Segments, ranges, or a function of the token ids that gives them; None is
+                causal.
+
+        Raises:
+            InputError: as `Tokens.encode`, or segments that do not fit the prompt.
+            ModelError: the model cannot run under their mask exactly.
+        """
+        found = self.tokens.encode(prompt, prepend_bos)
+        if segments is None:
+            return found
+        texts = [self.tokens.text(i) for i in found.ids]
+        fitted = segments_of(segments, found.ids, texts)
+        require_masks(self.model, fitted, len(found.ids))
+        return replace(found, segments=fitted)
+
+    def masked(self, segments: Segments | None) -> AbstractContextManager[None]:
+        """Runs of the model inside are under the mask of these segments; None is causal."""
+        return masked(self.model, segments)
+
     def run(
-        self, tokens: Int[Tensor, "1 pos"], fwd_hooks: Sequence[tuple[Any, Any]]
+        self,
+        tokens: Int[Tensor, "1 pos"],
+        fwd_hooks: Sequence[tuple[Any, Any]],
+        segments: Segments | None = None,
     ) -> Float[Tensor, "1 pos d_vocab"]:
         """The logits of one run with hooks, without gradients.
 
@@ -222,7 +253,7 @@ class ModelView:
             ModelError: there are more or fewer rows than tokens, as with prompt tuning, so rows
                 cannot be assigned to tokens; or an adapter was not used.
         """
-        with torch.no_grad(), self.adapters.noted():
+        with torch.no_grad(), self.adapters.noted(), self.masked(segments):
             logits = self.model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks))
         n_rows, n_tokens = logits.shape[1], tokens.shape[1]
         if n_rows != n_tokens:

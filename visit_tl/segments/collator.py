@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class SegmentCollator:
         *,
         segmented: bool = True,
         dtype: torch.dtype = torch.float32,
-        padding_side: str = "right",
+        padding_side: Literal["right", "left"] = "right",
         prompt_labels: bool = False,
     ) -> None:
         self.pad_id, self.segmented, self.dtype = pad_id, segmented, dtype

@@ -316,6 +316,34 @@ def segments_of(given: Any, token_ids: tuple[int, ...], tokens: Sequence[str] = 
     return Segments(found.spans, found.names, tuple(tokens), tuple(token_ids))
 
 
+def segments_of_each(given: Any, n: int) -> list[Any]:
+    """What a caller gave as the segments of several prompts, one entry for each.
+
+    Args:
+        given: As for `segments_of`, for all prompts; or a list with one such entry a prompt, in
+            which None is causal.
+        n: Number of prompts.
+
+    Raises:
+        InputError: a list has another length.
+    """
+    if given is None or isinstance(given, Segments) or callable(given):
+        return [given] * n
+    found = list(given)
+    if all(isinstance(one, tuple | list) and _is_range(one) for one in found):
+        return [found] * n
+    if len(found) != n:
+        raise InputError(
+            f"there are {n} prompts but {len(found)} entries of segments; give one for all, or one "
+            f"for each"
+        )
+    return found
+
+
+def _is_range(given: Sequence[Any]) -> bool:
+    return len(given) == 2 and not any(isinstance(x, tuple | list | Segments) for x in given)
+
+
 def _span(given: Any) -> tuple[int, int]:
     try:
         start, end = given

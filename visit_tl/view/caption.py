@@ -28,6 +28,8 @@ def caption(
         third.append(f"patched run: {words['patched']}")
     if "adapters" in words:
         third.append(f"adapters: {words['adapters']}")
+    if "segments" in words:
+        third.append(f"segments: {words['segments']}")
     if "followed" in (all_of := heading(whole)):
         third.append(f"followed back: {all_of['followed']}; figure(position=...) shows one")
     if orphans:

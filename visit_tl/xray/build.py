@@ -105,6 +105,7 @@ def plan(
         "columns": columns,
         "patched": trace.patched,
         "adapters": view.adapters.names,
+        "segments": trace.prompt.spans,
         "source": Source(view.model, trace.standing),
     }
     return Plan(draft, chosen, facts)

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.vocabulary import Count, Flag, Layers, Model, PromptLike, Token
+from visit_tl.arguments.vocabulary import (
+    Count,
+    Flag,
+    Layers,
+    Model,
+    PromptLike,
+    SegmentsLike,
+    Token,
+)
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Hook
 from visit_tl.graph.state_table import LensTable
@@ -26,6 +34,7 @@ def lens_table(
     layers: Layers | None = None,
     prepend_bos: Flag | None = None,
     k: Count = 5,
+    segments: SegmentsLike | None = None,
 ) -> LensTable:
     """Read the residual stream before the first block and after each, at every position.
 
@@ -39,21 +48,23 @@ def lens_table(
         layers: Consecutive blocks, one or several; None or `all` is all.
         prepend_bos: As for `flow_graph`.
         k: How many top and bottom tokens each cell keeps.
+        segments: As for `flow_graph`.
 
     Raises:
         ModelError: the model has no residual stream that can be read.
         InputError: a prompt, target or layer that does not fit.
     """
     view = ModelView(model)
-    tokens = view.tokens.encode(prompt, prepend_bos)
+    tokens = view.encode(prompt, prepend_bos, segments)
     chosen = view.check_layers(layers)
     given = None if target is None else view.tokens.single(target)
     rows = (NodeId("resid_pre", chosen[0]), *(NodeId("resid_post", i) for i in chosen))
     hooks = {row: f"blocks.{row.layer}.hook_{row.kind}" for row in rows}
     kept: dict[str, Tensor] = {}
     ids = torch.tensor([tokens.ids], device=view.W_U.device)
+    keepers = [(name, keeper(kept, name, "all", ())) for name in hooks.values()]
     with watched(view.model) as changes:
-        logits = view.run(ids, [(name, keeper(kept, name, "all", ())) for name in hooks.values()])
+        logits = view.run(ids, keepers, tokens.segments)
     follow = int(logits[0, -1].argmax()) if given is None else given
     draft, n = Draft(), len(tokens.ids)
     for row, name in hooks.items():
@@ -71,4 +82,5 @@ def lens_table(
         rows=rows,
         cells=tuple(tuple(read[row.at(i)] for i in range(n)) for row in rows),
         patched=tuple(changes.standing),
+        segments=tokens.spans,
     )

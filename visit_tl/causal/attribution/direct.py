@@ -15,7 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.vocabulary import Flag, Kinds, Model, Position, PromptLike, Token
+from visit_tl.arguments.vocabulary import (
+    Flag,
+    Kinds,
+    Model,
+    Position,
+    PromptLike,
+    SegmentsLike,
+    Token,
+)
 from visit_tl.causal.attribution.logit_parts import LayerShares, Shares, total_of
 from visit_tl.causal.same_prompt import require_same
 from visit_tl.errors import InputError
@@ -54,6 +62,7 @@ class Attribution:
             absolute value among it and the blocks' shares.
         remainder: What no node adds: the biases of the final norm and of the unembedding.
         layers: The shares, block by block, in logits.
+        segments: Ranges of tokens that saw each other, as in `FlowGraph.segments`.
     """
 
     model: str
@@ -68,6 +77,7 @@ class Attribution:
     error: float
     remainder: Mapping[str, float]
     layers: tuple[LayerShares, ...] = field(repr=False)
+    segments: tuple[tuple[int, int], ...] = ()
 
     @checked
     def __getitem__(self, node: NodeName) -> float:
@@ -134,7 +144,7 @@ class Attribution:
         Raises:
             InputError: the graph is of another model, prompt or position.
         """
-        ours = self.model, self.token_ids, self.position
+        ours = self.model, self.token_ids, self.position, self.segments
         require_same(
             graph,
             *ours,
@@ -154,6 +164,7 @@ def attribute(
     *,
     position: Position | None = None,
     prepend_bos: Flag | None = None,
+    segments: SegmentsLike | None = None,
 ) -> Attribution:
     """Split a logit, or a difference of two, into shares of all that wrote to the residual stream.
 
@@ -168,6 +179,7 @@ def attribute(
         against: A token whose logit is subtracted, as text or id.
         position: Query position; None is the graph's, or the last.
         prepend_bos: As for `flow_graph`.
+        segments: As for `flow_graph`; None is those of a graph, else causal.
 
     Raises:
         ModelError: the model cannot be taken apart exactly.
@@ -186,9 +198,9 @@ def attribute(
             raise InputError(reason)
         target = graph.target_id if target is None else target
         position = graph.position if position is None else position
-        encoded = view.tokens.encode(list(ids), None)
+        encoded = view.encode(list(ids), None, segments or graph.segments or None)
     else:
-        encoded = view.tokens.encode(prompt, prepend_bos)
+        encoded = view.encode(prompt, prepend_bos, segments)
     trace = Trace.run(view, encoded, position=-1 if position is None else position)
     return attribute_trace(view, trace, target, against)
 
@@ -233,4 +245,5 @@ def attribute_trace(
         error=error,
         remainder=remainder,
         layers=layers,
+        segments=trace.prompt.spans,
     )

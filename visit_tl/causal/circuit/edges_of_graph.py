@@ -15,7 +15,7 @@ import torch
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.shared import Unpack
-from visit_tl.arguments.vocabulary import MetricFunction, Model
+from visit_tl.arguments.vocabulary import MetricFunction, Model, PromptLike
 from visit_tl.causal.circuit.circuit_run import CircuitRun
 from visit_tl.causal.circuit.edge_bundles import bundle
 from visit_tl.causal.metrics import bind, evaluate, metric_name
@@ -29,6 +29,7 @@ from visit_tl.graph.circuit_parts import Edge as PartEdge
 from visit_tl.graph.container import GRAPH, G, Graph
 from visit_tl.graph.ids import Ends, NodeId
 from visit_tl.graph.records import Edge, Effect
+from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class GraphEdgeEffects:
     Attributes:
         model: Name of the model.
         token_ids: The prompt.
+        segments: Ranges of tokens that saw each other, as in `FlowGraph.segments`.
         position: The graph's position, at which edges were cut.
         ends: Source and target of each edge that was measured.
         values: For each edge, the metric with it cut, minus the metric of the clean run.
@@ -67,6 +69,7 @@ class GraphEdgeEffects:
     clean: float
     corrupted: float | None
     complete: bool
+    segments: tuple[tuple[int, int], ...] = ()
 
     @checked
     def __getitem__(self, ends: Ends) -> float:
@@ -107,7 +110,7 @@ class GraphEdgeEffects:
         Raises:
             InputError: the graph is of another model, prompt or position.
         """
-        ours = self.model, self.token_ids, self.position
+        ours = self.model, self.token_ids, self.position, self.segments
         require_same(graph, *ours, what="effects", remedy="measure this graph")
 
         def marked(edge: Edge) -> Edge:
@@ -146,11 +149,22 @@ def graph_edge_effects(
     view = model if isinstance(model, ModelView) else ModelView(model)
     if (graph.model, graph.n_layers, graph.d_vocab) != (view.name, view.n_layers, view.d_vocab):
         raise InputError(f"the graph is of {graph.model}, the model is {view.name}")
-    clean = WrittenRun(view, view.tokens.encode(list(graph.token_ids), None))
     given = {**PATCHING_OPTIONS, **options}
+    segments = given["segments"] or graph.segments or None
+    own = view.encode(list(graph.token_ids), None, segments)
+    if own.spans != graph.segments:
+        raise InputError(
+            f"the graph is of a run with the segments {list(graph.segments)}, not "
+            f"{list(own.spans)}; leave segments out, or build the graph with them"
+        )
+    clean = WrittenRun(view, own)
     how, corrupted, prepend_bos = (given[name] for name in ("how", "corrupted", "prepend_bos"))
-    other = None if corrupted is None else view.tokens.encode(corrupted, prepend_bos)
-    others = [view.tokens.encode(p, prepend_bos) for p in given["mean_over"] or ()]
+
+    def encode(text: PromptLike) -> Prompt:
+        return replace(view.tokens.encode(text, prepend_bos), segments=own.segments)
+
+    other = None if corrupted is None else encode(corrupted)
+    others = [encode(p) for p in given["mean_over"] or ()]
     base, ran = other_writes(view, clean, how, other, others)
     here = torch.zeros(len(graph.token_ids), 1, dtype=torch.bool, device=clean.logits.device)
     here[graph.position] = True
@@ -177,6 +191,7 @@ def graph_edge_effects(
     return GraphEdgeEffects(
         model=view.name,
         token_ids=graph.token_ids,
+        segments=own.spans,
         position=graph.position,
         ends=tuple(found),
         values=tuple(found.values()),

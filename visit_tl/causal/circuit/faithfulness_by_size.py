@@ -18,6 +18,7 @@ from visit_tl.arguments.vocabulary import (
     MetricFunctions,
     Model,
     PromptPairs,
+    SegmentsOfEach,
 )
 from visit_tl.causal.circuit.faithfulness_results import normalised
 from visit_tl.causal.circuit.prompt_pairs import Pairs
@@ -107,6 +108,7 @@ def faithfulness_curve(
     how: How = "resample",
     mean_over: MeanOver | None = None,
     prepend_bos: Flag | None = None,
+    segments: SegmentsOfEach | None = None,
     verbose: Flag = True,
 ) -> FaithfulnessCurve:
     """Measure circuits of the best-scored edges, for growing numbers of edges.
@@ -129,12 +131,13 @@ def faithfulness_curve(
         how: As there.
         mean_over: As there.
         prepend_bos: As there.
+        segments: As there.
         verbose: As there.
 
     Raises:
         InputError: as there, or budgets or scores that are not valid.
     """
-    work = Pairs(model, pairs, metric, how, mean_over, prepend_bos)
+    work = Pairs(model, pairs, metric, how, mean_over, prepend_bos, segments)
     there = model_edges(shape_of(work.view))
     order = rank(there, scores.scores if isinstance(scores, EdgeEffects) else scores, absolute)
     shares = [float(budget) for budget in budgets]

@@ -21,6 +21,7 @@ from visit_tl.arguments.vocabulary import (
     Parts,
     PromptPairs,
     Seed,
+    SegmentsOfEach,
     Subsets,
     Whole,
 )
@@ -44,6 +45,7 @@ def faithfulness(
     random: Whole = 0,
     seed: Seed = 0,
     prepend_bos: Flag | None = None,
+    segments: SegmentsOfEach | None = None,
     verbose: Flag = True,
 ) -> Faithfulness:
     """Measure how much of the metric of the whole model the circuit alone gives.
@@ -66,13 +68,15 @@ def faithfulness(
             (and MLPs), or as many random edges.
         seed: Seed of the random circuits.
         prepend_bos: As for `flow_graph`.
+        segments: As for `flow_graph`, of the clean prompts: one for all pairs, or a list with one
+            for each. The other prompts run under the mask of the clean one.
         verbose: Show a progress bar.
 
     Raises:
         ModelError: the model cannot be taken apart exactly.
         InputError: prompts or metrics that do not fit, or a circuit that the model does not have.
     """
-    work = Pairs(model, pairs, metric, how, mean_over, prepend_bos)
+    work = Pairs(model, pairs, metric, how, mean_over, prepend_bos, segments)
     shape = shape_of(work.view)
     chosen = candidate(shape, circuit)
     draws = random_.Random(seed)
@@ -107,6 +111,7 @@ def completeness(
     mean_over: MeanOver | None = None,
     seed: Seed = 0,
     prepend_bos: Flag | None = None,
+    segments: SegmentsOfEach | None = None,
     verbose: Flag = True,
 ) -> Completeness:
     """Measure whether the circuit without some of its parts acts like the model without them.
@@ -125,12 +130,13 @@ def completeness(
         mean_over: As there.
         seed: Seed of the random subsets.
         prepend_bos: As there.
+        segments: As there.
         verbose: As there.
 
     Raises:
         InputError: as there, or a part that the circuit does not have, or no subset at all.
     """
-    work = Pairs(model, pairs, metric, how, mean_over, prepend_bos)
+    work = Pairs(model, pairs, metric, how, mean_over, prepend_bos, segments)
     shape = shape_of(work.view)
     chosen = candidate(shape, circuit)
     named = chosen.subsets(subsets if subsets is not None else getattr(circuit, "classes", {}))
@@ -164,6 +170,7 @@ def minimality(
     how: How = "resample",
     mean_over: MeanOver | None = None,
     prepend_bos: Flag | None = None,
+    segments: SegmentsOfEach | None = None,
     verbose: Flag = True,
 ) -> Minimality:
     """Measure whether every part of the circuit is needed.
@@ -181,12 +188,13 @@ def minimality(
         how: As there.
         mean_over: As there.
         prepend_bos: As there.
+        segments: As there.
         verbose: As there.
 
     Raises:
         InputError: as there, or a part that the circuit does not have.
     """
-    work = Pairs(model, pairs, metric, how, mean_over, prepend_bos)
+    work = Pairs(model, pairs, metric, how, mean_over, prepend_bos, segments)
     chosen: Candidate = candidate(shape_of(work.view), circuit)
     wanted = chosen.removable if parts is None else chosen.members(parts)
     chosen.require_some(wanted, "parts")

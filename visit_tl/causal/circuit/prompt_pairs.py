@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from visit_tl.errors import InputError
 from visit_tl.graph.circuit_parts import Edge
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
+from visit_tl.segments.spans import segments_of_each
 
 
 class Pairs:
@@ -27,6 +29,7 @@ class Pairs:
         how: As there.
         mean_over: As there.
         prepend_bos: As there.
+        segments: As there.
 
     Attributes:
         view: The model.
@@ -44,15 +47,20 @@ class Pairs:
         how: str,
         mean_over: Sequence[Any] | None,
         prepend_bos: bool | None,
+        segments: Any = None,
     ) -> None:
         self.view = model if isinstance(model, ModelView) else ModelView(model)
         self.how = how
         encode = self.view.tokens.encode
+        each = segments_of_each(segments, len(pairs))
         self.pairs: list[tuple[Prompt, Prompt | None]] = []
-        for pair in pairs:
+        for pair, own in zip(pairs, each, strict=True):
             clean, corrupted = _ends(pair)
             other = None if corrupted is None else encode(corrupted, prepend_bos)
-            self.pairs.append((encode(clean, prepend_bos), other))
+            first = self.view.encode(clean, prepend_bos, own)
+            if other is not None:
+                other = replace(other, segments=first.segments)
+            self.pairs.append((first, other))
         self.others = [encode(other, prepend_bos) for other in mean_over or ()]
         if not self.pairs:
             raise InputError("there are no pairs of prompts to measure on")
@@ -85,7 +93,8 @@ class Pairs:
         with tqdm(total=total, desc=what, disable=not verbose) as bar:
             for (clean, other), metric in zip(self.pairs, self.metrics, strict=True):
                 run = WrittenRun(self.view, clean)
-                base, ran = other_writes(self.view, run, self.how, other, self.others)
+                others = [replace(one, segments=clean.segments) for one in self.others]
+                base, ran = other_writes(self.view, run, self.how, other, others)
                 bound = bind(metric, self.view, run.logits)
                 reduced = CircuitRun(run, base)
                 row, known = [], dict[frozenset[Edge], float]()

@@ -2,7 +2,8 @@
 
 There are three ways to run, fastest first. All give the same logits:
 
-- `rows`: run the blocks from the first changed one on, at the positions from the first changed one.
+- `rows`: run the blocks from the first changed one on, at the positions from the first one that a
+  change can reach.
 - `blocks`: run the same blocks at all positions.
 - `model`: run the whole model, one patched run at a time.
 
@@ -85,8 +86,8 @@ class Replay:
         kept = self.kept
         firsts: dict[int, list[int]] = {}
         for i, writes in enumerate(runs):
-            first = min((write.position for write in writes), default=kept.n_tokens - 1)
-            firsts.setdefault(first if kept.causal else 0, []).append(i)
+            reached = (kept.first_reached(write.position) for write in writes)
+            firsts.setdefault(min(reached, default=kept.n_tokens - 1), []).append(i)
         for first in sorted(firsts):
             order = sorted(firsts[first], key=lambda i: kept.begin(runs[i]))
             size = self._size(kept.n_tokens - first)

@@ -104,7 +104,8 @@ class BlockRows:
                 with model.hooks(fwd_hooks=hooks):
                     again.run_block(self.layer, hidden.expand(n, -1, -1), 0)
             else:
-                model.run_with_hooks(again.tokens.expand(n, -1), fwd_hooks=hooks)
+                with self.run.view.masked(again.segments):
+                    model.run_with_hooks(again.tokens.expand(n, -1), fwd_hooks=hooks)
         if silent := [slot for slot in slots if slot not in kept]:
             raise ModelError(
                 f"the hook {self.hooks[silent[0]]} of {self.run.view.name} did not fire when its "

@@ -33,6 +33,7 @@ class Effects:
         positions: The positions at which each node was patched, all at once. A node whose id has a
             position was patched only there.
         token_ids: Tokens of the clean run.
+        segments: Ranges of tokens that saw each other, as in `FlowGraph.segments`.
         clean: Metric of the clean run.
         corrupted: Metric of the corrupted run; None if there was none.
         ids: The nodes, in the order in which they were given.
@@ -62,6 +63,7 @@ class Effects:
     way: str
     n_layers: int
     n_heads: int
+    segments: tuple[tuple[int, int], ...] = ()
 
     @cached_property
     def _by_id(self) -> dict[NodeId, Effect]:
@@ -118,6 +120,11 @@ class Effects:
             raise GraphError(
                 f"the effects are of {len(self.token_ids)} other tokens than the graph's "
                 f"{len(graph.token_ids)}: {graph.prompt!r}; measure them on the graph's prompt"
+            )
+        if graph.segments != self.segments:
+            raise GraphError(
+                f"the effects are of a run with the segments {list(self.segments)}, the graph "
+                f"has {list(graph.segments)}; measure them under the graph's"
             )
         unplaced = any(node.position is None for node in self.ids)
         if unplaced and graph.position not in self.positions:

@@ -31,7 +31,7 @@ from visit_tl.causal.patching.options import (
 from visit_tl.causal.patching.progress_file import Progress, fingerprint
 from visit_tl.causal.patching.replacements import Patcher, Unpatchable
 from visit_tl.causal.patching_options import PATCHING_OPTIONS, PatchingOptions
-from visit_tl.graph.container import Nodes
+from visit_tl.graph.container import GraphData, Nodes
 from visit_tl.graph.ids import NodeId
 from visit_tl.model.replay.kept_run import KeptRun
 from visit_tl.model.replay.patch import Write
@@ -88,8 +88,12 @@ def effects(
         FileError: `resume` is the file of another sweep or of something else, or cannot be written.
     """
     view, given = ModelView(model), {**PATCHING_OPTIONS, **options}
-    shared = (given[name] for name in ("corrupted", "mean_over", "prepend_bos"))
-    prompts = Prompts.read(view, prompt, *shared)
+    segments = given["segments"]
+    if segments is None and isinstance(nodes, GraphData):
+        segments = nodes.segments or None
+    prompts = Prompts.read(
+        view, prompt, given["corrupted"], given["mean_over"], given["prepend_bos"], segments
+    )
     chosen = chosen_nodes(view, nodes, prompts.clean)
     at = chosen_positions(view, nodes, positions, prompts.clean)
     asked = Asked(given["how"], direction, at, screen, top, metric)
@@ -154,6 +158,7 @@ class _Sweep:
             direction=self.asked.direction,
             positions=self.asked.positions,
             token_ids=self.prompts.clean.ids,
+            segments=self.prompts.clean.spans,
             clean=self.clean_value,
             corrupted=self.corrupted_value,
             ids=tuple(measured),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from visit_tl.arguments.several import integers
 from visit_tl.arguments.vocabulary import MeanOver, Positions, PromptLike
@@ -36,17 +36,19 @@ class Prompts:
         corrupted: PromptLike | None,
         mean_over: MeanOver | None,
         prepend_bos: bool | None,
+        segments: Any = None,
     ) -> Prompts:
-        """Tokenise the prompts.
+        """Tokenise the prompts; all get the segments of the clean one.
 
         Raises:
             InputError: their lengths differ.
         """
+        first = view.encode(clean, prepend_bos, segments)
 
         def encode(text: PromptLike) -> Prompt:
-            return view.tokens.encode(text, prepend_bos)
+            # Positions match, so all prompts have the segments of the first.
+            return replace(view.tokens.encode(text, prepend_bos), segments=first.segments)
 
-        first = encode(clean)
         other = None if corrupted is None else encode(corrupted)
         means = tuple(encode(text) for text in mean_over or ())
         n = len(first.ids)

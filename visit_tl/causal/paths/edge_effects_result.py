@@ -23,6 +23,7 @@ class EdgeEffects:
     Attributes:
         model: Name of the model.
         token_ids: The clean prompt.
+        segments: Ranges of tokens that saw each other, as in `FlowGraph.segments`.
         edges: The measured edges, in the order in which they were given.
         values: For each edge, the metric with it cut, minus the metric of the clean run.
         metric: Name of the metric.
@@ -43,6 +44,7 @@ class EdgeEffects:
     corrupted: float | None
     positions: tuple[int, ...] | None
     complete: bool
+    segments: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.edges)

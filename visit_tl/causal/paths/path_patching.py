@@ -9,6 +9,7 @@ edges, as in Conmy et al., 2023).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -91,12 +92,20 @@ def edge_effects(
     view = model if isinstance(model, ModelView) else ModelView(model)
     given = {**PATCHING_OPTIONS, **options}
     how, prepend_bos = given["how"], given["prepend_bos"]
+    segments = given["segments"]
     if isinstance(prompt, GraphData):
+        segments = prompt.segments or None if segments is None else segments
         prompt, prepend_bos = list(prompt.token_ids), None
-    clean = WrittenRun(view, view.tokens.encode(prompt, prepend_bos))
-    read = [view.tokens.encode(p, prepend_bos) for p in (given["corrupted"],) if p is not None]
-    others = [view.tokens.encode(p, prepend_bos) for p in given["mean_over"] or ()]
-    base, ran = other_writes(view, clean, how, read[0] if read else None, others)
+    first = view.encode(prompt, prepend_bos, segments)
+    clean = WrittenRun(view, first)
+    read = [
+        replace(view.tokens.encode(p, prepend_bos), segments=first.segments)
+        for p in (given["corrupted"], *(given["mean_over"] or ()))
+        if p is not None
+    ]
+    n_corrupted = int(given["corrupted"] is not None)
+    others = read[n_corrupted:]
+    base, ran = other_writes(view, clean, how, read[0] if n_corrupted else None, others)
     chosen = choose(shape_of(view), edges, senders, receivers)
     metric = bind(metric, view, clean.logits)
     at = positions_of(view, positions, clean.kept.n_tokens)
@@ -112,6 +121,7 @@ def edge_effects(
     return EdgeEffects(
         model=view.name,
         token_ids=tuple(clean.kept.tokens[0].tolist()),
+        segments=first.spans,
         edges=done,
         values=tuple(found[edge] - before for edge in done),
         metric=metric_name(metric),
@@ -217,10 +227,8 @@ def _into_block(
             assert edge.target.head is not None and edge.input is not None
             mixed, i = z[edge.input][:, :, edge.target.head], row[edge.source]
             where = touched[i]
-            if edge.input != "q":  # other keys and values are read from every later position
-                where = (
-                    where.cummax(0).values if clean.kept.causal else where.any().expand_as(where)
-                )
+            if edge.input != "q":  # other keys and values are read from other positions
+                where = clean.kept.readers_of(where)
             runs.append(_writes(hook, (edge.target.head,), mixed[0], mixed[i + 1], where))
     # An edge that changes nothing is not run; this is common, as few tokens differ between prompts.
     yield from ((i, clean.logits) for i, writes in enumerate(runs) if not writes)

@@ -22,6 +22,7 @@ def check_whole(graph: GraphData) -> None:
             f"{len(graph.tokens)} tokens, {len(graph.token_ids)} token ids and the position "
             f"{graph.position} do not fit together"
         )
+    _check_segments(graph)
     _check_tables(graph, "the graph")
     where: dict[int | None, set[int]] = {None: set(graph.layers)}
     for column in graph.columns:
@@ -39,6 +40,17 @@ def check_whole(graph: GraphData) -> None:
         if not node.top or not node.bottom:
             raise GraphError(f"the node {node.id} has no readout")
         _check_gradients(graph, node)
+
+
+def _check_segments(graph: GraphData) -> None:
+    past = 0
+    for start, end in graph.segments:
+        if not past <= start < end <= len(graph.tokens):
+            raise GraphError(
+                f"the segments {list(graph.segments)} are not ascending ranges within the "
+                f"{len(graph.tokens)} tokens"
+            )
+        past = end
 
 
 def _check_gradients(graph: GraphData, node: Node) -> None:
@@ -64,7 +76,9 @@ def _check_gradients(graph: GraphData, node: Node) -> None:
 
 
 def _check_column(graph: GraphData, column: Column) -> None:
-    if column.position >= graph.position or column.hops < 1:
+    at = graph.position
+    seen = max([at, *(end for start, end in graph.segments if start <= at < end)])
+    if column.position == at or column.position >= max(seen, at) or column.hops < 1:
         raise GraphError(
             f"a column at position {column.position}, {column.hops} hops away, does not fit a "
             f"graph of position {graph.position}"

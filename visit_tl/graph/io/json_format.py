@@ -44,6 +44,7 @@ def to_json(graph: GraphData) -> dict[str, Any]:
         "pruning": dict(graph.pruning),
         "patched": list(graph.patched),
         "adapters": list(graph.adapters),
+        "segments": [list(span) for span in graph.segments],
         **_by_layer(graph),
         "columns": [
             {"position": c.position, "hops": c.hops, "layers": list(c.layers), **_by_layer(c)}
@@ -90,12 +91,22 @@ def from_json(data: object) -> GraphData:
         residual_error=_errors(root),
         patched=tuple(root.items("patched", str)),
         adapters=tuple(root.items("adapters", str)),
+        segments=_segments(root),
         columns=tuple(_column(part) for part in root.parts("columns")),
         nodes=tuple(_node(part) for part in root.parts("nodes")),
         edges=tuple(_edge(part) for part in root.parts("edges")),
     )
     check_whole(graph)
     return graph
+
+
+def _segments(root: TypedReader) -> tuple[tuple[int, int], ...]:
+    found = []
+    for i, span in enumerate(root.items("segments", list)):
+        if len(span) != 2 or any(type(x) is not int for x in span):
+            raise GraphError(f"the file: 'segments[{i}]' is {span!r}, not two integers")
+        found.append((span[0], span[1]))
+    return tuple(found)
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:

@@ -44,12 +44,12 @@ def _with_columns(data: _Json) -> _Json:
 
 
 def _with_gradients(data: _Json) -> _Json:
-    """Schema 2 to 3: schema 2 had no gradients and no reversed attention.
+    """Schema 2 to 3: schema 2 had no gradients, no reversed attention and no segments.
 
     Three other fields came within schema 2, and its early files lack them.
     """
     late = {"patched": [], "adapters": [], "bos_in_prompt": False}
-    return late | data | _filled(data, _ADDED_IN_3) | {"schema": 3}
+    return {"segments": []} | late | data | _filled(data, _ADDED_IN_3) | {"schema": 3}
 
 
 STEPS: Final[dict[int, Callable[[_Json], _Json]]] = {1: _with_columns, 2: _with_gradients}

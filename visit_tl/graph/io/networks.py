@@ -37,6 +37,7 @@ def graph_facts(graph: GraphData) -> dict[str, Any]:
         "token_ids": _json(graph.token_ids),
         "prepend_bos": graph.prepend_bos,
         "bos_in_prompt": graph.bos_in_prompt,
+        "segments": _json([list(span) for span in graph.segments]),
         "position": graph.position,
         "target": graph.target,
         "target_id": graph.target_id,

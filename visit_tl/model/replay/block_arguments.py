@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from visit_tl.errors import ModelError
+from visit_tl.model.masked_runs import masked
+from visit_tl.segments.spans import Segments
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """The positional and the named arguments of one call of a module."""
@@ -42,8 +44,14 @@ class _Reached(Exception):  # noqa: N818 (not an error: it ends a run early)
     """Ends a forward pass at the block whose arguments are wanted."""
 
 
-def call_of_block(model: Any, layer: int, tokens: Tensor) -> Call:
+def call_of_block(model: Any, layer: int, tokens: Tensor, segments: Segments | None = None) -> Call:
     """The arguments of the model's call of a block for these tokens; the block itself is not run.
+
+    Args:
+        model: The model.
+        layer: The block.
+        tokens: The tokens.
+        segments: The segments under whose mask the model is run.
 
     Raises:
         ModelError: the block is not called as a module.
@@ -56,7 +64,7 @@ def call_of_block(model: Any, layer: int, tokens: Tensor) -> Call:
 
     handle = model.blocks[layer].register_forward_pre_hook(catch, with_kwargs=True)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), masked(model, segments):
             model(tokens)
     except _Reached:
         pass

@@ -35,6 +35,7 @@ from visit_tl.model.replay.block_arguments import (
 )
 from visit_tl.model.replay.past import UNSHOWN_NAMES, Past, is_cache
 from visit_tl.model.view import ModelView
+from visit_tl.segments.spans import Segments
 
 # Largest allowed difference between rows computed alone and the same rows computed with all others,
 # as a share of what the block adds. Measured on every small model of the tests in float32: at most
@@ -76,10 +77,11 @@ class BlockCalls:
     Args:
         view: The model.
         tokens: The prompt.
+        segments: The segments under whose mask it is run; None is causal.
     """
 
-    def __init__(self, view: ModelView, tokens: Tensor) -> None:
-        self.view, self.tokens = view, tokens
+    def __init__(self, view: ModelView, tokens: Tensor, segments: Segments | None = None) -> None:
+        self.view, self.tokens, self.segments = view, tokens, segments
         self._calls: dict[int, Call] = {}
         self._plans: dict[Any, _Plan] = {}
 
@@ -172,8 +174,8 @@ class BlockCalls:
         more = torch.cat([self.tokens, self.tokens[:, -1:]], dim=1) if grown > 0 else None
         other = self.tokens[:, :-1] if more is None else more
         try:
-            longer = call_of_block(model, layer, other)
-            twice = call_of_block(model, layer, self.tokens.expand(2, -1))
+            longer = call_of_block(model, layer, other, self.segments)
+            twice = call_of_block(model, layer, self.tokens.expand(2, -1), self.segments)
             return list(readings(call, longer, twice, self._hidden_path(call), grown))
         except Exception:  # a hook of the caller may work for this prompt only
             return [{}]
@@ -268,7 +270,8 @@ class BlockCalls:
             else:
                 args, kwargs = _given(args, kwargs, entry, past)
         try:
-            out = block(*args, **kwargs)
+            with self.view.masked(self.segments):
+                out = block(*args, **kwargs)
         finally:
             if handle is not None:
                 handle.remove()

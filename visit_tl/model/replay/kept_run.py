@@ -1,10 +1,10 @@
 """One stored forward pass, of which parts can be run again with changes.
 
-A change at block l and position p does not affect the blocks before l and, in causal models, the
-positions before p. So the model's own blocks are called again from l on, with the rows from p on,
-and with the keys and values of the earlier rows. Many changed runs form a batch; each joins the
-batch at the block where its changes begin. No block is reimplemented here: each gets the arguments
-that the model itself passed, cut to the rows.
+A change at block l and position p does not affect the blocks before l, nor the positions before p
+or, under a mask of segments, before p's segment. So the model's own blocks are called again from l
+on, with the rows from there on, and with the keys and values of the earlier rows. Many changed runs
+form a batch; each joins the batch at the block where its changes begin. No block is reimplemented
+here: each gets the arguments that the model itself passed, cut to the rows.
 
 Whether a model supports this is tested, not assumed: every batch contains unchanged rows, which
 must come out as the model computed them (`visit_tl.causal.patching.batched_runs`).
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError
@@ -27,6 +27,7 @@ from visit_tl.model.replay.past import Past
 from visit_tl.model.replay.patch import Placed, Write
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
+from visit_tl.segments.masks import allowed
 
 
 class KeptRun:
@@ -48,6 +49,7 @@ class KeptRun:
         kept: The kept activations by hook, float32, without the batch axis.
         positions: The positions of the rows in `kept`.
         calls: The model's calls of its blocks.
+        segments: The segments under whose mask it ran, and runs again; None is causal.
 
     Raises:
         ModelError: a hook did not fire.
@@ -71,9 +73,10 @@ class KeptRun:
             (name, keeper(self.kept, name, rows, self.positions))
             for name, rows in (keep or {}).items()
         ]
-        self.calls = BlockCalls(view, self.tokens)
+        self.segments = prompt.segments
+        self.calls = BlockCalls(view, self.tokens, self.segments)
         with self.calls.noted():
-            logits = view.run(self.tokens, hooks)
+            logits = view.run(self.tokens, hooks, self.segments)
         self.logits: Float[Tensor, "1 pos d_vocab"] = _full(logits)
         if silent := [name for name in keep or {} if name not in self.kept]:
             raise ModelError(
@@ -86,10 +89,15 @@ class KeptRun:
         """Number of positions of the prompt."""
         return self.tokens.shape[1]
 
-    @property
-    def causal(self) -> bool:
-        """Whether each position attends only to itself and earlier positions."""
-        return getattr(self.view.model.cfg, "attention_dir", "causal") == "causal"
+    def first_reached(self, position: int) -> int:
+        """The first position that a change at this one can reach: where its segment begins."""
+        return position if self.segments is None else self.segments.span_at(position)[0]
+
+    def readers_of(self, positions: Bool[Tensor, " pos"]) -> Bool[Tensor, " pos"]:
+        """The positions that attend to any of these."""
+        spans = () if self.segments is None else self.segments.spans
+        sees = allowed(spans, self.n_tokens).to(positions.device)
+        return (sees & positions).any(-1)
 
     def row(self, hook: str, position: int) -> Tensor:
         """The row of a hook at one position, for hooks kept as `row` or `query`."""
@@ -101,7 +109,7 @@ class KeptRun:
         """The logits of the whole model, run again with these changes: slow, but always correct."""
         placed = Placed(0)
         placed.writes = [(0, write) for write in writes]
-        with torch.no_grad():
+        with torch.no_grad(), self.view.masked(self.segments):
             logits = self.view.model.run_with_hooks(self.tokens, fwd_hooks=placed.hooks())
         placed.require_all(self.view.name)
         return _full(logits)
@@ -159,7 +167,8 @@ class KeptRun:
             except Exception:
                 # Not every block can be called alone, so the whole model is run instead.
                 placed.fired.clear()
-                self.view.model.run_with_hooks(self.tokens, fwd_hooks=hooks)
+                with self.view.masked(self.segments):
+                    self.view.model.run_with_hooks(self.tokens, fwd_hooks=hooks)
         placed.require_all(self.view.name)
         return kept
 
@@ -201,7 +210,7 @@ class KeptRun:
         """
         caught: dict[str, Tensor] = {}
         hooks = [(name, _gradient_keeper(caught, name)) for name in names]
-        with gradients_enabled(self.view.model):
+        with gradients_enabled(self.view.model), self.view.masked(self.segments):
             value = metric(self.view.model.run_with_hooks(self.tokens, fwd_hooks=hooks))
             if not value.requires_grad:
                 raise InputError(

@@ -8,7 +8,7 @@ from typing import Any, Final
 from visit_tl.escaping import clip, clip_start, for_plotly, visible
 from visit_tl.gradients.backward_lens_result import BackwardLens
 from visit_tl.gradients.reversed_attention_result import ReversedAttention
-from visit_tl.graph.descriptions import number, patched_words, readable
+from visit_tl.graph.descriptions import number, patched_words, readable, segments_words
 
 Result = BackwardLens | ReversedAttention
 
@@ -51,6 +51,8 @@ def header(result: Result) -> list[str]:
         lines.append(("patched", patched_words(result.patched)))
     if result.adapters:
         lines.append(("adapters", ", ".join(readable(name) for name in result.adapters)))
+    if result.segments:
+        lines.append(("segments", segments_words(result.segments)))
     return [line(name, fact) for name, fact in lines]
 
 
@@ -91,4 +93,5 @@ def title_height(result: Result, lines: Sequence[str]) -> int:
 def _changed(result: Result) -> list[str]:
     patched = [f"patched at {patched_words(result.patched)}"] if result.patched else []
     names = ", ".join(readable(name) for name in result.adapters)
-    return [*patched, *([f"adapters {names}"] if names else [])]
+    spans = [f"segments {segments_words(result.segments)}"] if result.segments else []
+    return [*patched, *([f"adapters {names}"] if names else []), *spans]

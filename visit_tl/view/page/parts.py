@@ -52,6 +52,8 @@ def header(graph: GraphData, words: dict[str, str]) -> str:
         facts["patched run"] = f"<bdi>{for_html(words['patched'])}</bdi>"
     if "adapters" in words:
         facts["adapters"] = f"<bdi>{for_html(words['adapters'])}</bdi>"
+    if "segments" in words:
+        facts["segments"] = for_html(words["segments"])
     if "followed" in words:
         facts["followed back"] = for_html(words["followed"])
     pairs = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
