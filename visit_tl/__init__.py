@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from visit_tl.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from visit_tl import atlas, causal, circuits, gradients, view
+    from visit_tl import atlas, causal, circuits, gradients, segments, view
     from visit_tl.attention_maps import attention
     from visit_tl.calls import flow_graph, flow_graphs, generate
     from visit_tl.checks import check
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from visit_tl.model.opened_models import release_models
     from visit_tl.model.trace import Trace
     from visit_tl.model.view import ModelView
+    from visit_tl.segments.spans import Segments
+    from visit_tl.text_generation import GeneratedText, generate_text, prefix_cache
     from visit_tl.xray.residual_states import lens_table
 
 
@@ -51,6 +53,10 @@ _HOMES = {
     "flow_graph": "visit_tl.calls",
     "flow_graphs": "visit_tl.calls",
     "generate": "visit_tl.calls",
+    "generate_text": "visit_tl.text_generation",
+    "GeneratedText": "visit_tl.text_generation",
+    "prefix_cache": "visit_tl.text_generation",
+    "Segments": "visit_tl.segments.spans",
     "load_model": "visit_tl.model.load",
     "reversed_attention": "visit_tl.gradients.attention_gradients",
     "release_models": "visit_tl.model.opened_models",
@@ -76,7 +82,7 @@ _HOMES = {
 }
 
 # Packages that are reached by name: vt.circuits.load(...), vt.causal.effects(...).
-_ROOMS = ("atlas", "causal", "circuits", "gradients", "view")
+_ROOMS = ("atlas", "causal", "circuits", "gradients", "segments", "view")
 
 __all__ = [
     "ArgumentTypeError",
@@ -85,6 +91,7 @@ __all__ = [
     "Edge",
     "FileError",
     "FlowGraph",
+    "GeneratedText",
     "GraphError",
     "InputError",
     "LensTable",
@@ -94,6 +101,7 @@ __all__ = [
     "NodeId",
     "PerformanceWarning",
     "Readout",
+    "Segments",
     "Trace",
     "VisitError",
     "atlas",
@@ -105,12 +113,15 @@ __all__ = [
     "flow_graph",
     "flow_graphs",
     "generate",
+    "generate_text",
     "gradients",
     "lens_table",
     "load_model",
+    "prefix_cache",
     "read",
     "release_models",
     "reversed_attention",
+    "segments",
     "view",
 ]
 

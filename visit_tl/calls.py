@@ -202,12 +202,9 @@ def generate(
             if after == view.tokens.eos or len(tokens.ids) == view.n_ctx:
                 return
             text = tokens.text + view.tokens.text(after)
-            ids = (*tokens.ids, after)
-            grown = view.encode(list(ids), None, None if spans is None else spans.spans)
-            tokens = replace(tokens, text=text, ids=ids, segments=grown.segments)
+            tokens = replace(tokens, text=text, ids=(*tokens.ids, after))
 
     start = view.encode(prompt, asked["prepend_bos"], segments)
-    spans = start.segments
     return _wrapped(view, asked["k"], plans(start))
 
 

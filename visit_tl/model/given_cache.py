@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.errors import InputError
@@ -113,6 +114,37 @@ class CacheReader:
             raise InputError(
                 f"the cache was not made from this prompt: at position {wrong[0]} it does not "
                 f"hold the embedding of {text!r}; check the prompt and prepend_bos"
+            )
+
+    def require_mask_of_prompt(
+        self, patterns: Mapping[int, Float[Tensor, "row head pos"]], at: Sequence[int]
+    ) -> None:
+        """Require that the cached attention is that of a run under the prompt's segments.
+
+        Args:
+            patterns: By layer, the attention of some query positions.
+            at: These positions.
+
+        Raises:
+            InputError: a query attends to a key that its mask hides, or to no later one of its
+                segment.
+        """
+        later = False
+        for i, position in enumerate(at):
+            seen = self._prompt.seen_until(position)
+            for layer, pattern in patterns.items():
+                row = pattern[i]
+                if bool((row[:, seen:] != 0).any()):
+                    raise InputError(
+                        f"in the cache, blocks.{layer} attends from position {position} to later "
+                        f"ones that the prompt's attention hides; pass the segments that the cache "
+                        f"was made under"
+                    )
+                later |= bool((row[:, position + 1 : seen] != 0).any())
+        if not later and any(self._prompt.seen_until(p) > p + 1 for p in at):
+            raise InputError(
+                "the cache is of a causal run: no query attends to a later token of its segment; "
+                "leave segments out, or let flow_graph run the model"
             )
 
 

@@ -49,6 +49,10 @@ class Prompt:
         """The ranges of the segments; empty if the run is causal."""
         return () if self.segments is None else self.segments.spans
 
+    def seen_until(self, position: int) -> int:
+        """One past the last position that this one sees."""
+        return position + 1 if self.segments is None else self.segments.span_at(position)[1]
+
 
 class Tokens:
     """The tokenizer of one model.

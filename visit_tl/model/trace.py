@@ -224,6 +224,7 @@ class Trace:
                     continue
                 keeper(kept, name, ROWS[slot], at)(read(name), None)
         read.require_embeddings_of_prompt()
+        read.require_mask_of_prompt({i: kept[slots["pattern"]] for i, slots in names.items()}, at)
         logits = read.optional("hook_unembed", "unembed.hook_out")
         rows = None if logits is None else logits[0, at]
         return _traces(view, prompt, at, names, kept, rows)
@@ -243,7 +244,7 @@ def _traces(
             prompt,
             position,
             {
-                layer: _layer(view, layer, position, i, names[layer], kept, passed)
+                layer: _layer(view, layer, prompt, position, i, names[layer], kept, passed)
                 for layer in names
             },
             None if logits is None else logits[i],
@@ -273,6 +274,7 @@ def patterns(
 def _layer(
     view: ModelView,
     layer: int,
+    prompt: Prompt,
     position: int,
     i: int,
     names: Mapping[str, str],
@@ -296,7 +298,10 @@ def _layer(
             normed = [_normed(view, layer, "k_norm", key)[0] for key in read["keys"]]
             read["keys"] = torch.stack(normed)
     try:
-        rotation = _rotate(view, layer, position, read, passed) if view.rotary else None
+        rotation = None
+        if view.rotary:
+            seen = prompt.seen_until(position)
+            rotation = _rotate(view, layer, position, seen, read, passed)
     except ModelError as error:
         raise ModelError(f"{error}{left_on(view.model)}") from error
     hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
@@ -347,7 +352,12 @@ def normed_rows(
 
 
 def _rotate(
-    view: ModelView, layer: int, position: int, read: dict[str, Tensor], passed: HandedAngles
+    view: ModelView,
+    layer: int,
+    position: int,
+    seen: int,
+    read: dict[str, Tensor],
+    passed: HandedAngles,
 ) -> Rotation:
     """Put the rotated keys into `read` and return the rotation of the graph's position.
 
@@ -371,8 +381,7 @@ def _rotate(
             cos[position], sin[position], read["query"], read["rotated_query"], where
         )
     each = view.kv_head(read["keys"].shape[1]).to(device)
-    seen = slice(0, position + 1)
-    keys, pattern = read["keys"][seen][:, each], read["pattern"][:, seen]
+    keys, pattern = read["keys"][:seen][:, each], read["pattern"][:, :seen]
     (cos, sin), adjacent = find_pairing(tables, read["query"], keys, pattern, where)
     n = len(read["keys"])
     read["keys"] = Rotation(cos[:n, None], sin[:n, None], adjacent).forward(read["keys"])

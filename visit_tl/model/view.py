@@ -251,8 +251,10 @@ class ModelView:
 
         Raises:
             ModelError: there are more or fewer rows than tokens, as with prompt tuning, so rows
-                cannot be assigned to tokens; or an adapter was not used.
+                cannot be assigned to tokens; or an adapter was not used; or the model obeys no
+                mask of segments.
         """
+        require_masks(self.model, segments, tokens.shape[1])
         with torch.no_grad(), self.adapters.noted(), self.masked(segments):
             logits = self.model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks))
         n_rows, n_tokens = logits.shape[1], tokens.shape[1]

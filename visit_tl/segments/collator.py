@@ -39,7 +39,8 @@ class SegmentCollator:
         prompt_labels: bool = False,
     ) -> None:
         self.pad_id, self.segmented, self.dtype = pad_id, segmented, dtype
-        self.padding_side, self.prompt_labels = padding_side, prompt_labels
+        self.padding_side: Literal["right", "left"] = padding_side
+        self.prompt_labels = prompt_labels
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """A batch.

@@ -80,7 +80,7 @@ class GraphRequest:
         n = len(tokens.ids)
         chosen = self.positions
         chosen = None if chosen is None else {self.view.check_position(j, n) for j in chosen}
-        end = position + 1 if tokens.segments is None else tokens.segments.span_at(position)[1]
+        end = tokens.seen_until(position)
         if chosen is not None and (ahead := [j for j in sorted(chosen) if j >= end]):
             raise InputError(
                 f"position {ahead[0]} comes after the graph's own, {position}, which cannot see it"

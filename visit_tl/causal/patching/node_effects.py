@@ -214,7 +214,7 @@ class _Sweep:
 
     def _about(self) -> dict[str, Any]:
         """Description of the sweep: everything that its effects depend on, except the nodes."""
-        other = self.prompts.corrupted
+        other, spans = self.prompts.corrupted, self.prompts.clean.spans
         return {
             "model": self.view.name,
             "weights": fingerprint(self.view),
@@ -227,4 +227,5 @@ class _Sweep:
             "mean_over": [list(prompt.ids) for prompt in self.prompts.mean_over],
             "metric of the clean run": self.clean_value,
             "metric of the corrupted run": self.corrupted_value,
+            **({"segments": [list(s) for s in spans]} if spans else {}),
         }
