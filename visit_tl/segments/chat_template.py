@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from visit_tl.errors import InputError
@@ -12,7 +12,7 @@ Block = tuple[tuple[int, int], str]
 
 
 def chat_blocks(
-    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, answer: bool = True
+    tokenizer: Any, messages: Any, *, answer: bool = True
 ) -> tuple[tuple[int, ...], list[Block]]:
     """The tokens of a chat, and the range of each message.
 
@@ -28,6 +28,8 @@ def chat_blocks(
     Raises:
         InputError: the template or the tokenizer does not allow it; the message says why.
     """
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
+        raise InputError(f"messages are a list of dicts with role and content, got {messages!r}")
     said = [_message(i, message) for i, message in enumerate(messages)]
     if not said:
         raise InputError("there are no messages; give at least one, with role and content")

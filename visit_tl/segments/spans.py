@@ -20,14 +20,12 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from torch import Tensor
 
-Spans = Annotated[Iterable[Any], Unchecked("Segments says which range is wrong, and how")]
-Labels = Annotated[Iterable[Any], Unchecked("any values that can be compared are labels")]
+Spans = Annotated[Any, Unchecked("Segments says which range is wrong, and how")]
+Labels = Annotated[Any, Unchecked("any values that can be compared are labels")]
 Tokenizer = Annotated[
     Any, Unchecked("a model or a tokenizer; what it lacks is named where it is used")
 ]
-Messages = Annotated[
-    Sequence[Mapping[str, str]], Unchecked("chat_blocks says which message is wrong")
-]
+Messages = Annotated[Any, Unchecked("chat_blocks says which message is wrong")]
 Separators = Annotated[Any, Unchecked("blocks_between says what a separator is")]
 
 
@@ -97,7 +95,7 @@ class Segments(Drawn):
             spans: Pairs `(start, end)` of token positions; tokens in none of them are causal.
             names: A name for each.
         """
-        return cls(tuple(_span(span) for span in spans), tuple(names or ()))
+        return cls(tuple(_span(span) for span in _listed(spans, "segments")), tuple(names or ()))
 
     @classmethod
     @checked
@@ -110,7 +108,7 @@ class Segments(Drawn):
         spans: list[tuple[int, int]] = []
         names: list[str] = []
         before: Any = None
-        for i, label in enumerate(labels):
+        for i, label in enumerate(_listed(labels, "labels")):
             if label is not None and i and label == before:
                 spans[-1] = (spans[-1][0], i + 1)
             elif label is not None:
@@ -329,7 +327,7 @@ def segments_of_each(given: Any, n: int) -> list[Any]:
     """
     if given is None or isinstance(given, Segments) or callable(given):
         return [given] * n
-    found = list(given)
+    found = _listed(given, "segments")
     if all(isinstance(one, tuple | list) and _is_range(one) for one in found):
         return [found] * n
     if len(found) != n:
@@ -338,6 +336,15 @@ def segments_of_each(given: Any, n: int) -> list[Any]:
             f"for each"
         )
     return found
+
+
+def _listed(given: Any, what: str) -> list[Any]:
+    if isinstance(given, str | Mapping):
+        raise InputError(f"{what} are a list, got {given!r}")
+    try:
+        return list(given)
+    except TypeError:
+        raise InputError(f"{what} are a list, got {given!r}") from None
 
 
 def _is_range(given: Sequence[Any]) -> bool:

@@ -75,7 +75,8 @@ def add_columns(
     latest, room = shown, follow.max_nodes
     for hop in range(1, follow.hops + 1):
         shares = _best(latest)
-        reach = {j: column.until for j, column in growing.items()}
+        # All blocks of the graph's own position are shown already.
+        reach = {j: column.until for j, column in growing.items()} | {trace.position: layers[-1]}
         found, room = choose(
             latest,
             reach,
@@ -100,7 +101,7 @@ def add_columns(
         _block(draft, view, column.trace, column.until, j).entry()
         _link_blocks(draft, column, layers[0], j)
     if growing:
-        _link_memories(draft, shown)
+        _link_memories(draft, shown, trace.position)
     return tuple(
         Column(j, c.hops, tuple(range(layers[0], c.until)), c.hidden, c.errors)
         for j, c in sorted(growing.items())
@@ -128,10 +129,15 @@ def _link_blocks(draft: Draft, column: _GrowingColumn, first: int, at: int) -> N
         draft.link(*ends, "flow", float(column.trace.layers[layer].resid_pre.norm()))
 
 
-def _link_memories(draft: Draft, reads: Sequence[Read]) -> None:
+def _link_memories(draft: Draft, reads: Sequence[Read], own: int) -> None:
     """Link the state that a memory was made from, where it is shown, to the key and the value.
 
     A head's memory of its own position needs no link: that state is shown as the query's input.
+
+    Args:
+        draft: The nodes.
+        reads: The memories.
+        own: The graph's own position, which ids leave out.
     """
     states = {
         node: float(stack.norm()) for node, stack in draft.vectors() if node.kind == "attn_in"
@@ -140,7 +146,7 @@ def _link_memories(draft: Draft, reads: Sequence[Read]) -> None:
         j = read.key_position
         if j == read.position:
             continue
-        source = NodeId("attn_in", read.layer, position=j)
+        source = NodeId("attn_in", read.layer, position=None if j == own else j)
         if source in states:
             for memory in (read.key, read.value):
                 draft.link(source, memory, "flow", states[source])
