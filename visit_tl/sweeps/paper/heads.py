@@ -22,11 +22,8 @@ _COLUMNS: Final = {
 
 def _shared_with_states(run: PromptRun, vectors: torch.Tensor, k: int) -> Any:
     """I_k of vectors `[layer, n, d_model]` with the states of their block; a part of studies."""
-    own, attn, block = yield (
-        run.top(vectors, k),
-        run.top(run.attn_out, k),
-        run.top(run.resid_post, k),
-    )
+    wanted = (vectors, run.attn_out, run.resid_post)
+    own, attn, block = yield tuple(run.top(stack, k) for stack in wanted)
     tops = own.view(*vectors.shape[:2], -1)
     return {
         "attn": top_overlap(tops, attn[:, None]),
