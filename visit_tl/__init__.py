@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from visit_tl.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from visit_tl import atlas, causal, circuits, gradients, segments, view
+    from visit_tl import atlas, causal, circuits, gradients, segments, sweeps, view
     from visit_tl.attention_maps import attention
     from visit_tl.calls import flow_graph, flow_graphs, generate
     from visit_tl.checks import check
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from visit_tl.model.trace import Trace
     from visit_tl.model.view import ModelView
     from visit_tl.segments.spans import Segments
+    from visit_tl.sweeps.sweep_call import sweep
     from visit_tl.text_generation import GeneratedText, generate_text, prefix_cache
     from visit_tl.xray.residual_states import lens_table
 
@@ -57,6 +58,7 @@ _HOMES = {
     "GeneratedText": "visit_tl.text_generation",
     "prefix_cache": "visit_tl.text_generation",
     "Segments": "visit_tl.segments.spans",
+    "sweep": "visit_tl.sweeps.sweep_call",
     "load_model": "visit_tl.model.load",
     "reversed_attention": "visit_tl.gradients.attention_gradients",
     "release_models": "visit_tl.model.opened_models",
@@ -82,7 +84,7 @@ _HOMES = {
 }
 
 # Packages that are reached by name: vt.circuits.load(...), vt.causal.effects(...).
-_ROOMS = ("atlas", "causal", "circuits", "gradients", "segments", "view")
+_ROOMS = ("atlas", "causal", "circuits", "gradients", "segments", "sweeps", "view")
 
 __all__ = [
     "ArgumentTypeError",
@@ -122,6 +124,8 @@ __all__ = [
     "release_models",
     "reversed_attention",
     "segments",
+    "sweep",
+    "sweeps",
     "view",
 ]
 

@@ -15,22 +15,29 @@ if TYPE_CHECKING:
     from visit_tl.sweeps.overlap import top_overlap
     from visit_tl.sweeps.prompt_run import PromptRun
     from visit_tl.sweeps.registry import Study, studies, study
+    from visit_tl.sweeps.results import SweepRun
+    from visit_tl.sweeps.results import open_run as open  # noqa: A004 (vt.sweeps.open)
+    from visit_tl.sweeps.sweep_call import sweep
 
-_MODULES = {
-    "PromptRun": "prompt_run",
-    "Study": "registry",
-    "studies": "registry",
-    "study": "registry",
-    "top_overlap": "overlap",
+_HOMES = {
+    "PromptRun": ("prompt_run", "PromptRun"),
+    "Study": ("registry", "Study"),
+    "SweepRun": ("results", "SweepRun"),
+    "open": ("results", "open_run"),
+    "studies": ("registry", "studies"),
+    "study": ("registry", "study"),
+    "sweep": ("sweep_call", "sweep"),
+    "top_overlap": ("overlap", "top_overlap"),
 }
 
-__all__ = ["PromptRun", "Study", "studies", "study", "top_overlap"]
+__all__ = ["PromptRun", "Study", "SweepRun", "open", "studies", "study", "sweep", "top_overlap"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _HOMES:
         raise AttributeError(f"module 'visit_tl.sweeps' has no attribute {name!r}")
-    return getattr(import_module(f"visit_tl.sweeps.{_MODULES[name]}"), name)
+    module, own = _HOMES[name]
+    return getattr(import_module(f"visit_tl.sweeps.{module}"), own)
 
 
 def __dir__() -> list[str]:

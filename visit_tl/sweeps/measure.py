@@ -51,21 +51,39 @@ class Measured:
     Attributes:
         tables: By study, by prompt, the columns of its rows.
         errors: Why a prompt, or a study of it, has no rows: (prompt, study or "", reason).
+        seen: By prompt that was run: the target, whether it was given, the model's prediction, and
+            whether it was measured.
     """
 
     tables: dict[str, dict[int, Columns]] = field(default_factory=dict)
     errors: list[tuple[int, str, str]] = field(default_factory=list)
+    seen: dict[int, tuple[int, bool, int, bool]] = field(default_factory=dict)
 
 
 def measure(
-    swept: SweptModel, prompts: Sequence[SweptPrompt], studies: Sequence[Study]
+    swept: SweptModel,
+    prompts: Sequence[SweptPrompt],
+    studies: Sequence[Study],
+    *,
+    only: str | None = None,
 ) -> Measured:
-    """Measure studies on prompts; a prompt that fails leaves an error, and the others go on."""
+    """Measure studies on prompts; a prompt that fails leaves an error, and the others go on.
+
+    Args:
+        swept: The model.
+        prompts: The prompts.
+        studies: The studies.
+        only: `correct` measures only the prompts whose target the model predicts.
+    """
     found = Measured({study.name: {} for study in studies})
     found.errors += [(p.index, "", p.error) for p in prompts if p.error is not None]
     whole = [p for p in prompts if p.error is None]
     for part in batches([len(p.token_ids) for p in whole]):
-        runs = list(_runs(swept, [whole[i] for i in part], found))
+        runs = []
+        for run in _runs(swept, [whole[i] for i in part], found):
+            kept = only is None or run.predicted == run.target
+            found.seen[run.index] = run.target, run.target_given, run.predicted, kept
+            runs += [run] if kept else []
         _measure_runs(runs, studies, found)
     return found
 

@@ -1,0 +1,176 @@
+"""The tables of a run, and their summaries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.kinds import Taken
+from visit_tl.arguments.vocabulary import File, Name, Names
+from visit_tl.errors import FileError, InputError
+from visit_tl.sweeps.registry import PROMPT
+from visit_tl.sweeps.run_folder import RunFolder
+from visit_tl.sweeps.tables import ERRORS, OWN, PROMPTS, arrow
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """A run of studies over prompts, in a folder.
+
+    Attributes:
+        path: The folder.
+        about: What the run is of: model, prompts, studies and their options, versions.
+    """
+
+    path: Path
+    about: dict[str, Any] = field(repr=False)
+
+    @property
+    def folder(self) -> RunFolder:
+        """The folder as files."""
+        return RunFolder(self.path)
+
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """Names of the studies."""
+        return tuple(self.about["studies"])
+
+    @property
+    def n_prompts(self) -> int:
+        """Number of prompts, broken ones included."""
+        return int(self.about["n_prompts"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether all shards are done."""
+        return len(self.folder.done()) == int(self.about["n_shards"])
+
+    @checked
+    def table(self, study: Name) -> pd.DataFrame:
+        """All rows of a study, in the order of the prompts.
+
+        Args:
+            study: Its name; `prompts` is the table of the prompts, `errors` that of what failed.
+        """
+        return self.dataset(study).to_table().to_pandas()
+
+    @checked
+    def dataset(self, study: Name) -> Any:
+        """The rows of a study as a pyarrow dataset, which reads only what is asked for."""
+        files = self._files(study)
+        return arrow("dataset").dataset([str(file) for file in files], format="parquet")
+
+    @checked
+    def summary(self, study: Name, by: Names | None = None) -> pd.DataFrame:
+        """The mean of each number by group, one shard in memory at a time.
+
+        First the rows of a prompt are averaged in each group, then the prompts: rows of one prompt
+        are no independent measurements.
+
+        Args:
+            study: Its name.
+            by: The columns that are grouped by; None is what the study says.
+
+        Returns:
+            A row for each group: its columns; `n`, the number of prompts with rows in it; `share`,
+            that number of all measured prompts; and for each number its mean and `..._se`, the
+            standard error of the mean over prompts, NaN for one prompt.
+
+        Raises:
+            InputError: the study has no such column.
+        """
+        import pandas as pd
+
+        columns = self._columns(study)
+        groups = list(self.about["studies"][study]["by"] if by is None else by)
+        if unknown := [name for name in groups if name not in columns]:
+            raise InputError(f"{study} has no column {unknown[0]!r}; it has {', '.join(columns)}")
+        numbers = [
+            name
+            for name, kind in columns.items()
+            if kind in ("float64", "bool") and name not in groups
+        ]
+        parts: list[pd.DataFrame] = []
+        for file in self._files(study):
+            frame = arrow("parquet").read_table(file).to_pandas()
+            frame = frame.astype(dict.fromkeys(numbers, "float64"))
+            one = frame.groupby([PROMPT, *groups], sort=False)[numbers].mean().reset_index()
+            of_group = one.groupby(groups, sort=False) if groups else one.groupby(lambda _: 0)
+            total = of_group[numbers].agg(["sum", "count", _squares])
+            total[("n", "")] = of_group.size()
+            parts.append(total)
+        whole = pd.concat(parts)
+        whole = whole.groupby(level=list(range(whole.index.nlevels))).sum()
+        found = pd.DataFrame(index=whole.index)
+        found["n"] = whole[("n", "")].astype("int64")
+        found["share"] = found["n"] / max(1, self._measured())
+        for name in numbers:
+            n = whole[(name, "count")]
+            mean = whole[(name, "sum")] / n.where(n > 0)
+            variance = (whole[(name, "_squares")] / n.where(n > 0) - mean**2).clip(lower=0)
+            found[name] = mean
+            found[f"{name}_se"] = np.sqrt(variance / (n - 1).where(n > 1))
+        return found.reset_index() if groups else found.reset_index(drop=True)
+
+    def _measured(self) -> int:
+        kept = self.dataset(PROMPTS).to_table(columns=["kept"])["kept"].to_numpy()
+        return int(kept.sum())
+
+    def _columns(self, study: str) -> dict[str, str]:
+        known = {**{n: dict(c) for n, c in OWN.items()}, **self._of_studies()}
+        if study not in known:
+            raise InputError(f"this run has no table {study!r}; it has {', '.join(known)}")
+        return known[study]
+
+    def _of_studies(self) -> dict[str, dict[str, str]]:
+        return {name: dict(one["columns"]) for name, one in self.about["studies"].items()}
+
+    def _files(self, study: str) -> list[Path]:
+        self._columns(study)
+        if not (files := self.folder.files(study)):
+            raise FileError(f"no shard of {self.path} is done yet")
+        return files
+
+    def __str__(self) -> str:
+        done, all_of = len(self.folder.done()), self.about["n_shards"]
+        lines = [f"{self.about['model']}: {self.n_prompts} prompts, {done} of {all_of} shards done"]
+        for name in (*self.studies, PROMPTS, ERRORS):
+            rows = self.dataset(name).count_rows() if done else 0
+            lines.append(f"  {name:<24} {rows:>9} rows")
+        return "\n".join(lines)
+
+
+def _squares(values: Any) -> float:
+    return float((values**2).sum())
+
+
+Folder = Annotated[File, Taken("the folder of a run", "'run/'", "File")]
+
+
+@checked
+def open_run(path: File) -> SweepRun:
+    """Open a run that `sweep` made, or is making.
+
+    Args:
+        path: Its folder.
+
+    Raises:
+        FileError: it is no folder of a run, or its manifest is damaged.
+    """
+    folder = RunFolder(path)
+    about = folder.read()
+    wanted = {"model": str, "studies": dict, "n_prompts": int, "n_shards": int}
+    for name, kind in wanted.items():
+        if not isinstance(about.get(name), kind):
+            raise FileError(f"the manifest of {path} is damaged: {name!r} is no {kind.__name__}")
+    for name, one in about["studies"].items():
+        if not isinstance(one, dict) or not {"columns", "by"} <= one.keys():
+            raise FileError(f"the manifest of {path} is damaged: the study {name!r} has no columns")
+    return SweepRun(folder.path, about)
