@@ -10,7 +10,8 @@ import numpy as np
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.kinds import Taken
-from visit_tl.arguments.vocabulary import File, Name, Names
+from visit_tl.arguments.vocabulary import File, Name, Names, Theme
+from visit_tl.drawn import Drawn
 from visit_tl.errors import FileError, InputError
 from visit_tl.sweeps.registry import PROMPT
 from visit_tl.sweeps.run_folder import RunFolder
@@ -18,10 +19,11 @@ from visit_tl.sweeps.tables import ERRORS, OWN, PROMPTS, arrow
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
-class SweepRun:
+class SweepRun(Drawn):
     """A run of studies over prompts, in a folder.
 
     Attributes:
@@ -110,7 +112,7 @@ class SweepRun:
         whole = whole.groupby(level=list(range(whole.index.nlevels))).sum()
         found = pd.DataFrame(index=whole.index)
         found["n"] = whole[("n", "")].astype("int64")
-        found["share"] = found["n"] / max(1, self._measured())
+        found["share"] = found["n"] / max(1, self.measured)
         for name in numbers:
             n = whole[(name, "count")]
             mean = whole[(name, "sum")] / n.where(n > 0)
@@ -119,9 +121,20 @@ class SweepRun:
             found[f"{name}_se"] = np.sqrt(variance / (n - 1).where(n > 1))
         return found.reset_index() if groups else found.reset_index(drop=True)
 
-    def _measured(self) -> int:
+    @property
+    def measured(self) -> int:
+        """Number of prompts that were measured so far."""
         kept = self.dataset(PROMPTS).to_table(columns=["kept"])["kept"].to_numpy()
         return int(kept.sum())
+
+    @checked
+    def figure(self, study: Name, *, theme: Theme = "light") -> go.Figure:
+        """The summary of a study as curves over the layers, or as a map of layers and heads.
+
+        Raises:
+            InputError: the study is not summarised by layer.
+        """
+        return self._drawn("figure", study, theme=theme)
 
     def _columns(self, study: str) -> dict[str, str]:
         known = {**{n: dict(c) for n, c in OWN.items()}, **self._of_studies()}

@@ -155,6 +155,7 @@ def _about(
                 "options": dict(study.options),
                 "columns": dict(study.columns),
                 "by": list(study.by),
+                "source": study.source,
             }
             for study in job.studies
         },
