@@ -75,7 +75,7 @@ def _panels(
         averaged = frame.groupby("layer")[[*numbers, *(f"{c}_se" for c in numbers if c != "share")]]
         rows = averaged.mean().reset_index()
         for j, name in enumerate(numbers):
-            colour, shape = list(CLASS_COLOURS[theme])[j], SHAPES[j % len(SHAPES)]
+            colour, shape = CLASS_COLOURS[theme][j % 7], SHAPES[j % len(SHAPES)]
             for trace in _curve(rows, name, colour, shape, first=i == 0):
                 drawn.add_trace(trace.update(xaxis=f"x{suffix}", yaxis=f"y{suffix}"))
         axis = {
@@ -133,7 +133,8 @@ def _curve(
     traces.append(
         go.Scatter(
             x=x, y=mean, name=label, mode="lines+markers", legendgroup=name, showlegend=first,
-            line={"color": colour, "width": 2}, marker={"color": colour, "symbol": shape, "size": 5},
+            line={"color": colour, "width": 2},
+            marker={"color": colour, "symbol": shape, "size": 5},
             hovertemplate=f"{label} %{{y:.3g}}<extra></extra>",
         )
     )  # fmt: skip
