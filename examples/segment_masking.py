@@ -34,16 +34,18 @@ from visit_tl.segments import SegmentCollator, Segments
 DATA = Path(__file__).parents[1] / "docs" / "data"
 NAME = "segment_masking"
 SYSTEM = "Pick one option."
+FIRST = " (options first)"
 ASKED = {
+    "antonym": "Which word is the opposite of {x}: {options}?",
+    f"antonym{FIRST}": "{options}: which word is the opposite of {x}?",
     "country-capital": "Which city is the capital of {x}: {options}?",
-    "antonym": "{options}: which word is the opposite of {x}?",
-    "synonym": "{options}: which word means the same as {x}?",
+    "synonym": "Which word means the same as {x}: {options}?",
     "odd-one-out": "Which word does not belong with the others: {options}?",
 }
-"""The question of each task; in `antonym` and `synonym` the options come before it."""
+"""The question of each task. Where options come first, causal options do not see the question."""
 
 ODD = ("singular-plural", "present-past", "english-french")
-"""Where the words of `odd-one-out` are from: three first words of pairs and a second, or reversed."""
+"""Where the words of `odd-one-out` are from: three first words of pairs and one second, or back."""
 
 MASKS = ("causal", "segments")
 PAPER = {"r": 32, "alpha": 64, "dropout": 0.05, "modules": ["q_proj", "v_proj"], "rate": 2e-4}
@@ -99,6 +101,7 @@ def items(
     task: str, tokenizer: Any, n_train: int, n_test: int, seed: int
 ) -> tuple[list[Item], list[Item]]:
     """Training items drawn by the seed, and test items, which are the same for every seed."""
+    asked, task = ASKED[task], task.removesuffix(FIRST)  # the order alone differs
     of = ODD if task == "odd-one-out" else (task,)
     parts = [split(one, n_test if len(of) == 1 else n_test // len(of) + 8) for one in of]
     found = []
@@ -108,12 +111,12 @@ def items(
         if len(of) > 1:
             found.append(_odd(own, n, stream, tokenizer))
         else:
-            found.append(_picked(task, own[task], n, stream, tokenizer))
+            found.append(_picked(asked, own[task], n, stream, tokenizer))
     return found[0], found[1]
 
 
 def _picked(
-    task: str, known: list[tuple[str, str]], n: int, stream: random.Random, tokenizer: Any
+    asked: str, known: list[tuple[str, str]], n: int, stream: random.Random, tokenizer: Any
 ) -> list[Item]:
     """Items with one right answer, and three answers to others of the same part."""
     answers = sorted({y for _, y in known})
@@ -126,7 +129,7 @@ def _picked(
             if len(options) == 4:
                 break
         stream.shuffle(options)
-        question = ASKED[task].format(x=x, options=_listed(options))
+        question = asked.format(x=x, options=_listed(options))
         made.append(Item(question, tuple(options), y))
     return made
 
@@ -294,13 +297,14 @@ def trainer_of(
     """A trainer whose collator makes the masks."""
     from transformers import PrinterCallback, Trainer
 
+    at_answers: Any = _at_answers
     trainer = Trainer(
         model=model,
         args=args,
         train_dataset=data,
         data_collator=SegmentCollator(tokenizer.pad_token_id, segmented=mask == "segments"),
         callbacks=[Clock(steps)],
-        preprocess_logits_for_metrics=_at_answers,
+        preprocess_logits_for_metrics=at_answers,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -438,6 +442,8 @@ def study(model: Any, tokenizer: Any, options: argparse.Namespace) -> dict[str, 
                     _, test = items(task, tokenizer, options.train, options.test, 0)
                     trainer = trainer_of(model, tokenizer, mask, args, None, [])
                     kept.add(key, tested(trainer, test, tokenizer), start)
+                    # The trainer leaves its autocast around `forward`.
+                    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     for seed in options.seeds:
         for task in options.tasks:
             for mask in MASKS:
@@ -499,7 +505,7 @@ def command(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description="Fine-tuning under segment and causal masks")
     add = parser.add_argument
-    add("--tasks", nargs="+", choices=ASKED, default=["antonym", "country-capital", "odd-one-out"])
+    add("--tasks", nargs="+", choices=ASKED, default=list(ASKED)[:3])
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--items", dest="train", type=int, default=80, help="training items of a task")
     add("--test", type=int, default=100, help="test items of a task")
