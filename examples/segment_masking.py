@@ -496,9 +496,110 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
     return table
 
 
+def ahead(found: dict[str, Any], name: str) -> dict[str, list[float]]:
+    """By task: how much more the segment mask has than the causal one, for each seed."""
+    results, seeds = found["results"], found["settings"]["seeds"]
+    return {
+        task: [
+            results[f"{task} segments {seed}"][name] - results[f"{task} causal {seed}"][name]
+            for seed in seeds
+        ]
+        for task in found["settings"]["tasks"]
+    }
+
+
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
     """The mean and the standard deviation of a sample; 0 for one value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def tables(found: dict[str, Any]) -> list[str]:
+    """The lines of the page's tables."""
+    rows = [["task", "mask", "untuned", "tuned", "exact answer", "loss", "seconds a step"]]
+    for one in summary(found):
+        row = [one["task"], one["mask"], number(one["untuned accuracy"])]
+        for name in ("accuracy", "exact", "loss", "seconds per step"):
+            row.append(number(one[name], one[f"{name} sd"]))
+        rows.append(row)
+    seeds = [f"seed {seed}" for seed in found["settings"]["seeds"]]
+    more = [["task", "accuracy", *seeds, "exact answer", "loss"]]
+    gained = {name: ahead(found, name) for name in ("accuracy", "exact", "loss")}
+    for task, each in gained["accuracy"].items():
+        means = {name: number(*mean_and_sd(by[task])) for name, by in gained.items()}
+        shown = [number(value) for value in each]
+        more.append([task, means["accuracy"], *shown, means["exact"], means["loss"]])
+    return [line for table in (rows, more) for line in _lines(table)]
+
+
+def number(value: float, spread: float | None = None) -> str:
+    """A number of two digits, with its standard deviation if there is one."""
+    text = f"{round(value, 2) + 0.0:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+    return text.replace("-", "−")
+
+
+def _lines(rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
+
+
+def figure(found: dict[str, Any]) -> Any:
+    """Accuracy of each seed before and after training, above the losses of training."""
+    from plotly.subplots import make_subplots
+
+    tasks, seeds = found["settings"]["tasks"], found["settings"]["seeds"]
+    made: Any = make_subplots(
+        rows=2, cols=len(tasks), subplot_titles=tasks, shared_yaxes=True, vertical_spacing=0.17
+    )
+    for col, task in enumerate(tasks, 1):
+        for mask, colour, shift in (("causal", "#0072b2", -0.06), ("segments", "#d55e00", 0.06)):
+            before = found["results"][f"{task} {mask} untuned"]["accuracy"]
+            runs = [found["results"][f"{task} {mask} {seed}"] for seed in seeds]
+            after = [run["accuracy"] for run in runs]
+            style = {"name": mask, "legendgroup": mask, "marker_color": colour}
+            made.add_scatter(
+                x=[shift, *(1 + shift for _ in after)],
+                y=[before, *after],
+                mode="markers",
+                showlegend=False,
+                **style,
+                row=1,
+                col=col,
+            )
+            mean = [shift, 1 + shift], [before, statistics.fmean(after)]
+            made.add_scatter(
+                x=mean[0], y=mean[1], mode="lines", showlegend=col == 1, **style, row=1, col=col
+            )
+            steps = zip(*(run["training loss"] for run in runs), strict=True)
+            losses = [statistics.fmean(step) for step in steps]
+            x = list(range(1, len(losses) + 1))
+            made.add_scatter(x=x, y=losses, mode="lines", showlegend=False, **style, row=2, col=col)
+        made.add_hline(y=0.25, line_dash="dot", line_color="#888888", row=1, col=col)
+        made.update_xaxes(
+            tickvals=[0, 1], ticktext=["untuned", "tuned"], range=[-0.4, 1.4], row=1, col=col
+        )
+        made.update_xaxes(title_text="step", row=2, col=col)
+    made.update_yaxes(range=[0, 1], row=1)
+    made.update_yaxes(title_text="accuracy", row=1, col=1)
+    made.update_yaxes(title_text="loss of the answer", rangemode="tozero", row=2, col=1)
+    made.update_layout(
+        width=300 * len(tasks) + 90,
+        height=560,
+        template="plotly_white",
+        font={"family": "sans-serif", "size": 12},
+        margin={"l": 60, "r": 20, "t": 40, "b": 70},
+        legend={"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.1},
+    )
+    return made
+
+
+def write_page(found: dict[str, Any], picture: Path) -> None:
+    """Print the tables of the page, and draw its figure."""
+    from visit_tl.view.kaleido_image import draw
+
+    picture.write_bytes(draw(figure(found), picture.suffix[1:]))
+    sys.stdout.write("\n".join(tables(found)) + "\n")
 
 
 def command(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -519,6 +620,7 @@ def command(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--threads", type=int, default=0, help="threads of torch on the CPU")
     add("--out", default=str(DATA), help="folder of the results")
     add("--save-adapters", help="folder for the adapters of the first task and seed")
+    add("--figure", help="draw this file from the results in --out, print tables, train nothing")
     add("--quick", action="store_true", help="two steps on few items, to see that it runs")
     options = parser.parse_args(words)
     if options.quick:
@@ -530,6 +632,10 @@ def command(words: Sequence[str] | None = None) -> argparse.Namespace:
 def run(words: Sequence[str] | None = None) -> dict[str, Any]:
     """The study as the command line asks for it, on the embedded model."""
     options = command(words)
+    if options.figure:
+        found = json.loads((Path(options.out) / f"{NAME}.json").read_text(encoding="utf-8"))
+        write_page(found, Path(options.figure))
+        return found
     if options.threads:
         torch.set_num_threads(options.threads)
     start = time.perf_counter()

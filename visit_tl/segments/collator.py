@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from visit_tl.errors import InputError
-from visit_tl.segments.batch_masks import batch_mask
+from visit_tl.segments.batch_masks import Side, batch_mask
 from visit_tl.segments.masks import additive
 from visit_tl.segments.spans import Segments
 
@@ -41,7 +41,8 @@ class SegmentCollator:
         if padding_side not in ("right", "left"):
             raise InputError(f"padding_side is 'right' or 'left', got {padding_side!r}")
         self.pad_id, self.segmented, self.dtype = pad_id, segmented, dtype
-        self.padding_side, self.prompt_labels = padding_side, prompt_labels
+        self.padding_side: Side = "right" if padding_side == "right" else "left"
+        self.prompt_labels = prompt_labels
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """A batch.
