@@ -347,23 +347,29 @@ def tested(trainer: Any, made: Sequence[Item], tokenizer: Any) -> dict[str, Any]
     }
 
 
-def trained(
-    base: Any, tokenizer: Any, task: str, mask: str, seed: int, options: argparse.Namespace
-) -> dict[str, Any]:
-    """One adapter, trained under one mask and tested under it; the base is as it was afterwards."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import set_seed
+def lora() -> Any:
+    """The adapters of the paper."""
+    from peft import LoraConfig
 
-    train, test = items(task, tokenizer, options.train, options.test, seed)
-    set_seed(seed)  # the adapters of both masks begin with the same numbers
-    config = LoraConfig(
+    return LoraConfig(
         r=PAPER["r"],
         lora_alpha=PAPER["alpha"],
         lora_dropout=PAPER["dropout"],
         target_modules=PAPER["modules"],
         task_type="CAUSAL_LM",
     )
-    model: Any = get_peft_model(base, config)
+
+
+def trained(
+    base: Any, tokenizer: Any, task: str, mask: str, seed: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """One adapter, trained under one mask and tested under it; the base is as it was afterwards."""
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    train, test = items(task, tokenizer, options.train, options.test, seed)
+    set_seed(seed)  # the adapters of both masks begin with the same numbers
+    model: Any = get_peft_model(base, lora())
     steps: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         args = arguments(options, folder, seed)
@@ -385,6 +391,40 @@ def trained(
         "seconds per step": statistics.median(steps),
         "training loss": losses,
         "items": len(train),
+    }
+
+
+def cost(base: Any, tokenizer: Any, options: argparse.Namespace, n: int) -> dict[str, Any]:
+    """Seconds of forward and backward passes of one batch under each mask, taken in turns.
+
+    So other work on the machine slows both alike. What both masks share, the optimiser and making
+    the batch, is left out.
+    """
+    from peft import get_peft_model
+
+    train, _ = items(options.tasks[0], tokenizer, options.batch, options.test, 0)
+    made = rows(train, tokenizer)
+    model: Any = get_peft_model(base, lora()).train()
+    device = next(model.parameters()).device
+    seconds: dict[str, list[float]] = {mask: [] for mask in MASKS}
+    for i in range(n + 1):
+        for mask in MASKS[:: 1 if i % 2 else -1]:
+            batch = SegmentCollator(tokenizer.pad_token_id, segmented=mask == "segments")(made)
+            batch = {name: value.to(device) for name, value in batch.items()}
+            start = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+                loss = model(**batch).loss
+            loss.backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if i:  # the first is slower
+                seconds[mask].append(time.perf_counter() - start)
+    model.unload()
+    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+    return seconds | {
+        "tokens": sum(len(row["input_ids"]) for row in made),
+        "ratio": statistics.fmean(ratios),
+        "ratio sd": statistics.stdev(ratios),
     }
 
 
@@ -414,7 +454,8 @@ class Kept:
         text = f'{{"settings": {json.dumps(self.found["settings"])},\n"results": {{\n'
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(text + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
-        shown = {name: self.found["results"][key][name] for name in ("accuracy", "loss")}
+        names = ("accuracy", "loss", "ratio")
+        shown = {name: result[name] for name in names if name in result}
         sys.stderr.write(f"{key}: {shown}, {time.perf_counter() - start:.0f} s\n")
 
 
@@ -451,6 +492,10 @@ def study(model: Any, tokenizer: Any, options: argparse.Namespace) -> dict[str, 
                 if key not in kept:
                     found = trained(model, tokenizer, task, mask, seed, options)
                     kept.add(key, found, start)
+    if "cost" not in kept:
+        start = time.perf_counter()
+        turns = 2 if options.quick else 10
+        kept.add("cost", cost(model, tokenizer, options, turns), start)
     if main:
         _write_table(kept)
     return kept.found
@@ -508,6 +553,17 @@ def ahead(found: dict[str, Any], name: str) -> dict[str, list[float]]:
     }
 
 
+def error_over_items(found: dict[str, Any], task: str) -> float:
+    """The standard error, over test items, of how much more accurate the segment mask is."""
+    seeds = found["settings"]["seeds"]
+    runs = [[found["results"][f"{task} {mask} {s}"]["right"] for s in seeds] for mask in MASKS]
+    each = [
+        statistics.fmean(int(b) - int(a) for a, b in zip(*pair, strict=True))
+        for pair in zip(*(zip(*own, strict=True) for own in runs), strict=True)
+    ]
+    return statistics.stdev(each) / len(each) ** 0.5
+
+
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
     """The mean and the standard deviation of a sample; 0 for one value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
@@ -525,12 +581,13 @@ def tables(found: dict[str, Any]) -> list[str]:
             row.append(number(one[name], one[f"{name} sd"]))
         rows.append(row)
     seeds = [f"seed {seed}" for seed in found["settings"]["seeds"]]
-    more = [["task", "accuracy", *seeds, "exact answer", "loss"]]
+    more = [["task", "accuracy", "error over items", *seeds, "exact answer", "loss"]]
     gained = {name: ahead(found, name) for name in ("accuracy", "exact", "loss")}
     for task, each in gained["accuracy"].items():
         means = {name: number(*mean_and_sd(by[task])) for name, by in gained.items()}
         shown = [number(value) for value in each]
-        more.append([task, means["accuracy"], *shown, means["exact"], means["loss"]])
+        error = number(error_over_items(found, task))
+        more.append([task, means["accuracy"], error, *shown, means["exact"], means["loss"]])
     return [line for table in (rows, more) for line in _lines(table)]
 
 
@@ -552,6 +609,7 @@ def figure(found: dict[str, Any]) -> Any:
     made: Any = make_subplots(
         rows=2, cols=len(tasks), subplot_titles=tasks, shared_yaxes=True, vertical_spacing=0.17
     )
+    highest = 0.0
     for col, task in enumerate(tasks, 1):
         for mask, colour, shift in (("causal", "#0072b2", -0.06), ("segments", "#d55e00", 0.06)):
             before = found["results"][f"{task} {mask} untuned"]["accuracy"]
@@ -573,6 +631,7 @@ def figure(found: dict[str, Any]) -> Any:
             )
             steps = zip(*(run["training loss"] for run in runs), strict=True)
             losses = [statistics.fmean(step) for step in steps]
+            highest = max(highest, *losses)
             x = list(range(1, len(losses) + 1))
             made.add_scatter(x=x, y=losses, mode="lines", showlegend=False, **style, row=2, col=col)
         made.add_hline(y=0.25, line_dash="dot", line_color="#888888", row=1, col=col)
@@ -582,7 +641,8 @@ def figure(found: dict[str, Any]) -> Any:
         made.update_xaxes(title_text="step", row=2, col=col)
     made.update_yaxes(range=[0, 1], row=1)
     made.update_yaxes(title_text="accuracy", row=1, col=1)
-    made.update_yaxes(title_text="loss of the answer", rangemode="tozero", row=2, col=1)
+    made.update_yaxes(range=[0, 1.05 * highest], row=2)
+    made.update_yaxes(title_text="loss of the answer", row=2, col=1)
     made.update_layout(
         width=300 * len(tasks) + 90,
         height=560,

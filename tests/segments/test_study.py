@@ -172,7 +172,7 @@ def test_both_masks_get_the_same_batches_from_the_same_start(tokenizer, tmp_path
 
     assert list(found["results"]) == [
         "antonym causal untuned", "antonym segments untuned", "antonym causal 0",
-        "antonym segments 0",
+        "antonym segments 0", "cost",
     ]  # fmt: skip
     run = found["results"]["antonym segments 0"]
     assert run["steps"] == 2 == len(run["training loss"]) and run["n"] == 8 == len(run["right"])
@@ -219,5 +219,6 @@ def test_the_tables_of_the_page_are_those_of_the_data():
 
 def test_the_accuracy_of_a_run_is_that_of_its_items():
     found = json.loads((study.DATA / "segment_masking.json").read_text(encoding="utf-8"))
+    assert found["results"].pop("cost")["ratio"] > 0
     for key, run in found["results"].items():
         assert run["accuracy"] == pytest.approx(run["right"].count("1") / run["n"], abs=1e-4), key
