@@ -38,6 +38,8 @@ class SegmentCollator:
         padding_side: Literal["right", "left"] = "right",
         prompt_labels: bool = False,
     ) -> None:
+        if padding_side not in ("right", "left"):
+            raise InputError(f"padding_side is 'right' or 'left', got {padding_side!r}")
         self.pad_id, self.segmented, self.dtype = pad_id, segmented, dtype
         self.padding_side: Literal["right", "left"] = padding_side
         self.prompt_labels = prompt_labels
@@ -51,7 +53,9 @@ class SegmentCollator:
 
         Returns:
             `input_ids` and `labels` `[batch, pos]`, and `attention_mask` `[batch, 1, query, key]`,
-            0 where a query sees a key and else the lowest number of the dtype.
+            0 where a query sees a key and else the lowest number of the dtype. With padding on the
+            left also `position_ids` `[batch, pos]`, which count from the first token of the prompt;
+            without them a model would count the padding too.
 
         Raises:
             InputError: a segment reaches into the answer, which must be causal.
@@ -60,6 +64,7 @@ class SegmentCollator:
         size = max(lengths)
         ids = torch.full((len(rows), size), self.pad_id)
         labels = torch.full((len(rows), size), -100)
+        positions = torch.zeros(len(rows), size, dtype=torch.long)
         segments = []
         for i, row in enumerate(rows):
             one = Segments.from_spans(row["spans"])
@@ -75,9 +80,7 @@ class SegmentCollator:
             ids[i, first : first + n] = own
             start = 0 if self.prompt_labels else prompt
             labels[i, first + start : first + n] = own[start:]
+            positions[i, first : first + n] = torch.arange(n)
         mask = batch_mask(segments, lengths, pad_to=size, padding_side=self.padding_side)
-        return {
-            "input_ids": ids,
-            "labels": labels,
-            "attention_mask": additive(mask, self.dtype),
-        }
+        batch = {"input_ids": ids, "labels": labels, "attention_mask": additive(mask, self.dtype)}
+        return batch if self.padding_side == "right" else batch | {"position_ids": positions}
