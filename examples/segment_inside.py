@@ -50,7 +50,9 @@ def measured(model: Any, found: list[vt.Segments], targets: list[int]) -> HeadSc
     return later_attention(model, ids, found, targets=targets, verbose=False)
 
 
-def compared(before: HeadScores, after: HeadScores, name: str, top: int) -> dict[str, Any]:
+def compared(
+    before: HeadScores, after: HeadScores, control: HeadScores, name: str, top: int
+) -> dict[str, Any]:
     """Means of a score before and after, and the heads where it rose most, with standard errors."""
     change = after[name] - before[name]
     mean, error = change.mean(0), change.std(0, ddof=1) / np.sqrt(len(change))
@@ -59,12 +61,14 @@ def compared(before: HeadScores, after: HeadScores, name: str, top: int) -> dict
     return {
         "before": float(before[name].mean()),
         "after": float(after[name].mean()),
+        "after causal tuning": float(control[name].mean()),
         "rose": [
             {
                 "head": f"L{layer}H{head}",
                 "before": float(before[name][:, layer, head].mean()),
                 "after": float(after[name][:, layer, head].mean()),
                 "change": float(mean[layer, head]),
+                "after causal tuning": float(control[name][:, layer, head].mean()),
                 "se": float(error[layer, head]),
             }
             for layer, head in heads
@@ -136,12 +140,14 @@ def main() -> None:
     before = measured(plain, found, targets)
     tuned = opened(options.adapters / "segments")
     after = measured(tuned, found, targets)
+    control = measured(opened(options.adapters / "causal"), found, targets)
     result = {
         "task": TASK,
         "prompts": len(found),
         "equal": float(before["later if equal"].mean()),
         **{
-            name: compared(before, after, name, options.top) for name in ("later", "reversed later")
+            name: compared(before, after, control, name, options.top)
+            for name in ("later", "reversed later")
         },
         "graphs": routes(plain, tuned, found[0], targets[0]),
         "memories of later tokens": {
