@@ -35,13 +35,13 @@ class SegmentCollator:
         *,
         segmented: bool = True,
         dtype: torch.dtype = torch.float32,
-        padding_side: Literal["right", "left"] = "right",
+        padding_side: str = "right",
         prompt_labels: bool = False,
     ) -> None:
         if padding_side not in ("right", "left"):
             raise InputError(f"padding_side is 'right' or 'left', got {padding_side!r}")
         self.pad_id, self.segmented, self.dtype = pad_id, segmented, dtype
-        self.padding_side: Literal["right", "left"] = padding_side
+        self.padding_side: Literal["right", "left"] = "right" if padding_side == "right" else "left"
         self.prompt_labels = prompt_labels
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
