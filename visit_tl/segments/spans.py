@@ -28,6 +28,7 @@ Tokenizer = Annotated[
 Messages = Annotated[
     Sequence[Mapping[str, str]], Unchecked("chat_blocks says which message is wrong")
 ]
+TokenTexts = Annotated[Sequence[str], Unchecked("with_tokens says which of them is no text")]
 Separators = Annotated[Any, Unchecked("blocks_between says what a separator is")]
 
 
@@ -246,11 +247,19 @@ class Segments(Drawn):
 
     @checked
     def with_tokens(
-        self, tokens: Names, token_ids: Annotated[Iterable[int], TOKEN_IDS] | None = None
+        self, tokens: TokenTexts, token_ids: Annotated[Iterable[int], TOKEN_IDS] | None = None
     ) -> Segments:
-        """The same segments with the tokens of a prompt, for printing and drawing."""
+        """The same segments with the tokens of a prompt, for printing and drawing.
+
+        Args:
+            tokens: The text of each token.
+            token_ids: Their ids, if known.
+
+        Raises:
+            InputError: these are no texts, or too few for the segments.
+        """
         ids = () if token_ids is None else tuple(int(i) for i in token_ids)
-        return replace(self, tokens=tuple(tokens), token_ids=ids)
+        return replace(self, tokens=_token_texts(tokens), token_ids=ids)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a segment: name, start, end, length and, if the tokens are known, text."""
@@ -264,8 +273,16 @@ class Segments(Drawn):
         columns = ["name", "start", "end", "length", *(["text"] if self.tokens else [])]
         return pd.DataFrame(rows, columns=columns)
 
+    @checked
     def figure(self, *, theme: Theme = "light") -> go.Figure:
-        """The mask as a picture: a row for each query, a column for each key."""
+        """The mask as a map: a row for each query, a column for each key.
+
+        Args:
+            theme: `light` or `dark`.
+
+        Raises:
+            InputError: there is no token to draw, or no such theme.
+        """
         return self._drawn("figure", theme=theme)
 
     def __str__(self) -> str:
@@ -279,7 +296,8 @@ class Segments(Drawn):
             text = readable("".join(self.tokens[start:end])) if self.tokens else ""
             shown = text if len(text) <= 60 else f"{text[:40]}…{text[-19:]}"
             where = f"{start}..{end - 1}" if end - start > 1 else str(start)
-            lines.append(f"  {where:>9}  {name:<10} {shown}".rstrip())
+            called = readable(name) if name else ""
+            lines.append(f"  {where:>9}  {called:<10} {shown}".rstrip())
         return "\n".join(lines)
 
 
@@ -338,6 +356,14 @@ def segments_of_each(given: Any, n: int) -> list[Any]:
             f"for each"
         )
     return found
+
+
+def _token_texts(given: Any) -> tuple[str, ...]:
+    found = given if isinstance(given, list | tuple) else None
+    if found is None or not all(isinstance(text, str) for text in found):
+        kind = type(given).__name__
+        raise InputError(f"tokens are a list of texts, one for each token, got {kind}")
+    return tuple(found)
 
 
 def _is_range(given: Sequence[Any]) -> bool:

@@ -35,6 +35,10 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "circuitsvis": "figures.reversed_attention:circuitsvis",
         "save": "figures.reversed_attention:save",
     },
+    "visit_tl.segments.spans:Segments": {
+        "figure": "figures.segment_mask:figure",
+        "html": "figures.segment_mask:html",
+    },
     "visit_tl.circuits.comparison:Comparison": {
         "figure": "figures.comparison:figure",
         "html": "figures.comparison:html",
