@@ -76,8 +76,10 @@ def add_columns(
     for hop in range(1, follow.hops + 1):
         shares = _best(latest)
         reach = {j: column.until for j, column in growing.items()}
+        # Under the mask of segments, a memory can lead back to the graph's own position, where all
+        # blocks are shown already.
         found, room = choose(
-            latest,
+            [read for read in latest if read.key_position != trace.position],
             reach,
             first=layers[0],
             cost=cost,
@@ -100,7 +102,7 @@ def add_columns(
         _block(draft, view, column.trace, column.until, j).entry()
         _link_blocks(draft, column, layers[0], j)
     if growing:
-        _link_memories(draft, shown)
+        _link_memories(draft, shown, trace.position)
     return tuple(
         Column(j, c.hops, tuple(range(layers[0], c.until)), c.hidden, c.errors)
         for j, c in sorted(growing.items())
@@ -128,7 +130,7 @@ def _link_blocks(draft: Draft, column: _GrowingColumn, first: int, at: int) -> N
         draft.link(*ends, "flow", float(column.trace.layers[layer].resid_pre.norm()))
 
 
-def _link_memories(draft: Draft, reads: Sequence[Read]) -> None:
+def _link_memories(draft: Draft, reads: Sequence[Read], own: int) -> None:
     """Link the state that a memory was made from, where it is shown, to the key and the value.
 
     A head's memory of its own position needs no link: that state is shown as the query's input.
@@ -140,7 +142,7 @@ def _link_memories(draft: Draft, reads: Sequence[Read]) -> None:
         j = read.key_position
         if j == read.position:
             continue
-        source = NodeId("attn_in", read.layer, position=j)
+        source = NodeId("attn_in", read.layer, position=None if j == own else j)
         if source in states:
             for memory in (read.key, read.value):
                 draft.link(source, memory, "flow", states[source])
