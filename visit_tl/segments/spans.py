@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.kinds import Unchecked
 from visit_tl.arguments.vocabulary import TOKEN_IDS, Integer, Names, Theme, Whole
+from visit_tl.arguments.words import short
 from visit_tl.drawn import Drawn
 from visit_tl.errors import InputError
 from visit_tl.graph.descriptions import readable
@@ -98,7 +99,8 @@ class Segments(Drawn):
             spans: Pairs `(start, end)` of token positions; tokens in none of them are causal.
             names: A name for each.
         """
-        return cls(tuple(_span(span) for span in spans), tuple(names or ()))
+        read = _listed(spans, "segments are a list of pairs (first position, one past the last)")
+        return cls(tuple(_span(span) for span in read), tuple(names or ()))
 
     @classmethod
     @checked
@@ -111,12 +113,12 @@ class Segments(Drawn):
         spans: list[tuple[int, int]] = []
         names: list[str] = []
         before: Any = None
-        for i, label in enumerate(labels):
-            if label is not None and i and label == before:
+        for i, label in enumerate(_listed(labels, "labels are a list, one for each token")):
+            if label is not None and i and _same(label, before):
                 spans[-1] = (spans[-1][0], i + 1)
             elif label is not None:
                 spans.append((i, i + 1))
-                names.append(str(label))
+                names.append(short(label) if not isinstance(label, str) else label)
             before = label
         return cls(tuple(spans), tuple(names))
 
@@ -144,7 +146,7 @@ class Segments(Drawn):
         Raises:
             InputError: no separator is in the prompt, or a text without a tokenizer.
         """
-        ids = tuple(int(i) for i in token_ids)
+        ids = _ids(token_ids)
         texts = () if tokenizer is None else _texts(tokenizer, ids)
         spans = blocks_between(ids, texts, separators)
         return cls(spans, (), texts, ids)
@@ -258,7 +260,7 @@ class Segments(Drawn):
         Raises:
             InputError: these are no texts, or too few for the segments.
         """
-        ids = () if token_ids is None else tuple(int(i) for i in token_ids)
+        ids = () if token_ids is None else _ids(token_ids)
         return replace(self, tokens=_token_texts(tokens), token_ids=ids)
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -347,7 +349,7 @@ def segments_of_each(given: Any, n: int) -> list[Any]:
     """
     if given is None or isinstance(given, Segments) or callable(given):
         return [given] * n
-    found = list(given)
+    found = _listed(given, "segments are vt.Segments or ranges, for all prompts or for each")
     if all(isinstance(one, tuple | list) and _is_range(one) for one in found):
         return [found] * n
     if len(found) != n:
@@ -358,12 +360,49 @@ def segments_of_each(given: Any, n: int) -> list[Any]:
     return found
 
 
+def _ids(given: Any) -> tuple[int, ...]:
+    """Token ids as integers.
+
+    Raises:
+        InputError: a tensor is not a row of integers.
+    """
+    if not isinstance(given, list | tuple | range) and hasattr(given, "tolist"):
+        try:
+            given = given.tolist()
+        except Exception as error:  # such as of a tensor without values
+            raise InputError(f"these token ids cannot be read: {error}") from error
+    if not isinstance(given, list | tuple | range) or any(type(i) is not int for i in given):
+        raise InputError(f"token ids are integers in one row, got {short(given)}")
+    return tuple(given)
+
+
 def _token_texts(given: Any) -> tuple[str, ...]:
     found = given if isinstance(given, list | tuple) else None
     if found is None or not all(isinstance(text, str) for text in found):
         kind = type(given).__name__
         raise InputError(f"tokens are a list of texts, one for each token, got {kind}")
     return tuple(found)
+
+
+def _listed(given: Any, words: str) -> list[Any]:
+    """The items of what a caller gave.
+
+    Raises:
+        InputError: it has none; `words` say what it should be.
+    """
+    try:
+        return list(given)
+    except Exception as error:  # whatever an object that cannot be gone through may raise
+        raise InputError(f"{words}, got {short(given)}") from error
+
+
+def _same(label: Any, other: Any) -> bool:
+    try:
+        return bool(label == other)
+    except Exception as error:  # such as of arrays, which have no one truth
+        raise InputError(
+            f"the labels {short(label)} and {short(other)} cannot be compared"
+        ) from error
 
 
 def _is_range(given: Sequence[Any]) -> bool:
@@ -374,12 +413,14 @@ def _span(given: Any) -> tuple[int, int]:
     try:
         start, end = given
         read = int(start), int(end)
-        exact = not isinstance(given, str) and read == (start, end)
-    except (TypeError, ValueError, OverflowError):
+        exact = not isinstance(given, str | bytes) and read == (start, end)
+        exact = exact and not any(isinstance(x, bool) for x in (start, end))
+    except Exception:  # whatever an object that is no pair may raise
         exact, read = False, (0, 0)
-    if not exact or any(isinstance(x, bool) for x in given):
+    if not exact:
         raise InputError(
-            f"a segment is a pair of integers (first position, one past the last), got {given!r}"
+            f"a segment is a pair of integers (first position, one past the last), got "
+            f"{short(given)}"
         )
     return read
 
@@ -389,4 +430,7 @@ def _texts(tokenizer: Any, ids: tuple[int, ...]) -> tuple[str, ...]:
     decode = getattr(own, "decode", None)
     if decode is None:
         raise InputError(f"{type(own).__name__} is no tokenizer: it cannot decode token ids")
-    return tuple(str(decode([i])) for i in ids)
+    try:
+        return tuple(str(decode([i])) for i in ids)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{type(own).__name__} cannot decode token ids: {error}") from error
