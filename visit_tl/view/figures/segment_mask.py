@@ -201,7 +201,7 @@ def _span_labels(segments: Segments, size: float) -> list[tuple[float, str]]:
 
 
 def _legend(
-    cells: Iterable[int], segments: Segments, left: float, colours: Palette
+    cells: Iterable[int], segments: Segments, left: int, colours: Palette
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """A swatch and its words for each kind of cell that there is, and for the frame of a segment.
 
@@ -266,7 +266,7 @@ def _frames(segments: Segments, colours: Palette) -> list[dict[str, Any]]:
 
 
 def _brackets(
-    segments: Segments, rows: Iterable[float], side: float, colours: Palette
+    segments: Segments, rows: Iterable[float], side: int, colours: Palette
 ) -> list[dict[str, Any]]:
     """A line beside the rows of each segment that is named."""
     x, named = 1 + _BRACKET / side, set(rows)
@@ -285,7 +285,7 @@ def _brackets(
     ]
 
 
-def _name(y: float, words: str, side: float, colours: Palette) -> dict[str, Any]:
+def _name(y: float, words: str, side: int, colours: Palette) -> dict[str, Any]:
     return {
         "text": for_plotly(words),
         "x": 1 + (_BRACKET + 7) / side,
