@@ -170,7 +170,9 @@ class TestModels:
         tables = rotary.stored_angles(attn)
         query, keys = torch.randn(4, 4), torch.randn(6, 4, 4)
         with pytest.raises(ModelError, match="do not reproduce the model's attention"):
-            rotary.find_pairing(tables, query, keys, torch.rand(4, 6).softmax(-1), "blocks.0.attn")
+            rotary.find_pairing(
+                tables, query, keys, torch.rand(4, 6).softmax(-1), 5, "blocks.0.attn"
+            )
 
     def test_a_norm_that_computes_something_unknown(self):
         from visit_tl.model.norm import read_norm

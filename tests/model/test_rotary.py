@@ -30,7 +30,7 @@ def test_the_pairing_is_found_also_where_each_head_sees_one_key(adjacent, size):
     keys = torch.randn(N, HEADS, D_HEAD, generator=generator) * size
     cos, sin = tables(adjacent)
     pattern = attention(cos, sin, adjacent, query, keys)
-    found, pairing = find_pairing([(cos, sin)], query, keys, pattern, "here")
+    found, pairing = find_pairing([(cos, sin)], query, keys, pattern, len(keys) - 1, "here")
     assert pairing is adjacent and torch.equal(found[0], cos) and torch.equal(found[1], sin)
 
 
@@ -49,7 +49,7 @@ def test_tables_in_no_known_layout_are_refused():
     cos, sin = torch.rand(N, D_HEAD), torch.rand(N, D_HEAD)
     query, keys = torch.randn(HEADS, D_HEAD), torch.randn(N, HEADS, D_HEAD)
     with pytest.raises(ModelError, match="of here do not reproduce the model's attention"):
-        find_pairing([(cos, sin)], query, keys, torch.rand(HEADS, N).softmax(-1), "here")
+        find_pairing([(cos, sin)], query, keys, torch.rand(HEADS, N).softmax(-1), N - 1, "here")
     with pytest.raises(ModelError, match="do not rotate hook_q into hook_rot_q"):
         find_rotation(cos[1], sin[1], query, torch.randn(HEADS, D_HEAD), "here")
 
@@ -62,8 +62,8 @@ def test_of_several_tables_the_one_that_gives_the_attention_is_taken(adjacent):
     keys = torch.randn(N, HEADS, D_HEAD, generator=generator)
     pattern = attention(*tables(adjacent), adjacent, query, keys)
     both = [tables(True), tables(False)]
-    assert find_pairing(both, query, keys, pattern, "here")[1] is adjacent
-    assert find_pairing(both[::-1], query, keys, pattern, "here")[1] is adjacent
+    assert find_pairing(both, query, keys, pattern, len(keys) - 1, "here")[1] is adjacent
+    assert find_pairing(both[::-1], query, keys, pattern, len(keys) - 1, "here")[1] is adjacent
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "olmo2", "stablelm-parallel"])

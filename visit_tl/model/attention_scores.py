@@ -174,5 +174,5 @@ def _rotation(
         found = find_rotation(cos[n - 1], sin[n - 1], last, turned, where)
         return Rotation(cos[:n, None], sin[:n, None], found.adjacent)
     each = view.kv_head(keys.shape[1]).to(keys.device)
-    (cos, sin), adjacent = find_pairing(tables, last, keys[:, each], pattern[:, -1], where)
+    (cos, sin), adjacent = find_pairing(tables, last, keys[:, each], pattern[:, -1], n - 1, where)
     return Rotation(cos[:n, None], sin[:n, None], adjacent)

@@ -1,8 +1,10 @@
 """Run the caller's model under the mask of a prompt's segments.
 
-There are three places where a mask can be put, and which of them a model obeys is tried once:
+There are four places where a mask can be put, and which of them a model obeys is tried once:
 
 - `argument`: the model inside a TransformerBridge takes a mask `[1, 1, query, key]`.
+- `block`: that model hands such a mask to its blocks, but makes it itself, and positions or slopes
+  with it (OPT, BLOOM). What the blocks get is exchanged.
 - `method`: the attention of a HookedTransformer, which takes a mask of padding only, hides later
   keys in a method of its own. The method is exchanged during the run.
 - `buffer`: each attention module keeps a square table of the keys that a query may see, as in
@@ -33,7 +35,7 @@ _WINDOWS: Final = ("sliding_window", "window_size", "attention_window_size", "lo
 """Names of configurations for how far back attention reaches. A name only says what to try."""
 _METHODS: Final = ("apply_causal_mask",)
 """Names of the methods of attention that hide later keys in scores `[batch, head, query, key]`."""
-_WAYS: Final = (("argument",), ("method",), ("buffer",), ("argument", "buffer"))
+_WAYS: Final = (("argument",), ("block",), ("method",), ("buffer",), ("argument", "buffer"))
 
 _FOUND: WeakKeyDictionary[Any, tuple[str, ...]] = WeakKeyDictionary()
 _LENGTHS: WeakKeyDictionary[Any, set[int]] = WeakKeyDictionary()
@@ -113,7 +115,7 @@ def _way(model: Any) -> tuple[str, ...]:
 
 def _refusal(model: Any, way: tuple[str, ...]) -> str | None:
     """Why a way of passing the mask does not do what the mask says; None if it does."""
-    n = min(_TOKENS, int(model.cfg.n_ctx))
+    n = min(_TOKENS, int(model.cfg.n_ctx), _window(model) or _TOKENS)
     d_vocab = int(model.cfg.d_vocab)
     tokens = torch.arange(n, device=_device(model))[None] % d_vocab
     if (off := _causal_error(model, tokens, way)) > _allowed_error(model):
@@ -189,6 +191,8 @@ def _placed(model: Any, segments: Segments, way: Sequence[str], past: int) -> It
     with ExitStack() as stack:
         if "argument" in way:
             stack.enter_context(_as_argument(model, segments, past))
+        if "block" in way:
+            stack.enter_context(_as_block_mask(model, segments))
         if "method" in way:
             stack.enter_context(_as_method(model, segments))
         if "buffer" in way:
@@ -218,6 +222,47 @@ def _as_argument(model: Any, segments: Segments, past: int) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _as_block_mask(model: Any, segments: Segments) -> Iterator[None]:
+    handles = [
+        block.register_forward_pre_hook(_exchange_mask(segments), with_kwargs=True)
+        for block in model.blocks
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _exchange_mask(segments: Segments) -> Callable[..., Any]:
+    def put(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        stream = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim == 3)
+        rows, found = stream.shape[1], 0
+
+        def unhidden(value: Any) -> Any:
+            nonlocal found
+            if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[-2] != rows:
+                return value
+            size = value.shape[-1]
+            if size < rows or not (value.is_floating_point() or value.dtype == torch.bool):
+                return value
+            found += 1
+            upper = allowed(segments.spans, size).triu(1)[size - rows :].to(value.device)
+            if not bool(upper.any()):  # nothing to show, and a slope a key can look like a mask
+                found = 1
+                return value
+            shown = torch.ones if value.dtype == torch.bool else torch.zeros
+            return torch.where(upper, shown((), dtype=value.dtype, device=value.device), value)
+
+        new = tuple(map(unhidden, args)), {name: unhidden(x) for name, x in kwargs.items()}
+        if found != 1:
+            raise ModelError(f"its blocks get {found} masks of queries and keys, not one")
+        return new
+
+    return put
 
 
 @contextmanager

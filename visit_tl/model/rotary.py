@@ -93,6 +93,7 @@ def find_pairing(
     query: Float[Tensor, "head d_head"],
     keys: Float[Tensor, "pos head d_head"],
     pattern: Float[Tensor, "head pos"],
+    position: int,
     where: str,
 ) -> tuple[Angles, bool]:
     """The angles and the pairing of dimensions, for models without a hook of rotated queries.
@@ -100,13 +101,14 @@ def find_pairing(
     The layout of the tables gives the pairing: [a, a, b, b] means adjacent dimensions, [a, b, a, b]
     means halves. The result is checked against the model's attention, up to one scale and a
     constant per head. Attention alone would not be enough: if each head sees one key, any pairing
-    fits. The last key position is the query's.
+    fits.
 
     Args:
         tables: Candidates for the cosines and sines, `[pos, rotary]`; the best one is used.
-        query: The queries of the last position.
-        keys: The keys of the positions up to it, one per query head.
-        pattern: The model's attention at the last position.
+        query: The queries of a position.
+        keys: The keys of the positions that it sees, from the first on, one per query head.
+        pattern: The model's attention to them.
+        position: The position of the queries.
         where: Name of the attention, for messages.
 
     Returns:
@@ -128,7 +130,7 @@ def find_pairing(
             continue
         # Both hold if the pairing does not matter: at position 0 alone, or with a single pair.
         pairing = adjacent and not halves
-        turned_query = Rotation(cos[n - 1], sin[n - 1], pairing).forward(query)
+        turned_query = Rotation(cos[position], sin[position], pairing).forward(query)
         turned_keys = Rotation(cos[:n, None], sin[:n, None], pairing).forward(keys)
         raw = torch.einsum("hd,jhd->hj", turned_query, turned_keys)
         found.append((_misfit(raw, pattern), (cos, sin), pairing))

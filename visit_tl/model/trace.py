@@ -382,7 +382,7 @@ def _rotate(
         )
     each = view.kv_head(read["keys"].shape[1]).to(device)
     keys, pattern = read["keys"][:seen][:, each], read["pattern"][:, :seen]
-    (cos, sin), adjacent = find_pairing(tables, read["query"], keys, pattern, where)
+    (cos, sin), adjacent = find_pairing(tables, read["query"], keys, pattern, position, where)
     n = len(read["keys"])
     read["keys"] = Rotation(cos[:n, None], sin[:n, None], adjacent).forward(read["keys"])
     return Rotation(cos[position], sin[position], adjacent)

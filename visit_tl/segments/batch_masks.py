@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool
@@ -16,7 +16,7 @@ from visit_tl.errors import InputError
 from visit_tl.segments.masks import allowed
 from visit_tl.segments.spans import Segments
 
-ManySegments = Annotated[Sequence[Segments], Unchecked("batch_mask says which entry is wrong")]
+ManySegments = Annotated[Any, Unchecked("batch_mask says which entry is wrong")]
 Lengths = Annotated[Sequence[int], Taken("a list of integers of at least 0", "[12, 9]", "Integers")]
 Side = Annotated[
     Literal["right", "left"],

@@ -13,7 +13,7 @@ Block = tuple[tuple[int, int], str]
 
 
 def chat_blocks(
-    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, answer: bool = True
+    tokenizer: Any, messages: Any, *, answer: bool = True
 ) -> tuple[tuple[int, ...], list[Block]]:
     """The tokens of a chat, and the range of each message.
 
@@ -29,10 +29,13 @@ def chat_blocks(
     Raises:
         InputError: the template or the tokenizer does not allow it; the message says why.
     """
-    if not isinstance(messages, list | tuple):
-        raise InputError(
-            f"messages are a list of dicts with role and content, got {short(messages)}"
-        )
+    words = "messages are a list of dicts with role and content"
+    if isinstance(messages, str | Mapping):
+        raise InputError(f"{words}, got {short(messages)}")
+    try:
+        messages = list(messages)
+    except Exception as error:  # whatever an object that cannot be gone through may raise
+        raise InputError(f"{words}, got {short(messages)}") from error
     said = [_message(i, message) for i, message in enumerate(messages)]
     if not said:
         raise InputError("there are no messages; give at least one, with role and content")

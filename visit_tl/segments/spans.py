@@ -21,15 +21,13 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from torch import Tensor
 
-Spans = Annotated[Iterable[Any], Unchecked("Segments says which range is wrong, and how")]
-Labels = Annotated[Iterable[Any], Unchecked("any values that can be compared are labels")]
+Spans = Annotated[Any, Unchecked("Segments says which range is wrong, and how")]
+Labels = Annotated[Any, Unchecked("any values that can be compared are labels")]
 Tokenizer = Annotated[
     Any, Unchecked("a model or a tokenizer; what it lacks is named where it is used")
 ]
-Messages = Annotated[
-    Sequence[Mapping[str, str]], Unchecked("chat_blocks says which message is wrong")
-]
-TokenTexts = Annotated[Sequence[str], Unchecked("with_tokens says which of them is no text")]
+Messages = Annotated[Any, Unchecked("chat_blocks says which message is wrong")]
+TokenTexts = Annotated[Any, Unchecked("with_tokens says which of them is no text")]
 Separators = Annotated[Any, Unchecked("blocks_between says what a separator is")]
 
 
@@ -99,8 +97,7 @@ class Segments(Drawn):
             spans: Pairs `(start, end)` of token positions; tokens in none of them are causal.
             names: A name for each.
         """
-        read = _listed(spans, "segments are a list of pairs (first position, one past the last)")
-        return cls(tuple(_span(span) for span in read), tuple(names or ()))
+        return cls(tuple(_span(span) for span in _listed(spans, "segments")), tuple(names or ()))
 
     @classmethod
     @checked
@@ -113,7 +110,7 @@ class Segments(Drawn):
         spans: list[tuple[int, int]] = []
         names: list[str] = []
         before: Any = None
-        for i, label in enumerate(_listed(labels, "labels are a list, one for each token")):
+        for i, label in enumerate(_listed(labels, "labels")):
             if label is not None and i and _same(label, before):
                 spans[-1] = (spans[-1][0], i + 1)
             elif label is not None:
@@ -349,7 +346,7 @@ def segments_of_each(given: Any, n: int) -> list[Any]:
     """
     if given is None or isinstance(given, Segments) or callable(given):
         return [given] * n
-    found = _listed(given, "segments are vt.Segments or ranges, for all prompts or for each")
+    found = _listed(given, "segments")
     if all(isinstance(one, tuple | list) and _is_range(one) for one in found):
         return [found] * n
     if len(found) != n:
@@ -384,16 +381,19 @@ def _token_texts(given: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _listed(given: Any, words: str) -> list[Any]:
+def _listed(given: Any, what: str) -> list[Any]:
     """The items of what a caller gave.
 
     Raises:
-        InputError: it has none; `words` say what it should be.
+        InputError: it is no list, nor like one.
     """
     try:
-        return list(given)
-    except Exception as error:  # whatever an object that cannot be gone through may raise
-        raise InputError(f"{words}, got {short(given)}") from error
+        found = None if isinstance(given, str | Mapping) else list(given)
+    except Exception:  # whatever an object that cannot be gone through may raise
+        found = None
+    if found is None:
+        raise InputError(f"{what} are a list, got {short(given)}")
+    return found
 
 
 def _same(label: Any, other: Any) -> bool:

@@ -19,6 +19,7 @@ from visit_tl.studies.causes import causes
 from visit_tl.studies.facts import Fact, edits, known_facts
 from visit_tl.studies.head_importance import importances
 from visit_tl.studies.head_scores import HeadScores
+from visit_tl.studies.later_tokens import later_attention
 from visit_tl.studies.observe import observe
 from visit_tl.studies.one_matrix import one_matrix_trained
 from visit_tl.studies.perturbation import Perturbation, perturbation_test
@@ -34,6 +35,7 @@ __all__ = [
     "few_shot",
     "importances",
     "known_facts",
+    "later_attention",
     "observe",
     "one_matrix_trained",
     "perturbation_test",

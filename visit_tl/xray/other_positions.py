@@ -75,11 +75,10 @@ def add_columns(
     latest, room = shown, follow.max_nodes
     for hop in range(1, follow.hops + 1):
         shares = _best(latest)
-        reach = {j: column.until for j, column in growing.items()}
-        # Under the mask of segments, a memory can lead back to the graph's own position, where all
-        # blocks are shown already.
+        # All blocks of the graph's own position are shown already.
+        reach = {j: column.until for j, column in growing.items()} | {trace.position: layers[-1]}
         found, room = choose(
-            [read for read in latest if read.key_position != trace.position],
+            latest,
             reach,
             first=layers[0],
             cost=cost,
@@ -134,6 +133,11 @@ def _link_memories(draft: Draft, reads: Sequence[Read], own: int) -> None:
     """Link the state that a memory was made from, where it is shown, to the key and the value.
 
     A head's memory of its own position needs no link: that state is shown as the query's input.
+
+    Args:
+        draft: The nodes.
+        reads: The memories.
+        own: The graph's own position, which ids leave out.
     """
     states = {
         node: float(stack.norm()) for node, stack in draft.vectors() if node.kind == "attn_in"
