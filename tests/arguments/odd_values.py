@@ -106,6 +106,7 @@ def things():
         "logits": torch.ones(2, 40, 99), "lens": lens, "maps": maps, "target": 3, "layer": 1,
         "matrix": "W_out", "edits": [edit], "facts": [(prompt, "a", " c")],
         "verbose": False, "spans": [(0, 2)], "labels": ["a", "a"], "token_ids": [3, 4],
+        "segments": [(0, 2)],
         "separators": 4, "tokens": ["a", "b"], "by": 1, "length": 2, "tokenizer": Chat(),
         "messages": [{"role": "user", "content": "a"}],
     }  # fmt: skip

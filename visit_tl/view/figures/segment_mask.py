@@ -83,7 +83,7 @@ def figure(segments: Segments, *, theme: str = "light") -> go.Figure:
     width = max(_SIDE + label + side + right + _SIDE, _NARROWEST)
     drawn = go.Figure(traces)
     drawn.update_layout(
-        **ground(colours) | {"plot_bgcolor": _paint(colours)[HIDDEN]},
+        **ground(colours),
         width=width,
         height=top + side + label + _BELOW,
         margin={
@@ -107,6 +107,7 @@ def figure(segments: Segments, *, theme: str = "light") -> go.Figure:
         xaxis=_axis(shown, names, n, colours) | {"tickangle": -90},
         yaxis=_axis(shown, names, n, colours) | {"range": [n - 0.5, -0.5]},
     )
+    drawn.update_layout(plot_bgcolor=_paint(colours)[HIDDEN])
     return drawn
 
 
