@@ -55,7 +55,7 @@ def attention(
     with watched(view.model) as changes:
         found = patterns(view, tokens, chosen)
     patched = f" (patched at {', '.join(changes.standing)})" if changes.standing else ""
-    masked = f" ({segments_words(tokens.spans)})" if tokens.spans else ""
+    masked = f" (segments: {segments_words(tokens.spans)})" if tokens.spans else ""
     return draw(
         found.numpy(),
         [view.tokens.text(i) for i in tokens.ids],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +27,7 @@ Tokenizer = Annotated[
     Any, Unchecked("a model or a tokenizer; what it lacks is named where it is used")
 ]
 Messages = Annotated[Any, Unchecked("chat_blocks says which message is wrong")]
+TokenIds = Annotated[Any, TOKEN_IDS]
 TokenTexts = Annotated[Any, Unchecked("with_tokens says which of them is no text")]
 Separators = Annotated[Any, Unchecked("blocks_between says what a separator is")]
 
@@ -123,7 +124,7 @@ class Segments(Drawn):
     @checked
     def from_separators(
         cls,
-        token_ids: Annotated[Iterable[int], TOKEN_IDS],
+        token_ids: TokenIds,
         separators: Separators,
         *,
         tokenizer: Tokenizer | None = None,
@@ -245,9 +246,7 @@ class Segments(Drawn):
         return allowed(self.spans, size)[None, None]
 
     @checked
-    def with_tokens(
-        self, tokens: TokenTexts, token_ids: Annotated[Iterable[int], TOKEN_IDS] | None = None
-    ) -> Segments:
+    def with_tokens(self, tokens: TokenTexts, token_ids: TokenIds | None = None) -> Segments:
         """The same segments with the tokens of a prompt, for printing and drawing.
 
         Args:

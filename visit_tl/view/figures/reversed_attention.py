@@ -102,7 +102,7 @@ def circuitsvis(found: ReversedAttention, heads: Heads) -> AttentionView:
         names += [f"L{layer}H{head}·{part}" for part in ("A", "R+", "R−")]
     n = len(found.tokens)
     patched = f" (patched at {', '.join(found.patched)})" if found.patched else ""
-    masked = f" ({segments_words(found.segments)})" if found.segments else ""
+    masked = f" (segments: {segments_words(found.segments)})" if found.segments else ""
     return draw(
         np.stack(patterns) if patterns else np.zeros((0, n, n)),
         list(found.tokens),
