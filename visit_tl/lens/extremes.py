@@ -44,8 +44,8 @@ class Extremes:
         """
         n = tile.shape[1]
         members = math.gcd(n, _GROUPS)
-        if n // members < self.k:
-            members = 1
+        while members > 1 and n // members < 2 * self.k:
+            members //= 2
         # Group g holds the columns g, g + width, g + 2 width ..., so the reductions below run over
         # contiguous vectors.
         width = n // members

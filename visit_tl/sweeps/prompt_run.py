@@ -1,0 +1,265 @@
+"""What a study sees of one forward pass, and the passes of several prompts at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from visit_tl.causal.residual_writes import head_writes
+from visit_tl.errors import InputError, ModelError
+from visit_tl.model.hooks import hook_names
+from visit_tl.model.view import LayerWeights, ModelView
+
+_LAST = ("resid_pre", "query", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
+_EVERY = ("keys", "values")
+
+
+class SweptModel:
+    """A model that is open for a sweep, with what is the same for all prompts.
+
+    Args:
+        view: The model.
+    """
+
+    def __init__(self, view: ModelView) -> None:
+        self.view = view
+        self.hooks = [hook_names(view, layer) for layer in range(view.n_layers)]
+        self._shared: dict[str, Any] = {}
+
+    @cached_property
+    def weights(self) -> list[LayerWeights]:
+        """The weights of all blocks."""
+        return [self.view.weights(layer) for layer in range(self.view.n_layers)]
+
+    @cached_property
+    def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
+        """The output matrices of all heads."""
+        return torch.stack([w.W_O for w in self.weights])
+
+    @cached_property
+    def plain_heads(self) -> bool:
+        """Whether heads add `z W_O` to the stream, without a norm after the attention."""
+        norms = [self.view.norm(layer, "ln1_post").kind for layer in range(self.view.n_layers)]
+        return all(kind == "none" for kind in norms)
+
+    def shared(self, name: str, make: Callable[[], Any]) -> Any:
+        """A value that studies need once for all prompts, such as a readout of weights.
+
+        Args:
+            name: Its name, unique to the study and its options.
+            make: What makes it, the first time.
+        """
+        if name not in self._shared:
+            self._shared[name] = make()
+        return self._shared[name]
+
+    def passes(
+        self, rows: Sequence[tuple[int, tuple[int, ...], int | None, str]]
+    ) -> list[PromptRun]:
+        """Run prompts of one length together.
+
+        Args:
+            rows: For each prompt its index, token ids, the id of its target or None for the model's
+                own prediction, and its text.
+
+        Raises:
+            ModelError: a hook did not fire.
+        """
+        view = self.view
+        tokens = torch.tensor([ids for _, ids, _, _ in rows], device=view.W_U.device)
+        kept: dict[str, Tensor] = {}
+        hooks = [
+            (slots[slot], _keeper(kept, slots[slot], slot))
+            for slots in self.hooks
+            for slot in (*_LAST, *_EVERY, "pattern")
+            if slot in slots
+        ]
+        with torch.no_grad():
+            logits = view.model.run_with_hooks(tokens, fwd_hooks=hooks)[:, -1].float().clone()
+        for slots in self.hooks:
+            for slot in (*_LAST, *_EVERY, "pattern"):
+                if slot in slots and slots[slot] not in kept:
+                    raise ModelError(f"the hook {slots[slot]} of {view.name} did not fire")
+        stacks = {
+            slot: torch.stack([kept[slots[slot]] for slots in self.hooks], dim=1)
+            for slot in (*_LAST, *_EVERY, "pattern")
+            if slot in self.hooks[0]
+        }
+        return [
+            PromptRun(
+                self,
+                index,
+                text,
+                ids,
+                int(logits[i].argmax()) if target is None else target,
+                target is not None,
+                logits[i],
+                {slot: stack[i] for slot, stack in stacks.items()},
+            )
+            for i, (index, ids, target, text) in enumerate(rows)
+        ]
+
+
+def _keeper(kept: dict[str, Tensor], name: str, slot: str) -> Callable[[Tensor, Any], None]:
+    def keep(tensor: Tensor, hook: Any) -> None:
+        part = (
+            tensor if slot in _EVERY else tensor[:, :, -1] if slot == "pattern" else tensor[:, -1]
+        )
+        kept[name] = part.detach().float().clone()
+
+    return keep
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A stack of vectors that a study wants to be read; what comes back is for its rows, flattened.
+
+    Attributes:
+        vectors: The vectors, `[..., d_model]`.
+        k: How many top tokens.
+        whole: Whether everything of a readout is wanted (`visit_tl.Readout`, with the target's
+            rank and probability), or only the ids of the top tokens, `[row, k]`, which takes half
+            the time.
+    """
+
+    vectors: Float[Tensor, "*rows d_model"]
+    k: int
+    whole: bool
+
+
+@dataclass(frozen=True, eq=False)
+class PromptRun:
+    """One forward pass of a prompt, at its last token, float32; blocks come first in every stack.
+
+    Attributes:
+        swept: The model, and what is the same for all prompts.
+        index: The place of the prompt in its file.
+        text: The prompt.
+        token_ids: Its tokens.
+        target: The token that is followed: the given one, or the model's own prediction.
+        target_given: Whether it was given.
+        logits: The model's logits after the last token.
+        kept: Activations by name; the properties below read them.
+    """
+
+    swept: SweptModel
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    target: int
+    target_given: bool
+    logits: Float[Tensor, " d_vocab"]
+    kept: Mapping[str, Tensor]
+
+    @property
+    def view(self) -> ModelView:
+        """The model."""
+        return self.swept.view
+
+    @property
+    def layers(self) -> Int[np.ndarray, " layer"]:
+        """The indices of the blocks."""
+        return np.arange(self.view.n_layers)
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens."""
+        return len(self.token_ids)
+
+    @property
+    def predicted(self) -> int:
+        """The model's own prediction."""
+        return int(self.logits.argmax())
+
+    @property
+    def resid_pre(self) -> Float[Tensor, "layer d_model"]:
+        """The residual stream that enters each block."""
+        return self.kept["resid_pre"]
+
+    @property
+    def resid_mid(self) -> Float[Tensor, "layer d_model"]:
+        """The residual stream between attention and MLP.
+
+        Raises:
+            InputError: the model has none, as in parallel blocks.
+        """
+        return self._named("resid_mid", "residual stream between attention and MLP")
+
+    @property
+    def resid_post(self) -> Float[Tensor, "layer d_model"]:
+        """The residual stream that leaves each block."""
+        return self.kept["resid_post"]
+
+    @property
+    def attn_out(self) -> Float[Tensor, "layer d_model"]:
+        """What the attention of each block adds to the stream."""
+        return self.kept["attn_out"]
+
+    @property
+    def mlp_out(self) -> Float[Tensor, "layer d_model"]:
+        """What the MLP of each block adds to the stream."""
+        return self._named("mlp_out", "MLP")
+
+    @property
+    def mlp_post(self) -> Float[Tensor, "layer d_mlp"]:
+        """The coefficient of each row of W_out."""
+        return self._named("mlp_post", "MLP")
+
+    @property
+    def z(self) -> Float[Tensor, "layer head d_head"]:
+        """Heads before W_O."""
+        return self.kept["z"]
+
+    @property
+    def query(self) -> Float[Tensor, "layer head d_head"]:
+        """Queries, before rotary positions and query norms."""
+        return self.kept["query"]
+
+    @property
+    def pattern(self) -> Float[Tensor, "layer head pos"]:
+        """Attention of the last token."""
+        return self.kept["pattern"]
+
+    @property
+    def keys(self) -> Float[Tensor, "layer head pos d_head"]:
+        """Keys as each query head sees them, before rotary positions and key norms."""
+        return self._per_head("keys")
+
+    @property
+    def values(self) -> Float[Tensor, "layer head pos d_head"]:
+        """Values as each query head sees them."""
+        return self._per_head("values")
+
+    @cached_property
+    def heads(self) -> Float[Tensor, "layer head d_model"]:
+        """What each head adds to the stream; post-norms have their scale of this run."""
+        if self.swept.plain_heads:
+            return einsum(self.z, self.swept.W_O, "l h d_head, l h d_head d -> l h d")
+        written = [head_writes(self.view, i, self.z[i])[0] for i in range(self.view.n_layers)]
+        return torch.stack(written)
+
+    def top(self, vectors: Float[Tensor, "*rows d_model"], k: int = 50) -> Wanted:
+        """To be yielded by a study, which gets the ids of the top k tokens of each vector."""
+        return Wanted(vectors, min(k, self.view.d_vocab), whole=False)
+
+    def read(self, vectors: Float[Tensor, "*rows d_model"], k: int = 5) -> Wanted:
+        """To be yielded by a study, which gets the `Readout` of the vectors."""
+        return Wanted(vectors, min(k, self.view.d_vocab), whole=True)
+
+    def _per_head(self, name: str) -> Tensor:
+        shared = rearrange(self.kept[name], "layer pos head d -> layer head pos d")
+        each = self.view.kv_head(shared.shape[1])
+        return shared if len(each) == shared.shape[1] else shared[:, each]
+
+    def _named(self, name: str, what: str) -> Tensor:
+        if name not in self.kept:
+            raise InputError(f"{self.view.name} has no {what}, so this study cannot be of it")
+        return self.kept[name]
