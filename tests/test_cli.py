@@ -93,9 +93,28 @@ def test_gradients_do_not_replace_a_foreign_file(run, tmp_path):
     assert path.read_text().startswith("model       native")
 
 
+def test_segments_reach_every_command_that_takes_them(run, tmp_path):
+    spans, asked = [(0, 3), (3, 4)], ("--segments", "0:3, 3:4", "--target", " b")
+    data = tmp_path / "g.json"
+    result = run("graph", PROMPT, *asked, "--json", str(data), "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    graph = vt.flow_graph(made("native"), PROMPT, target=" b", segments=spans)
+    assert vt.FlowGraph.load(data) == graph and graph.segments == ((0, 3), (3, 4))
+    steps = run("graph", PROMPT, "--segments", "0:3", "--generate", "2")
+    assert steps.output.count("segments    0..2 see all of themselves") == 2
+    for command, call in (("backward", vt.backward_lens), ("reversed", vt.reversed_attention)):
+        printed = run(command, PROMPT, *asked)
+        wanted = call(made("native"), PROMPT, " b", segments=spans).text()
+        assert (printed.exit_code, printed.output) == (0, wanted)
+        assert "segments    0..2, 3 see all of themselves" in wanted
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["graph", PROMPT, "--segments", "0:3,2:4"], r"segments \(0, 3\) and \(2, 4\) overlap"),
+        (["graph", PROMPT, "--segments", "3:3"], r"segment \(3, 3\) is empty"),
+        (["reversed", PROMPT, "--segments", "0:99"], r"segment \(0, 99\) ends past the prompt"),
         (["graph", ""], "the prompt is empty"),
         (["graph", PROMPT, "--target", "abc"], "is 3 tokens of native"),
         (["graph", PROMPT, "--layers", "0-7"], r"layer 2 is outside 0\.\.1 of native"),
@@ -132,6 +151,10 @@ def test_a_refusal_is_one_line_and_exit_code_1(run, arguments, message):
         ["graph", PROMPT, "--out", "g.json"],
         ["graph", PROMPT, "--json", "g.html"],
         ["graph", PROMPT, "--nonsense"],
+        ["graph", PROMPT, "--segments", "0-3"],
+        ["graph", PROMPT, "--segments", ""],
+        ["backward", PROMPT, "--segments", "0:3,"],
+        ["reversed", PROMPT, "--segments", "-1:3"],
         ["backward"],
         ["backward", PROMPT, "--out", "x.gif"],
         ["reversed", PROMPT, "--out", "x.json"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Flag, Model, PromptLike, SegmentsLike
 from visit_tl.errors import InputError
+from visit_tl.graph.descriptions import segments_words
 from visit_tl.graph.ids import NodeId, NodeNames, node_ids
 from visit_tl.model.standing_hooks import watched
 from visit_tl.model.trace import patterns
@@ -54,9 +55,11 @@ def attention(
     with watched(view.model) as changes:
         found = patterns(view, tokens, chosen)
     patched = f" (patched at {', '.join(changes.standing)})" if changes.standing else ""
+    masked = f" (segments: {segments_words(tokens.spans)})" if tokens.spans else ""
     return draw(
         found.numpy(),
         [view.tokens.text(i) for i in tokens.ids],
         [str(NodeId("head", *pair)) for pair in chosen],
-        title=f"{view.name}: {tokens.text}{patched}",
+        title=f"{view.name}: {tokens.text}{masked}{patched}",
+        segments=tokens.spans,
     )

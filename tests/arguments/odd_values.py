@@ -53,6 +53,23 @@ def odd_values():
     ]  # fmt: skip
 
 
+class Chat:
+    """A tokenizer of characters with a chat template."""
+
+    chat_template = "a template"
+
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+        text = "".join(f"<{m['role']}>{m['content']};" for m in messages)
+        return text + "<assistant>" * add_generation_prompt
+
+    def __call__(self, text, add_special_tokens, return_offsets_mapping):
+        places = [(i, i + 1) for i in range(len(text))]
+        return {"input_ids": [ord(c) for c in text], "offset_mapping": places}
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+
 def things():
     """A value for every required argument, by its name, and an object of every class."""
     few = {"names": ["Mary", "John", "Tom"], "places": ["store"], "objects": ["drink"]}
@@ -88,12 +105,17 @@ def things():
         "at": "END", "dataset": None, "corruption": "ABC", "corrupted": other, "most": 3,
         "logits": torch.ones(2, 40, 99), "lens": lens, "maps": maps, "target": 3, "layer": 1,
         "matrix": "W_out", "edits": [edit], "facts": [(prompt, "a", " c")],
-        "verbose": False,
+        "verbose": False, "spans": [(0, 2)], "labels": ["a", "a"], "token_ids": [3, 4],
+        "segments": [(0, 2)],
+        "separators": 4, "tokens": ["a", "b"], "by": 1, "length": 2, "tokenizer": Chat(),
+        "messages": [{"role": "user", "content": "a"}],
     }  # fmt: skip
     per_call = {
         "visit_tl.flow_graph": small,
         "visit_tl.flow_graphs": small,
         "visit_tl.generate": small,
+        "visit_tl.segments.batch_mask": {"segments": [vt.Segments(((0, 2),))], "lengths": [2]},
+        "visit_tl.segments.SegmentCollator.__call__": {"rows": []},
         "visit_tl.circuits.compare": {"scores": np.ones((12, 12))},
         "visit_tl.causal.faithfulness_curve": {"scores": {"L0H1->logits": 0.5}},
         "visit_tl.causal.edge_effects": {"edges": ["L0H1->logits"]},
@@ -142,6 +164,7 @@ def things():
         "SideBySide": vt.view.compare(graph, graph),
         "BackwardLens": lens, "ReversedAttention": maps, "Factors": lens.factors(1, "W_out"),
         "MatrixReadout": lens.matrices["W_out"], "Edit": edit,
+        "Segments": vt.Segments(((0, 2),)), "SegmentCollator": vt.segments.SegmentCollator(0),
         "AttentionView": vt.attention(model, prompt, ["L0H1"]),
     }  # fmt: skip
     return values, per_call, objects
@@ -154,6 +177,8 @@ def unfit(name, argument, value):
     if isinstance(value, str) and (argument == "model" or name == "visit_tl.load_model"):
         return True
     if argument in ("metric", "target", "targets") and (value is print or value is int):
+        return True
+    if argument == "segments" and value is int:  # as a rule of segments
         return True
     many = argument in ("random", "n", "batch_size") and isinstance(value, int)
     return many and 10 < value < 2**63

@@ -14,6 +14,7 @@ ROOMS = (
     "visit_tl.circuits.prompts",
     "visit_tl.circuits.metrics",
     "visit_tl.gradients",
+    "visit_tl.segments",
     "visit_tl.studies",
     "visit_tl.atlas",
     "visit_tl.view",

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import visit_tl as vt
@@ -31,6 +31,7 @@ def by_hand(ranges, length):
     return mask
 
 
+@settings(deadline=None)
 @given(spans(), st.integers(12, 15))
 def test_the_mask_is_causal_or_in_one_segment(ranges, length):
     mask = Segments.from_spans(ranges).mask(length)
@@ -272,6 +273,7 @@ def test_the_real_models_template_writes_segments_that_are_its_own_text(smol):
 # --- batches --------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(spans(6), min_size=1, max_size=3), st.sampled_from(["left", "right"]))
 def test_padding_is_seen_by_nobody_and_sees_itself(ranges, side):
     lengths = [6 + i for i in range(len(ranges))]

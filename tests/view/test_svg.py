@@ -46,7 +46,7 @@ def test_nodes_stand_where_the_layout_says_in_the_colours_of_the_figure(theme):
         assert rect.get("fill") == node_colour(node, graph.d_vocab, theme)
         assert rect.find("s:title", NS).text.split("\n")[0] == node_title(node)
     labels = [text.text for text in group(root, 2)]
-    assert labels == [isolated(short_label(node)) for node in graph]
+    assert labels == [isolated(short_label(node, graph)) for node in graph]
     ground = root.find("s:rect", NS)
     assert ground.get("fill") == palette(theme).background
     assert (ground.get("width"), ground.get("height")) == (root.get("width"), root.get("height"))

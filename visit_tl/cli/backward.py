@@ -17,11 +17,13 @@ from visit_tl.cli.options import (
     NoBos,
     PromptArgument,
     Quiet,
+    SegmentsOption,
     ThemeOption,
     figure_file,
     known_kind,
     known_theme,
     parse_layers,
+    parse_segments,
     refused,
 )
 from visit_tl.errors import VisitError
@@ -43,6 +45,7 @@ def backward(
     ] = None,
     position: LossPosition = -1,
     kind: Annotated[str, typer.Option("--kind", help="table, norms or ranks.")] = "table",
+    segments: SegmentsOption = None,
     no_bos: NoBos = False,
     theme: ThemeOption = "light",
     force: Force = False,
@@ -56,6 +59,7 @@ def backward(
         figure_file(out, force)
         asked: dict[str, Any] = {} if matrix is None else {"matrices": [matrix]}
         chosen = None if layers is None else parse_layers(layers)
+        spans = None if segments is None else parse_segments(segments)
         from visit_tl.gradients.lens_of_gradients import backward_lens
         from visit_tl.model.load import load_model
 
@@ -66,6 +70,7 @@ def backward(
             layers=chosen,
             position=position,
             prepend_bos=False if no_bos else None,
+            segments=spans,
             **asked,
         )
         text = lens.text(matrix)

@@ -14,9 +14,11 @@ from visit_tl.cli.options import (
     ModelOption,
     NoBos,
     PromptArgument,
+    SegmentsOption,
     ThemeOption,
     known_theme,
     parse_layers,
+    parse_segments,
     refused,
 )
 from visit_tl.errors import VisitError
@@ -43,6 +45,7 @@ def graph(
     position: Annotated[
         int, typer.Option("--position", help="Query position; negative ones count from the end.")
     ] = -1,
+    segments: SegmentsOption = None,
     no_bos: NoBos = False,
     preset: Annotated[
         str, typer.Option("--preset", help="default, or paper: all heads, neurons by activation.")
@@ -83,6 +86,7 @@ def graph(
         if generate and expand:
             raise typer.BadParameter("--expand cannot be combined with --generate")
         chosen = None if layers is None else parse_layers(layers)
+        spans = None if segments is None else parse_segments(segments)
         from visit_tl.calls import flow_graph
         from visit_tl.calls import generate as generate_graphs
         from visit_tl.model.load import load_model
@@ -92,6 +96,7 @@ def graph(
             "target": target,
             "layers": chosen,
             "prepend_bos": False if no_bos else None,
+            "segments": spans,
             "preset": preset,
             "heads": heads,
             "values": values,

@@ -19,6 +19,14 @@ PromptArgument = Annotated[str, typer.Argument(help="The text that goes through 
 LayersOption = Annotated[
     str | None, typer.Option("--layers", help="Blocks, such as 22-29 or 29. Default: all.")
 ]
+SegmentsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--segments",
+        help="Token ranges that see all of themselves, such as 0:8,8:15: first position, one past "
+        "the last. A BOS is at 0. Default: causal.",
+    ),
+]
 LossTarget = Annotated[
     str | None,
     typer.Option("--target", help="Token of the loss, such as ' Tokyo'. Default: the prediction."),
@@ -72,6 +80,26 @@ def parse_layers(text: str) -> list[int]:
     if last - first > 10_000:
         raise InputError(f"the layers {text} are more than any model has")
     return list(range(first, last + 1))
+
+
+def parse_segments(text: str) -> list[tuple[int, int]]:
+    """The ranges that `--segments` names.
+
+    Raises:
+        InputError: they overlap or are empty.
+    """
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", part.strip())
+        if match is None:
+            raise typer.BadParameter(
+                f"--segments takes ranges start:end separated by commas, such as 0:8,8:15, got "
+                f"{text!r}"
+            )
+        found.append((int(match[1]), int(match[2])))
+    from visit_tl.segments.spans import Segments
+
+    return list(Segments.from_spans(found).spans)
 
 
 def figure_file(out: Path | None, force: bool) -> None:

@@ -17,11 +17,13 @@ from visit_tl.cli.options import (
     NoBos,
     PromptArgument,
     Quiet,
+    SegmentsOption,
     ThemeOption,
     figure_file,
     known_kind,
     known_theme,
     parse_layers,
+    parse_segments,
     refused,
 )
 from visit_tl.errors import VisitError
@@ -45,6 +47,7 @@ def reversed_(
     kind: Annotated[
         str, typer.Option("--kind", help="norms or maps, for a picture; .html has both.")
     ] = "norms",
+    segments: SegmentsOption = None,
     no_bos: NoBos = False,
     theme: ThemeOption = "light",
     force: Force = False,
@@ -57,6 +60,7 @@ def reversed_(
         known_kind(kind, ("norms", "maps"))
         figure_file(out, force)
         chosen = None if layers is None else parse_layers(layers)
+        spans = None if segments is None else parse_segments(segments)
         from visit_tl.gradients.attention_gradients import reversed_attention
         from visit_tl.model.load import load_model
 
@@ -67,6 +71,7 @@ def reversed_(
             layers=chosen,
             position=position,
             prepend_bos=False if no_bos else None,
+            segments=spans,
         )
         heads = head or None
         text = found.text(heads)

@@ -90,6 +90,12 @@ class GraphData:
         names = [each.name for each in fields(GraphData) if each.compare]
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
+    @property
+    def seen(self) -> int:
+        """One past the last position that the graph's own position sees."""
+        at = self.position
+        return next((end for start, end in self.segments if start <= at < end), at + 1)
+
     @cached_property
     def ends(self) -> tuple[Sequence[int], Sequence[int]]:
         """The indices in `nodes` of the source and of the target of every edge.

@@ -71,6 +71,9 @@ COEFFICIENT_WORDS: Final[dict[str, str]] = {
     "neuron": "activation",
 }
 
+LATER: Final = ", a later token of the same segment"
+"""What is added to the words about a memory of a later token."""
+
 SHORT: Final = 12
 """Maximum columns of a token in a node's label; the hover shows the whole token."""
 
@@ -90,14 +93,27 @@ def promoted_label(node: Node, limit: int | None = None) -> str:
     return visible(node.promoted[0].token, limit) if node.promoted else "⟨unread⟩"
 
 
-def short_label(node: Node) -> str:
+def from_later(node: Node, graph: GraphData) -> bool:
+    """Whether a node is the key or the value of a later token, seen because of a segment."""
+    if node.id.key_position is None:
+        return False
+    return node.id.key_position > (graph.position if node.id.position is None else node.id.position)
+
+
+def edge_from_later(edge: Edge, graph: GraphData) -> bool:
+    """Whether an edge runs into or out of the key or the value of a later token."""
+    return any(from_later(graph[end], graph) for end in (edge.source, edge.target))
+
+
+def short_label(node: Node, graph: GraphData) -> str:
     """The label of a node in a figure: its token, and what distinguishes it from its neighbours."""
     says = promoted_label(node, SHORT)
     if node.kind == "head":
         return f"H{node.id.head} {says}"
     if node.kind == "value":
         came_from = visible(node.token, SHORT) if node.token is not None else "?"
-        return f"{came_from} → {says}"
+        later = "later " if from_later(node, graph) else ""
+        return f"{later}{came_from} → {says}"
     if node.kind in ("b_O", "b_out"):
         return f"{node.kind} {says}"
     return f"− {says}" if node.negative else says
@@ -134,7 +150,8 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
     """All other facts of a node, one per line."""
     facts = []
     if node.token is not None:
-        facts.append(f"made by {visible(node.token)} at position {node.id.key_position}")
+        later = LATER if from_later(node, graph) else ""
+        facts.append(f"made by {visible(node.token)} at position {node.id.key_position}{later}")
     if node.negative:
         facts.append("subtracted: it promotes its bottom tokens")
     facts.append(f"top: {token_list(node.top)}")
@@ -158,18 +175,23 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
     if node.reversed is not None:
         facts.append(f"reversed attention: norm {number(node.reversed.norm)}")
     if places := looks_at(node, graph):
-        facts.append("looks at: " + "  ".join(f"{t} @{i} {number(a)}" for i, t, a in places))
+        here = graph.position if node.id.position is None else node.id.position
+        told = (f"{t} @{i}{' (later)' * (i > here)} {number(a)}" for i, t, a in places)
+        facts.append("looks at: " + "  ".join(told))
     if node.hook is not None:
         facts.append(f"{node.hook.name}[{', '.join(map(str, node.hook.index))}]")
     return facts
 
 
-def edge_fact(edge: Edge, target: Node) -> str:
+def edge_fact(edge: Edge, graph: GraphData) -> str:
     """The meaning and the value of an edge's score."""
+    target = graph[edge.target]
     what = SCORE_WORDS[edge.kind]
     if edge.kind == "coefficient":
         what = COEFFICIENT_WORDS.get(target.kind, what)
     fact = f"{what} {number(edge.score)}"
+    if edge_from_later(edge, graph):
+        fact += LATER
     return fact if edge.effect is None else f"{fact} · {effect_words(edge.effect)}"
 
 
@@ -188,6 +210,9 @@ def gradient_words(gradient: Gradient) -> str:
 
 _PATCHED: Final = 4
 """How many patched hooks are named; the rest are counted."""
+
+_SEGMENTS: Final = 8
+"""How many segments are named; the rest are counted."""
 
 
 def heading(graph: GraphData) -> dict[str, str]:
@@ -233,8 +258,10 @@ def patched_words(patched: tuple[str, ...]) -> str:
 
 def segments_words(segments: tuple[tuple[int, int], ...]) -> str:
     """The ranges of tokens that see each other in both directions."""
-    ranges = ", ".join(f"{a}..{b - 1}" if b - a > 1 else str(a) for a, b in segments)
-    return f"{ranges} see all of themselves"
+    more = len(segments) - _SEGMENTS
+    ranges = (f"{a}..{b - 1}" if b - a > 1 else str(a) for a, b in segments[:_SEGMENTS])
+    told = ", ".join(ranges) + (f" and {more} more" if more > 0 else "")
+    return f"{told} see all of themselves"
 
 
 def bos_words(graph: GraphData) -> str:

@@ -49,6 +49,10 @@ def batch_mask(
     Raises:
         InputError: segments and lengths do not fit each other, or a prompt is longer than `pad_to`.
     """
+    if not isinstance(segments, list | tuple):
+        raise InputError(f"segments are a list of Segments, got {type(segments).__name__}")
+    if min(lengths, default=0) < 0:
+        raise InputError(f"a prompt has at least 0 tokens, got the lengths {list(lengths)}")
     if len(segments) != len(lengths):
         raise InputError(f"there are {len(segments)} segments but {len(lengths)} lengths")
     if padding_side not in ("right", "left"):

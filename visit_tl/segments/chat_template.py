@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from visit_tl.arguments.words import short
 from visit_tl.errors import InputError
 
 Block = tuple[tuple[int, int], str]
@@ -28,8 +29,13 @@ def chat_blocks(
     Raises:
         InputError: the template or the tokenizer does not allow it; the message says why.
     """
-    if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
-        raise InputError(f"messages are a list of dicts with role and content, got {messages!r}")
+    words = "messages are a list of dicts with role and content"
+    if isinstance(messages, str | Mapping):
+        raise InputError(f"{words}, got {short(messages)}")
+    try:
+        messages = list(messages)
+    except Exception as error:  # whatever an object that cannot be gone through may raise
+        raise InputError(f"{words}, got {short(messages)}") from error
     said = [_message(i, message) for i, message in enumerate(messages)]
     if not said:
         raise InputError("there are no messages; give at least one, with role and content")
@@ -63,7 +69,7 @@ def _message(i: int, message: Any) -> dict[str, str]:
         isinstance(message.get(name), str) for name in ("role", "content")
     ):
         raise InputError(
-            f"message {i} is no dict with the texts 'role' and 'content', got {message!r}"
+            f"message {i} is no dict with the texts 'role' and 'content', got {short(message)}"
         )
     return {"role": message["role"], "content": message["content"]}
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import torch
 from torch import Tensor
 
+from visit_tl.arguments.checked import checked
+from visit_tl.arguments.kinds import Unchecked
+from visit_tl.arguments.words import short
 from visit_tl.errors import InputError
 from visit_tl.segments.batch_masks import batch_mask
 from visit_tl.segments.masks import additive
 from visit_tl.segments.spans import Segments
+
+_COLUMNS: Final = ("input_ids", "prompt_length", "spans")
+
+Rows = Annotated[
+    Sequence[Mapping[str, Any]], Unchecked("the collator says which row is wrong, and how")
+]
 
 
 class SegmentCollator:
@@ -44,7 +53,8 @@ class SegmentCollator:
         self.padding_side: Literal["right", "left"] = "right" if padding_side == "right" else "left"
         self.prompt_labels = prompt_labels
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    @checked
+    def __call__(self, rows: Rows) -> dict[str, Tensor]:
         """A batch.
 
         Args:
@@ -58,8 +68,10 @@ class SegmentCollator:
             without them a model would count the padding too.
 
         Raises:
-            InputError: a segment reaches into the answer, which must be causal.
+            InputError: there are no rows, one of them cannot be read, or a segment reaches into the
+                answer, which must be causal.
         """
+        _require_rows(rows)
         lengths = [len(row["input_ids"]) for row in rows]
         size = max(lengths)
         ids = torch.full((len(rows), size), self.pad_id)
@@ -84,3 +96,30 @@ class SegmentCollator:
         mask = batch_mask(segments, lengths, pad_to=size, padding_side=self.padding_side)
         batch = {"input_ids": ids, "labels": labels, "attention_mask": additive(mask, self.dtype)}
         return batch if self.padding_side == "right" else batch | {"position_ids": positions}
+
+
+def _require_rows(rows: Any) -> None:
+    """Require rows that can be read.
+
+    Raises:
+        InputError: there are none, or one lacks something.
+    """
+    if not isinstance(rows, list | tuple) or not rows:
+        raise InputError(f"a batch is a list of rows, at least one, got {short(rows)}")
+    for i, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise InputError(f"row {i} is no dict, but {type(row).__name__}")
+        if lacking := [name for name in _COLUMNS if name not in row]:
+            raise InputError(f"row {i} has no {', '.join(lacking)}; it needs {', '.join(_COLUMNS)}")
+        ids, prompt = row["input_ids"], row["prompt_length"]
+        try:
+            read = torch.as_tensor(ids)
+            whole = read.ndim == 1 and not read.is_floating_point() and read.dtype != torch.bool
+            fits = whole and 0 <= int(prompt) <= len(read)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            fits = False
+        if not fits:
+            raise InputError(
+                f"row {i}: input_ids must be token ids, and prompt_length a number of them at "
+                f"most, got {short(ids)} and {short(prompt)}"
+            )

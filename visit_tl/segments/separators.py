@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from visit_tl.arguments.words import short
 from visit_tl.errors import InputError
 
 
@@ -28,7 +29,7 @@ def blocks_between(
             _text_ends(texts, separator) if isinstance(separator, str) else _ends(ids, separator)
         )
     if not ends:
-        raise InputError(f"the separator {separators!r} is nowhere in the prompt")
+        raise InputError(f"the separator {short(separators)} is nowhere in the prompt")
     starts = [0, *sorted(ends)[:-1]]
     return tuple(zip(starts, sorted(ends), strict=True))
 
@@ -38,7 +39,7 @@ def _ends(ids: Sequence[int], separator: Any) -> set[int]:
     wanted = tuple(separator) if isinstance(separator, tuple) else (separator,)
     if not wanted or not all(isinstance(i, int) and not isinstance(i, bool) for i in wanted):
         raise InputError(
-            f"a separator is a text, a token id or a tuple of token ids, got {separator!r}"
+            f"a separator is a text, a token id or a tuple of token ids, got {short(separator)}"
         )
     n = len(wanted)
     return {i + n for i in range(len(ids) - n + 1) if tuple(ids[i : i + n]) == wanted}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.kinds import Unchecked
 from visit_tl.arguments.vocabulary import TOKEN_IDS, Integer, Names, Theme, Whole
+from visit_tl.arguments.words import short
 from visit_tl.drawn import Drawn
 from visit_tl.errors import InputError
 from visit_tl.graph.descriptions import readable
@@ -26,6 +27,8 @@ Tokenizer = Annotated[
     Any, Unchecked("a model or a tokenizer; what it lacks is named where it is used")
 ]
 Messages = Annotated[Any, Unchecked("chat_blocks says which message is wrong")]
+TokenIds = Annotated[Any, TOKEN_IDS]
+TokenTexts = Annotated[Any, Unchecked("with_tokens says which of them is no text")]
 Separators = Annotated[Any, Unchecked("blocks_between says what a separator is")]
 
 
@@ -109,11 +112,11 @@ class Segments(Drawn):
         names: list[str] = []
         before: Any = None
         for i, label in enumerate(_listed(labels, "labels")):
-            if label is not None and i and label == before:
+            if label is not None and i and _same(label, before):
                 spans[-1] = (spans[-1][0], i + 1)
             elif label is not None:
                 spans.append((i, i + 1))
-                names.append(str(label))
+                names.append(short(label) if not isinstance(label, str) else label)
             before = label
         return cls(tuple(spans), tuple(names))
 
@@ -121,7 +124,7 @@ class Segments(Drawn):
     @checked
     def from_separators(
         cls,
-        token_ids: Annotated[Iterable[int], TOKEN_IDS],
+        token_ids: TokenIds,
         separators: Separators,
         *,
         tokenizer: Tokenizer | None = None,
@@ -141,7 +144,7 @@ class Segments(Drawn):
         Raises:
             InputError: no separator is in the prompt, or a text without a tokenizer.
         """
-        ids = tuple(int(i) for i in token_ids)
+        ids = _ids(token_ids)
         texts = () if tokenizer is None else _texts(tokenizer, ids)
         spans = blocks_between(ids, texts, separators)
         return cls(spans, (), texts, ids)
@@ -243,12 +246,18 @@ class Segments(Drawn):
         return allowed(self.spans, size)[None, None]
 
     @checked
-    def with_tokens(
-        self, tokens: Names, token_ids: Annotated[Iterable[int], TOKEN_IDS] | None = None
-    ) -> Segments:
-        """The same segments with the tokens of a prompt, for printing and drawing."""
-        ids = () if token_ids is None else tuple(int(i) for i in token_ids)
-        return replace(self, tokens=tuple(tokens), token_ids=ids)
+    def with_tokens(self, tokens: TokenTexts, token_ids: TokenIds | None = None) -> Segments:
+        """The same segments with the tokens of a prompt, for printing and drawing.
+
+        Args:
+            tokens: The text of each token.
+            token_ids: Their ids, if known.
+
+        Raises:
+            InputError: these are no texts, or too few for the segments.
+        """
+        ids = () if token_ids is None else _ids(token_ids)
+        return replace(self, tokens=_token_texts(tokens), token_ids=ids)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a segment: name, start, end, length and, if the tokens are known, text."""
@@ -262,8 +271,16 @@ class Segments(Drawn):
         columns = ["name", "start", "end", "length", *(["text"] if self.tokens else [])]
         return pd.DataFrame(rows, columns=columns)
 
+    @checked
     def figure(self, *, theme: Theme = "light") -> go.Figure:
-        """The mask as a picture: a row for each query, a column for each key."""
+        """The mask as a map: a row for each query, a column for each key.
+
+        Args:
+            theme: `light` or `dark`.
+
+        Raises:
+            InputError: there is no token to draw, or no such theme.
+        """
         return self._drawn("figure", theme=theme)
 
     def __str__(self) -> str:
@@ -277,7 +294,8 @@ class Segments(Drawn):
             text = readable("".join(self.tokens[start:end])) if self.tokens else ""
             shown = text if len(text) <= 60 else f"{text[:40]}…{text[-19:]}"
             where = f"{start}..{end - 1}" if end - start > 1 else str(start)
-            lines.append(f"  {where:>9}  {name:<10} {shown}".rstrip())
+            called = readable(name) if name else ""
+            lines.append(f"  {where:>9}  {called:<10} {shown}".rstrip())
         return "\n".join(lines)
 
 
@@ -338,13 +356,52 @@ def segments_of_each(given: Any, n: int) -> list[Any]:
     return found
 
 
+def _ids(given: Any) -> tuple[int, ...]:
+    """Token ids as integers.
+
+    Raises:
+        InputError: a tensor is not a row of integers.
+    """
+    if not isinstance(given, list | tuple | range) and hasattr(given, "tolist"):
+        try:
+            given = given.tolist()
+        except Exception as error:  # such as of a tensor without values
+            raise InputError(f"these token ids cannot be read: {error}") from error
+    if not isinstance(given, list | tuple | range) or any(type(i) is not int for i in given):
+        raise InputError(f"token ids are integers in one row, got {short(given)}")
+    return tuple(given)
+
+
+def _token_texts(given: Any) -> tuple[str, ...]:
+    found = given if isinstance(given, list | tuple) else None
+    if found is None or not all(isinstance(text, str) for text in found):
+        kind = type(given).__name__
+        raise InputError(f"tokens are a list of texts, one for each token, got {kind}")
+    return tuple(found)
+
+
 def _listed(given: Any, what: str) -> list[Any]:
-    if isinstance(given, str | Mapping):
-        raise InputError(f"{what} are a list, got {given!r}")
+    """The items of what a caller gave.
+
+    Raises:
+        InputError: it is no list, nor like one.
+    """
     try:
-        return list(given)
-    except TypeError:
-        raise InputError(f"{what} are a list, got {given!r}") from None
+        found = None if isinstance(given, str | Mapping) else list(given)
+    except Exception:  # whatever an object that cannot be gone through may raise
+        found = None
+    if found is None:
+        raise InputError(f"{what} are a list, got {short(given)}")
+    return found
+
+
+def _same(label: Any, other: Any) -> bool:
+    try:
+        return bool(label == other)
+    except Exception as error:  # such as of arrays, which have no one truth
+        raise InputError(
+            f"the labels {short(label)} and {short(other)} cannot be compared"
+        ) from error
 
 
 def _is_range(given: Sequence[Any]) -> bool:
@@ -355,12 +412,14 @@ def _span(given: Any) -> tuple[int, int]:
     try:
         start, end = given
         read = int(start), int(end)
-        exact = not isinstance(given, str) and read == (start, end)
-    except (TypeError, ValueError, OverflowError):
+        exact = not isinstance(given, str | bytes) and read == (start, end)
+        exact = exact and not any(isinstance(x, bool) for x in (start, end))
+    except Exception:  # whatever an object that is no pair may raise
         exact, read = False, (0, 0)
-    if not exact or any(isinstance(x, bool) for x in given):
+    if not exact:
         raise InputError(
-            f"a segment is a pair of integers (first position, one past the last), got {given!r}"
+            f"a segment is a pair of integers (first position, one past the last), got "
+            f"{short(given)}"
         )
     return read
 
@@ -370,4 +429,7 @@ def _texts(tokenizer: Any, ids: tuple[int, ...]) -> tuple[str, ...]:
     decode = getattr(own, "decode", None)
     if decode is None:
         raise InputError(f"{type(own).__name__} is no tokenizer: it cannot decode token ids")
-    return tuple(str(decode([i])) for i in ids)
+    try:
+        return tuple(str(decode([i])) for i in ids)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{type(own).__name__} cannot decode token ids: {error}") from error

@@ -14,6 +14,7 @@ from visit_tl.arguments.vocabulary import Flag, Model, PromptsLike, SegmentsOfEa
 from visit_tl.errors import InputError
 from visit_tl.gradients.attention_gradients import reversed_maps
 from visit_tl.gradients.loss import Loss
+from visit_tl.model.batch import unpadded
 from visit_tl.model.trace import patterns
 from visit_tl.model.view import ModelView
 from visit_tl.segments.spans import Segments, segments_of_each
@@ -54,16 +55,16 @@ def later_attention(
     """
     from tqdm.auto import tqdm
 
-    view = ModelView(model)
-    own = segments_of_each(segments, len(prompts))
+    view, rows = ModelView(model), unpadded(prompts, None)
+    own = segments_of_each(segments, len(rows))
     several = isinstance(targets, Sequence) and not isinstance(targets, str)
-    asked: list[Any] = list(targets) if several else [targets] * len(prompts)  # type: ignore[arg-type]
-    if len(asked) != len(prompts):
-        raise InputError(f"there are {len(prompts)} prompts but {len(asked)} targets")
+    asked: list[Any] = list(targets) if several else [targets] * len(rows)  # type: ignore[arg-type]
+    if len(asked) != len(rows):
+        raise InputError(f"there are {len(rows)} prompts but {len(asked)} targets")
     heads = [(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
     shape = view.n_layers, view.n_heads
     found: dict[str, list[np.ndarray]] = {}
-    bar = tqdm(zip(prompts, own, asked, strict=True), total=len(prompts), disable=not verbose)
+    bar = tqdm(zip(rows, own, asked, strict=True), total=len(rows), disable=not verbose)
     for i, (text, spans, target) in enumerate(bar):
         prompt = view.encode(text, None, spans)
         later = None if prompt.segments is None else _later(prompt.segments, len(prompt.ids))
@@ -73,10 +74,10 @@ def later_attention(
                 f"measure"
             )
         attention = patterns(view, prompt, heads)
-        rows = later.any(-1)
-        mass = (attention * later).sum(-1)[:, rows].mean(-1).numpy().reshape(shape)
+        has = later.any(-1)
+        mass = (attention * later).sum(-1)[:, has].mean(-1).numpy().reshape(shape)
         seen = prompt.segments.mask(len(prompt.ids))[0, 0]  # type: ignore[union-attr]
-        equal = float((later.sum(-1) / seen.sum(-1))[rows].mean())
+        equal = float((later.sum(-1) / seen.sum(-1))[has].mean())
         values = {"later": mass, "later if equal": np.full(shape, equal)}
         if target is not None:
             loss = Loss.of(view, prompt, target, -1)

@@ -66,14 +66,16 @@ def attention(
     heads: Sequence[str],
     *,
     title: str = "",
+    segments: Sequence[tuple[int, int]] = (),
 ) -> AttentionView:
-    """Draw attention patterns from each token to those before it, one map per head.
+    """Draw attention patterns from each token to those that it sees, one map per head.
 
     Args:
         patterns: Attention in [0, 1]; rows are query positions.
         tokens: Text of the tokens.
         heads: Names of the heads.
         title: Text above the maps.
+        segments: Ranges of tokens that see each other; without any, later keys are left out.
 
     Raises:
         InputError: there is no head, or the patterns do not fit the numbers of heads and tokens.
@@ -91,7 +93,7 @@ def attention(
         attention_head_names=[visible(head) for head in heads],
         max_value=1.0,
         min_value=0.0,
-        mask_upper_tri=True,
+        mask_upper_tri=not segments,
     )
     return AttentionView(tuple(heads), _page(rendered.local_src, title))
 

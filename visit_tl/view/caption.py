@@ -23,13 +23,13 @@ def caption(
     second = [f"position {words['position']}", f"target {words['target']}"]
     if "prediction" in words:
         second.append(f"prediction {words['prediction']}")
+    if "segments" in words:
+        second.append(f"segments: {words['segments']}")
     third = [notice(graph, shown, "figure"), words["hidden"]]
     if "patched" in words:
         third.append(f"patched run: {words['patched']}")
     if "adapters" in words:
         third.append(f"adapters: {words['adapters']}")
-    if "segments" in words:
-        third.append(f"segments: {words['segments']}")
     if "followed" in (all_of := heading(whole)):
         third.append(f"followed back: {all_of['followed']}; figure(position=...) shows one")
     if orphans:

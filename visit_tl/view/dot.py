@@ -7,7 +7,7 @@ from typing import Any
 from visit_tl.escaping import isolated
 from visit_tl.files import MARK
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import edge_fact, node_title, short_label
+from visit_tl.graph.descriptions import edge_fact, edge_from_later, node_title, short_label
 from visit_tl.graph.io.networks import carried_facts, edge_facts, graph_facts, node_facts
 from visit_tl.view.style import FONT_SIZE, edge_colour, node_colour, palette
 
@@ -37,7 +37,7 @@ def dot(graph: GraphData, theme: str = "light") -> str:
     ]
     for node in graph.nodes:
         look = {
-            "label": _shown(short_label(node)),
+            "label": _shown(short_label(node, graph)),
             "tooltip": _shown(node_title(node)),
             "color": node_colour(node, graph.d_vocab, theme),
         }
@@ -46,8 +46,10 @@ def dot(graph: GraphData, theme: str = "light") -> str:
     for edge in graph.edges:
         look = {
             "color": _hex(edge_colour(edge, graph[edge.source], graph.d_vocab, theme)),
-            "tooltip": _shown(edge_fact(edge, graph[edge.target])),
+            "tooltip": _shown(edge_fact(edge, graph)),
         }
+        if edge_from_later(edge, graph):
+            look["style"] = "dashed"
         ends = f"{_quoted(str(edge.source))} -> {_quoted(str(edge.target))}"
         lines.append(f"  {ends} {_attributes(edge_facts(edge) | look)};")
     return "\n".join([*lines, "}", ""])

@@ -112,7 +112,7 @@ def layout(graph: GraphData, edge_widths: tuple[float, ...] | None = None) -> La
     nodes, tall, into = graph.nodes, heights(graph, edge_widths), sources(graph)
     placed = [i for i, height in enumerate(tall) if height > 0]
     column_of = _columns(nodes, into)
-    lefts, headings, width = _across(nodes, placed, column_of)
+    lefts, headings, width = _across(graph, placed, column_of)
     tops = _down(nodes, placed, column_of, tall)
     boxes = {nodes[i].id: Box(lefts[column_of[i]], tops[i], tall[i]) for i in placed}
     bottom = max((max(b.top + b.height, b.middle + ROW / 2) for b in boxes.values()), default=ROW)
@@ -156,18 +156,18 @@ def _parallel(nodes: Iterable[Node]) -> set[int | None]:
 
 
 def _across(
-    nodes: Sequence[Node], placed: list[int], column_of: list[int]
+    graph: GraphData, placed: list[int], column_of: list[int]
 ) -> tuple[dict[int, float], tuple[Column, ...], int]:
     """Left edges of the columns: as far apart as the longest label between them needs."""
     members: dict[int, list[Node]] = defaultdict(list)
     for i in placed:
-        members[column_of[i]].append(nodes[i])
+        members[column_of[i]].append(graph.nodes[i])
     left, lefts, headings = float(_SIDE), {}, []
     for column in sorted(members):
         here = members[column]
         words = " / ".join(dict.fromkeys(COLUMN_WORDS[node.kind] for node in here))
         layer = Counter(node.layer for node in here).most_common(1)[0][0]
-        longest = max(text_columns(short_label(node)) for node in here)
+        longest = max(text_columns(short_label(node, graph)) for node in here)
         room = max(longest * CHARACTER + _LABEL_GAP + _LINK_ROOM, len(words) * CHARACTER + 6)
         lefts[column] = left
         headings.append(Column(left, words, layer))

@@ -27,6 +27,8 @@ WIDTH: Final = 960
 RANK_LEGEND: Final = "node: rank of the target among what the node promotes"
 EDGE_LEGEND: Final = "edge: wider = larger score, within its group; hover for the score"
 
+LATER_LEGEND: Final = "dashed outline: memory of a later token"
+
 Drawn = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 """Annotations and shapes of a Plotly layout."""
 
@@ -67,10 +69,15 @@ def headings(layout: Layout, theme: str) -> Drawn:
     return notes, shapes
 
 
-def legend(d_vocab: int, theme: str) -> Drawn:
+def legend(d_vocab: int, theme: str, *, later: bool = False) -> Drawn:
     """The legend under a Plotly figure: the scale of ranks, the two signs and the greys.
 
     It is laid out in px from the left edge, so that it stays together at any width.
+
+    Args:
+        d_vocab: The size of the vocabulary.
+        theme: `light` or `dark`.
+        later: Whether edges of later tokens' memories are drawn, which have an outline.
     """
     text = palette(theme).text
     notes, shapes = [], []
@@ -90,6 +97,10 @@ def legend(d_vocab: int, theme: str) -> Drawn:
     ):
         shapes.append(_swatch(x, 22, 10, colour, -31))
         notes.append(_under(words, x + 28, -26, text))
+    if later:
+        rim = _swatch(left + 280, 22, 10, "rgba(0,0,0,0)", -31)
+        shapes.append(rim | {"line": {"width": 1, "color": text, "dash": "4px,3px"}})
+        notes.append(_under(LATER_LEGEND, left + 308, -26, text))
     for i in range(12):
         colour = entropy_colour((i + 0.5) / 12, theme)
         shapes.append(_swatch(left + i * 6, 6, 10, colour, -51))

@@ -39,6 +39,10 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "figure": "figures.sweep_curves:figure",
         "html": "figures.sweep_curves:html",
     },
+    "visit_tl.segments.spans:Segments": {
+        "figure": "figures.segment_mask:figure",
+        "html": "figures.segment_mask:html",
+    },
     "visit_tl.circuits.comparison:Comparison": {
         "figure": "figures.comparison:figure",
         "html": "figures.comparison:html",

@@ -9,7 +9,6 @@ underneath, because not every program supports `paint-order`.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -17,12 +16,19 @@ from visit_tl.arguments.vocabulary import Layers
 from visit_tl.escaping import clip, for_xml
 from visit_tl.files import MARK
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import edge_fact, node_facts, node_title, short_label
+from visit_tl.graph.descriptions import (
+    edge_fact,
+    edge_from_later,
+    node_facts,
+    node_title,
+    short_label,
+)
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.subgraphs import to_position
 from visit_tl.view import legend
 from visit_tl.view.caption import caption
 from visit_tl.view.layout import NODE_WIDTH, Layout, layout
+from visit_tl.view.ribbons import Ribbon, ribbons
 from visit_tl.view.style import (
     FONT,
     FONT_SIZE,
@@ -105,7 +111,7 @@ def svg(
         *([] if place.boxes else [_text("no edges to draw", 12, 24, colours.quiet)]),
         "</g>",
         f'<g transform="translate(0 {top + place.height})">',
-        *_legend(graph.d_vocab, theme),
+        *_legend(shown, theme),
         "</g>",
         "</svg>",
         "",
@@ -145,35 +151,27 @@ def _headings(place: Layout, theme: str) -> list[str]:
 
 
 def _edges(graph: GraphData, place: Layout, theme: str) -> list[str]:
-    """The edges as ribbons; at a node, stacked from the top in the order of their other ends."""
-    middles = {name: box.middle for name, box in place.boxes.items()}
-    order = sorted(
-        range(len(graph.edges)),
-        key=lambda i: (middles[graph.edges[i].source], middles[graph.edges[i].target], i),
-    )
-    leaving: dict[NodeId, float] = defaultdict(float)
-    entering: dict[NodeId, float] = defaultdict(float)
+    """The edges as ribbons; those of later tokens' memories have a dashed outline."""
     drawn = []
-    for i in order:
-        edge, width = graph.edges[i], place.edge_widths[i]
-        start, end = place.boxes[edge.source], place.boxes[edge.target]
-        y0, y1 = start.top + leaving[edge.source], end.top + entering[edge.target]
-        leaving[edge.source] += width
-        entering[edge.target] += width
+    for one in ribbons(graph, place):
+        edge = graph.edges[one.edge]
         colour, opacity = _paint(edge_colour(edge, graph[edge.source], graph.d_vocab, theme))
-        says = f"{edge.source} → {edge.target}\n{edge_fact(edge, graph[edge.target])}"
-        ribbon = _ribbon(start.left + NODE_WIDTH, y0, end.left, y1, width)
+        says = f"{edge.source} → {edge.target}\n{edge_fact(edge, graph)}"
+        rim = ""
+        if edge_from_later(edge, graph):
+            rim = f' stroke="{palette(theme).text}" stroke-dasharray="4 3"'
         drawn.append(
-            f'<path d="{ribbon}" fill="{colour}" fill-opacity="{opacity}">'
+            f'<path d="{_outline(one)}" fill="{colour}" fill-opacity="{opacity}"{rim}>'
             f"<title>{for_xml(says)}</title></path>"
         )
     return drawn
 
 
-def _ribbon(x0: float, y0: float, x1: float, y1: float, width: float) -> str:
-    middle = _px((x0 + x1) / 2)
-    left, right = _px(x0), _px(x1)
-    a, b, c, d = (_px(y) for y in (y0, y1, y1 + width, y0 + width))
+def _outline(one: Ribbon) -> str:
+    middle = _px((one.x0 + one.x1) / 2)
+    left, right = _px(one.x0), _px(one.x1)
+    ends = (one.y0, one.y1, one.y1 + one.width, one.y0 + one.width)
+    a, b, c, d = (_px(y) for y in ends)
     there = f"M{left} {a}C{middle} {a} {middle} {b} {right} {b}"
     return f"{there}V{c}C{middle} {c} {middle} {d} {left} {d}Z"
 
@@ -205,15 +203,15 @@ def _labels(graph: GraphData, place: Layout) -> str:
     drop = FONT_SIZE * _DROP
     return "".join(
         f'<text x="{_px(box.left + NODE_WIDTH + _LABEL_GAP)}" y="{_px(box.middle + drop)}">'
-        f"{for_xml(short_label(node))}</text>"
+        f"{for_xml(short_label(node, graph))}</text>"
         for node in graph.nodes
         if (box := place.boxes.get(node.id)) is not None
     )
 
 
-def _legend(d_vocab: int, theme: str) -> list[str]:
+def _legend(shown: GraphData, theme: str) -> list[str]:
     """The scale of ranks, the two signs and the greys, as `legend.legend` has them."""
-    text = palette(theme).text
+    text, d_vocab = palette(theme).text, shown.d_vocab
     drawn = [_text(legend.RANK_LEGEND, 12, 22, text), _text(legend.EDGE_LEGEND, 400, 22, text)]
     steps = 32
     for i in range(steps):
@@ -228,6 +226,12 @@ def _legend(d_vocab: int, theme: str) -> list[str]:
     for x, negative, words in ((400, False, "coefficient > 0"), (540, True, "coefficient < 0")):
         colour, opacity = _paint(sign_colour(negative, theme))
         drawn += [_box(x, 30, 22, 10, colour, opacity), _text(words, x + 28, 40, text)]
+    if any(edge_from_later(edge, shown) for edge in shown.edges):
+        drawn += [
+            f'<rect x="680.5" y="30.5" width="21" height="9" fill="none" '
+            f'stroke="{text}" stroke-dasharray="4 3"/>',
+            _text(legend.LATER_LEGEND, 708, 40, text),
+        ]
     for i in range(12):
         colour, opacity = _paint(entropy_colour((i + 0.5) / 12, theme))
         drawn.append(_box(400 + 6 * i, 50, 6, 10, colour, opacity))

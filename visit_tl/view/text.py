@@ -10,7 +10,14 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Layers
 from visit_tl.escaping import clip, columns, table, visible
 from visit_tl.graph.container import Graph, GraphData
-from visit_tl.graph.descriptions import bos_words, heading, hidden_words, number, promoted_label
+from visit_tl.graph.descriptions import (
+    bos_words,
+    from_later,
+    heading,
+    hidden_words,
+    number,
+    promoted_label,
+)
 from visit_tl.graph.ids import Kind
 from visit_tl.graph.records import Effect, Hidden, Node, total
 from visit_tl.view.style import promoted_rank
@@ -128,7 +135,8 @@ def _column_table(graph: GraphData, layer: int, nodes: list[Node]) -> list[str]:
         by_position.setdefault(node.id.position or 0, {})[node.kind] = node
     for position, by_kind in by_position.items():
         heads = [n for n in nodes if n.kind == "head" and n.id.position == position]
-        row = [f"{_token(graph, position)}@{position}"]
+        later = " (later)" if position > graph.position else ""
+        row = [f"{_token(graph, position)}@{position}{later}"]
         for kind in ("resid_pre", "resid_post"):
             state = by_kind.get(kind)
             row += ["", ""] if state is None else [promoted_label(state, _NARROW), str(state.rank)]
@@ -204,17 +212,19 @@ _MEASURED: Final[dict[str, Callable[[Node], str]]] = {
 
 def _memories(graph: GraphData, head: Node) -> str:
     return "  ".join(
-        f"{_memory(node)} ‹{promoted_label(node, _NARROW)}›" for node in graph.values_of(head.id)
+        f"{_memory(node, graph)} ‹{promoted_label(node, _NARROW)}›"
+        for node in graph.values_of(head.id)
     )
 
 
 def _looks_at(graph: GraphData, head: Node) -> str:
-    return ", ".join(_memory(node) for node in graph.values_of(head.id))
+    return ", ".join(_memory(node, graph) for node in graph.values_of(head.id))
 
 
-def _memory(node: Node) -> str:
+def _memory(node: Node, graph: GraphData) -> str:
+    later = " (later)" if from_later(node, graph) else ""
     attention = "?" if node.coefficient is None else f"{node.coefficient:.2f}"
-    return f"{visible(node.token or '', _NARROW)}@{node.id.key_position} {attention}"
+    return f"{visible(node.token or '', _NARROW)}@{node.id.key_position}{later} {attention}"
 
 
 def _token(graph: GraphData, position: int) -> str:

@@ -198,7 +198,9 @@ def attribute(
             raise InputError(reason)
         target = graph.target_id if target is None else target
         position = graph.position if position is None else position
-        encoded = view.encode(list(ids), None, segments or graph.segments or None)
+        encoded = view.encode(
+            list(ids), None, graph.segments or None if segments is None else segments
+        )
     else:
         encoded = view.encode(prompt, prepend_bos, segments)
     trace = Trace.run(view, encoded, position=-1 if position is None else position)

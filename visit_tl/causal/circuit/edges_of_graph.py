@@ -150,7 +150,8 @@ def graph_edge_effects(
     if (graph.model, graph.n_layers, graph.d_vocab) != (view.name, view.n_layers, view.d_vocab):
         raise InputError(f"the graph is of {graph.model}, the model is {view.name}")
     given = {**PATCHING_OPTIONS, **options}
-    segments = given["segments"] or graph.segments or None
+    segments = given["segments"]
+    segments = graph.segments or None if segments is None else segments
     own = view.encode(list(graph.token_ids), None, segments)
     if own.spans != graph.segments:
         raise InputError(

@@ -77,8 +77,7 @@ def _check_gradients(graph: GraphData, node: Node) -> None:
 
 def _check_column(graph: GraphData, column: Column) -> None:
     at = graph.position
-    seen = max([at, *(end for start, end in graph.segments if start <= at < end)])
-    if column.position == at or column.position >= max(seen, at) or column.hops < 1:
+    if column.position == at or column.position >= graph.seen or column.hops < 1:
         raise GraphError(
             f"a column at position {column.position}, {column.hops} hops away, does not fit a "
             f"graph of position {graph.position}"

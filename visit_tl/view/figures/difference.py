@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from visit_tl.escaping import for_html, table, visible
+from visit_tl.escaping import clip, for_html, for_plotly, table, visible
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import number, promoted_label, readable
+from visit_tl.graph.descriptions import number, promoted_label, readable, segments_words
 from visit_tl.graph.difference import GraphDiff
 from visit_tl.graph.records import Node
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _TOKEN: Final = 14
 _PROMPT: Final = 60
+_LINE: Final = 19
+"""Height in px of a line under the title."""
 
 
 def text(difference: GraphDiff, most: int = 20) -> str:
@@ -26,6 +28,7 @@ def text(difference: GraphDiff, most: int = 20) -> str:
         f"before      {_name(d.before)}",
         f"after       {_name(d.after)}",
         f"target      {visible(d.before.target)}",
+        *(f"{'masks' if i == 0 else '':<12}{mask}" for i, mask in enumerate(_masks(d))),
         f"nodes       {len(d.changed)} changed rank, {len(d.vanished)} vanished, "
         f"{len(d.appeared)} appeared, {d.same} as before",
     ]
@@ -76,7 +79,30 @@ def figure(difference: GraphDiff, theme: str = "light") -> go.Figure:
         if change.id.kind == "head" and change.id.position is None:
             scores[change.id.layer, change.id.head] = change.fall
     title = f"rank of {visible(difference.before.target)} in each head, after against before"
-    return head_map(scores, title=title, score="log10 fall", theme=theme)
+    drawn = head_map(scores, title=title, score="log10 fall", theme=theme)
+    if masks := _masks(difference):
+        _under_title(drawn, masks)
+    return drawn
+
+
+def _masks(difference: GraphDiff) -> list[str]:
+    """The masks of both runs, in a line each; none if they are the same."""
+    both = {"before": difference.before.segments, "after": difference.after.segments}
+    if both["before"] == both["after"]:
+        return []
+    return [
+        f"{name}: {segments_words(spans) if spans else 'causal'}" for name, spans in both.items()
+    ]
+
+
+def _under_title(drawn: go.Figure, lines: list[str]) -> None:
+    """Put further lines under the title of a map, and move the map down by their height."""
+    layout, more = drawn.layout, _LINE * len(lines)
+    most = (layout.width - 2 * layout.title.pad.l) // 7
+    small = "<br>".join(for_plotly(clip(line, most)) for line in lines)
+    layout.title.text += f'<br><span style="font-size:13px">{small}</span>'
+    layout.margin.t += more
+    layout.height += more
 
 
 def _name(graph: GraphData) -> str:

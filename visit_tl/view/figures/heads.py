@@ -98,12 +98,12 @@ def heads(
 
 
 def _positions(graph: GraphData, to: str | int) -> tuple[int, ...]:
-    """The positions of a token, up to the graph's own position.
+    """The positions of a token, among those that the graph's own position sees.
 
     Raises:
         InputError: it is not there.
     """
-    seen = graph.tokens[: graph.position + 1]
+    seen = graph.tokens[: graph.seen]
     if isinstance(to, str):
         found = tuple(i for i, token in enumerate(seen) if token == to)
     else:

@@ -11,13 +11,14 @@ import plotly.graph_objects as go
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import NumberName, Positions, Theme
 from visit_tl.errors import InputError
-from visit_tl.escaping import clip_start, for_html, for_plotly, table, visible
+from visit_tl.escaping import clip, clip_start, for_html, for_plotly, table, visible
 from visit_tl.graph.descriptions import (
     node_title,
     number,
     patched_words,
     promoted_label,
     readable,
+    segments_words,
     token_list,
 )
 from visit_tl.graph.records import Node
@@ -137,6 +138,8 @@ def text(states: LensTable, positions: Positions | None = None) -> str:
     ]
     if states.patched:
         lines.append(f"patched     {patched_words(states.patched)}")
+    if states.segments:
+        lines.append(clip(f"segments    {segments_words(states.segments)}", _TEXT_WIDTH))
     side_by_side = (_TEXT_WIDTH - 2 - 16) // 20
     for start in range(0, len(shown), side_by_side):
         part = shown[start : start + side_by_side]
@@ -288,8 +291,12 @@ def _title(states: LensTable, by: str, width: int) -> dict[str, Any]:
     prompt = clip_start(readable(states.prompt), max(20, (width - 220) // 9))
     first = f"<b>{for_plotly(readable(states.model))}</b> · “{for_plotly(prompt)}”"
     second = f"target {visible(states.target)} ({whose}) · colour: {_WORDS[by]}"
+    lines = [second]
+    if states.segments:
+        lines.append(clip(f"segments: {segments_words(states.segments)}", (width - 28) // 7))
+    small = "<br>".join(map(for_plotly, lines))
     return {
-        "text": f'{first}<br><span style="font-size:13px">{for_plotly(second)}</span>',
+        "text": f'{first}<br><span style="font-size:13px">{small}</span>',
         "x": 0,
         "xref": "container",
         "pad": {"l": 14, "t": 14},

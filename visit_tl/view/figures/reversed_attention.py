@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from visit_tl.errors import InputError
 from visit_tl.escaping import columns, for_html, table, visible
 from visit_tl.gradients.reversed_attention_result import ReversedAttention
-from visit_tl.graph.descriptions import number
+from visit_tl.graph.descriptions import number, segments_words
 from visit_tl.view import save_figures
 from visit_tl.view.attention import AttentionView
 from visit_tl.view.attention import attention as draw
@@ -102,12 +102,15 @@ def circuitsvis(found: ReversedAttention, heads: Heads) -> AttentionView:
         names += [f"L{layer}H{head}·{part}" for part in ("A", "R+", "R−")]
     n = len(found.tokens)
     patched = f" (patched at {', '.join(found.patched)})" if found.patched else ""
+    masked = f" (segments: {segments_words(found.segments)})" if found.segments else ""
     return draw(
         np.stack(patterns) if patterns else np.zeros((0, n, n)),
         list(found.tokens),
         names,
-        title=f"{found.model}: {found.prompt}{patched} · {loss_words(found)} · A: attention · R+, "
-        "R−: reversed attention above and below 0, divided by the largest |R| of its head",
+        title=f"{found.model}: {found.prompt}{masked}{patched} · {loss_words(found)} · "
+        "A: attention · R+, R−: reversed attention above and below 0, divided by the largest |R| "
+        "of its head",
+        segments=found.segments,
     )
 
 

@@ -77,7 +77,7 @@ def maps(found: ReversedAttention, heads: Sequence[tuple[int, int]], theme: str)
                 width,
             )
             panel = f"{2 * i + j + 1}" if i or j else ""
-            shown = np.where(_masked(pair["A"]), np.nan, values)
+            shown = np.where(_masked(found, pair["A"]), np.nan, values)
             drawn.add_trace(_map(found, shown, what, f"L{layer}H{head}", box, colours, panel))
             layout |= _axes(names, box, panel, colours)
             norm = float(norms[what][found.layers.index(layer), head])
@@ -106,9 +106,14 @@ class _Box:
     width: int
 
 
-def _masked(attention: Float[np.ndarray, "query key"]) -> Bool[np.ndarray, "query key"]:
-    """Keys after the query, to which nothing is attended."""
-    return np.triu(np.ones_like(attention, dtype=bool), 1) & (attention == 0)
+def _masked(
+    found: ReversedAttention, attention: Float[np.ndarray, "query key"]
+) -> Bool[np.ndarray, "query key"]:
+    """Keys that the query does not see."""
+    later = np.triu(np.ones_like(attention, dtype=bool), 1)
+    for start, end in found.segments:
+        later[start:end, start:end] = False
+    return later
 
 
 def _map(

@@ -16,10 +16,16 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Layers, Position, Theme
 from visit_tl.escaping import for_plotly
 from visit_tl.graph.container import Graph, GraphData
-from visit_tl.graph.descriptions import edge_fact, node_facts, node_title, short_label
+from visit_tl.graph.descriptions import (
+    edge_fact,
+    edge_from_later,
+    node_facts,
+    node_title,
+    short_label,
+)
 from visit_tl.graph.records import Node
 from visit_tl.graph.subgraphs import to_position
-from visit_tl.view import legend
+from visit_tl.view import legend, ribbons
 from visit_tl.view.caption import caption
 from visit_tl.view.layout import NODE_WIDTH, Layout, layout
 from visit_tl.view.style import FONT_SIZE, edge_colour, ground, node_colour, palette
@@ -49,7 +55,8 @@ def sankey(
     coefficient is coloured by its sign. Any other edge is grey, and stands out more the lower the
     entropy of its source is. The width of an edge is its score in proportion to the largest of its
     group (the spine, or one pair of kinds of nodes; see `view.widths`), so widths can be compared
-    only within a group; the hover has the true score.
+    only within a group; the hover has the true score. Edges of the memories of later tokens, which
+    a head sees because of a segment, have a dashed outline.
 
     Args:
         graph: The graph. It is not changed, and neither are Plotly's defaults.
@@ -73,13 +80,14 @@ def sankey(
     drawn = _flow(shown, place, theme)
     figure = go.Figure(drawn)
     height = place.height + legend.HEADINGS + _TITLE + legend.LEGEND
-    notes, shapes = legend.legend(graph.d_vocab, theme)
+    rims = _rims(shown, place, theme)
+    notes, shapes = legend.legend(graph.d_vocab, theme, later=bool(rims))
     figure.update_layout(
         height=height,
         width=max(place.width, legend.WIDTH),
         margin={"l": 0, "r": 0, "t": legend.HEADINGS + _TITLE, "b": legend.LEGEND},
         annotations=[*drawn["layout"]["annotations"], *notes],
-        shapes=[*drawn["layout"]["shapes"], *shapes],
+        shapes=[*drawn["layout"]["shapes"], *shapes, *rims],
         title={
             "text": _title(caption(whole, graph, shown, len(place.orphans))),
             "x": 0,
@@ -122,12 +130,8 @@ def _trace(graph: GraphData, place: Layout, theme: str) -> dict[str, Any]:
     nodes = [node for node in graph.nodes if node.id in place.boxes]
     index = {node.id: i for i, node in enumerate(nodes)}
     middles = {name: box.middle for name, box in place.boxes.items()}
-    # Plotly stacks the links of a node from the top in the order given; in this order, neighbours
-    # do not cross.
-    order = sorted(
-        range(len(graph.edges)),
-        key=lambda i: (middles[graph.edges[i].source], middles[graph.edges[i].target], i),
-    )
+    # Plotly stacks the links of a node from the top in the order given.
+    order = ribbons.order(graph, place)
     edges = [graph.edges[i] for i in order]
     return {
         "type": "sankey",
@@ -137,7 +141,7 @@ def _trace(graph: GraphData, place: Layout, theme: str) -> dict[str, Any]:
             "pad": 0,
             "thickness": NODE_WIDTH,
             "line": {"width": 0},
-            "label": [*(for_plotly(short_label(node)) for node in nodes), "", ""],
+            "label": [*(for_plotly(short_label(node, graph)) for node in nodes), "", ""],
             "color": [*(node_colour(node, graph.d_vocab, theme) for node in nodes), _CLEAR, _CLEAR],
             "x": [*(_inside(_centre(place, n), place.width) for n in nodes), -2, 3],
             "y": [*(_inside(middles[n.id], place.height) for n in nodes), -9, -9],
@@ -152,11 +156,33 @@ def _trace(graph: GraphData, place: Layout, theme: str) -> dict[str, Any]:
                 *(edge_colour(e, graph[e.source], graph.d_vocab, theme) for e in edges),
                 _CLEAR,
             ],
-            "customdata": [*(for_plotly(edge_fact(e, graph[e.target])) for e in edges), ""],
+            "customdata": [*(for_plotly(edge_fact(e, graph)) for e in edges), ""],
             "hovertemplate": _LINK_HOVER,
             **_input_order(),
         },
     }
+
+
+def _rims(graph: GraphData, place: Layout, theme: str) -> list[dict[str, Any]]:
+    """A dashed outline of each edge of a later token's memory.
+
+    Plotly outlines all links of a diagram or none, so these are shapes over it.
+    """
+    colour, found = palette(theme).text, []
+    for one in ribbons.ribbons(graph, place):
+        if edge_from_later(graph.edges[one.edge], graph):
+            x0, middle, x1 = (x / place.width for x in (one.x0, (one.x0 + one.x1) / 2, one.x1))
+            ends = (one.y0, one.y1, one.y1 + one.width, one.y0 + one.width)
+            a, b, c, d = (1 - y / place.height for y in ends)
+            path = (
+                f"M{x0:.6f},{a:.6f}C{middle:.6f},{a:.6f},{middle:.6f},{b:.6f},{x1:.6f},{b:.6f}"
+                f"L{x1:.6f},{c:.6f}C{middle:.6f},{c:.6f},{middle:.6f},{d:.6f},{x0:.6f},{d:.6f}Z"
+            )
+            line = {"width": 1, "color": colour, "dash": "4px,3px"}
+            found.append(
+                {"type": "path", "path": path, "xref": "paper", "yref": "paper", "line": line}
+            )
+    return found
 
 
 def _node_data(node: Node, graph: GraphData) -> list[str]:

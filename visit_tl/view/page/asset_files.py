@@ -25,8 +25,14 @@ SCRIPTS: Final = (
 )
 """Every file after those that it needs; the last one starts the page."""
 
-_MARK: Final = "if (GRADIENTS"
+_GRADIENTS: Final = "if (GRADIENTS"
 """How the lines begin that only pages of graphs with gradients contain."""
+
+_SEGMENTS: Final = "if (SEGMENTS"
+"""How the lines begin that only pages of graphs with segments contain."""
+
+_WITHOUT_SEGMENTS: Final = {"lastSeen(": "positionOf(", "edgeWords(": "edgeTip("}
+"""Calls of `segments.js`, and what pages of graphs without segments call instead."""
 
 _SIGNED: Final[dict[str, dict[str, str]]] = {
     "light": {"plus": "#2166ac", "minus": "#b2182b"},
@@ -60,14 +66,17 @@ _PAGE_COLOURS: Final[dict[str, dict[str, str]]] = {
 }
 
 
-def stylesheet(*, gradients: bool = False) -> str:
+def stylesheet(*, gradients: bool = False, segments: bool = False) -> str:
     """The style sheet of the page, with the colours of both themes.
 
     Args:
         gradients: Whether the graph of the page has gradients or reversed attention.
+        segments: Whether its run had segments.
     """
     rules = [_variables(theme) for theme in PALETTES]
     whole = "\n".join((*rules, f"body{{font:14px/1.4 {_fonts()}}}", _read("page.css")))
+    if segments:
+        whole = "\n".join((whole, _read("segments.css")))
     if not gradients:
         return whole
     signed = (
@@ -82,19 +91,24 @@ def template() -> str:
     return _read("page.html")
 
 
-def script(*, gradients: bool = False) -> str:
+def script(*, gradients: bool = False, segments: bool = False) -> str:
     """The script of the page: the files of `assets/` in order, comments left out.
 
     Args:
         gradients: Whether the graph of the page has gradients or reversed attention. The page of a
             graph without them has neither their file nor the lines of other files that call it.
+        segments: Whether its run had segments; likewise.
     """
     *names, main = SCRIPTS
-    whole = "\n".join(_read(n) for n in (*names, *["gradients.js"] * gradients, main))
+    more = (*["gradients.js"] * gradients, *["segments.js"] * segments)
+    whole = "\n".join(_read(n) for n in (*names, *more, main))
+    if not segments:
+        for ours, plain in _WITHOUT_SEGMENTS.items():
+            whole = whole.replace(ours, plain)
     # Comments are for readers of the files; in the page they would be a fifth of the script.
     bare = re.sub(r"/\*\*.*?\*/\s*?", "", whole, flags=re.DOTALL)
     lines = (line.strip() for line in bare.splitlines())
-    left_out = "//" if gradients else ("//", _MARK)
+    left_out = ("//", *[_GRADIENTS] * (not gradients), *[_SEGMENTS] * (not segments))
     kept = "\n".join(line for line in lines if line and not line.startswith(left_out))
     return f'"use strict";\n{kept}'
 

@@ -60,23 +60,26 @@ def page(
     palette(theme)
     own = to_position(graph, graph.position)
     words = heading(graph)
-    gradients = any(node.gradient or node.reversed for node in graph.nodes)
+    has = {
+        "gradients": any(node.gradient or node.reversed for node in graph.nodes),
+        "segments": bool(graph.segments),
+    }
     parts = {
         "THEME": for_html(theme),
         "TITLE": for_html(f"{words['model']} · {words['prompt']}"),
         "POLICY": for_html(POLICY),
-        "STYLE": stylesheet(gradients=gradients),
+        "STYLE": stylesheet(**has),
         "HEAD": page_parts.header(graph, words),
         "FIRST": str(graph.layers[0]),
         "LAST": str(graph.layers[-1]),
         "POSITIONS": page_parts.positions(graph),
-        "LEGEND": page_parts.legend(graph.d_vocab),
+        "LEGEND": page_parts.legend(graph.d_vocab, later=bool(graph.segments)),
         "HEADS": page_parts.heads(own, theme),
         "TEXT": for_html(text(graph, layers=graph.layers or None)),
         "DATA": to_json(payload(graph)),
         "THEMES": to_json({name: colours(name) for name in PALETTES}),
         "OPENING": to_json(_opening(own, theme, layers)),
-        "SCRIPT": script(gradients=gradients),
+        "SCRIPT": script(**has),
     }
     # Split only once, so that a token that looks like a placeholder is not replaced.
     pieces = template().split("@@")

@@ -11,7 +11,7 @@ from typing import Final
 
 from visit_tl.escaping import for_html, visible
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import bos_words, number
+from visit_tl.graph.descriptions import bos_words, from_later, number
 from visit_tl.graph.records import Gradient, Node, Reversed, TokenProb
 from visit_tl.view.legend import EDGE_LEGEND, GREY_LEGEND, RANK_LEGEND
 from visit_tl.view.style import node_colour
@@ -29,6 +29,9 @@ def header(graph: GraphData, words: dict[str, str]) -> str:
             note += (
                 ", a BOS put before the prompt" if graph.prepend_bos else ", the prompt's own BOS"
             )
+        if (span := next((s for s in graph.segments if s[0] <= i < s[1]), None)) is not None:
+            marks += ["segment", *["begins"] * (i == span[0]), *["ends"] * (i == span[1] - 1)]
+            note += f", in the segment {span[0]}..{span[1] - 1}"
         if i in followed:
             marks.append("followed")
             note += ", followed back to"
@@ -72,8 +75,13 @@ def positions(graph: GraphData) -> str:
     )
 
 
-def legend(d_vocab: int) -> str:
-    """The legend of colours, shapes and widths, for the route and for the other depths."""
+def legend(d_vocab: int, *, later: bool = False) -> str:
+    """The legend of colours, shapes and widths, for the route and for the other depths.
+
+    Args:
+        d_vocab: The size of the vocabulary.
+        later: Whether there may be memories of later tokens, whose edges are dashed.
+    """
 
     def gradient(name: str) -> str:
         return (
@@ -96,6 +104,7 @@ def legend(d_vocab: int) -> str:
         f"{swatch('negative')}coefficient &lt; 0</div>"
         f'<div data-depth="flow">{gradient("greys")}{GREY_LEGEND}</div>'
         f'<div data-depth="flow">{EDGE_LEGEND}</div>'
+        f"{_LATER * later}"
         "<div>␣ space &nbsp;⏎ newline &nbsp;⇥ tab &nbsp;\\x00 a byte &nbsp;− subtracted neuron "
         "&nbsp;a → b: token a's memory reads b</div>"
     )
@@ -114,6 +123,11 @@ def heads(graph: GraphData, theme: str) -> str:
     heads = "".join(f"<th>{n}</th>" for n in names) + (_GRADIENT_HEADS if more else "")
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
+
+_LATER: Final = (
+    '<div><span class="dashed"></span>dashed: a memory of a later token, seen because both are in '
+    "one segment (underlined above)</div>"
+)
 
 _GRADIENT_HEADS: Final = (
     "<th data-sort>gradient norm</th><th>rank of target in it</th><th>a step down it adds</th>"
@@ -140,7 +154,8 @@ def _tokens(reads: Sequence[TokenProb]) -> str:
 
 def _head_row(graph: GraphData, head: Node, values: list[Node], theme: str, more: bool) -> str:
     memories = [
-        f"<bdi>{for_html(visible(node.token or ''))}</bdi>@{node.id.key_position} "
+        f"<bdi>{for_html(visible(node.token or ''))}</bdi>@{node.id.key_position}"
+        f"{' (later)' * from_later(node, graph)} "
         f"{'?' if node.coefficient is None else number(node.coefficient)}"
         for node in values
     ]

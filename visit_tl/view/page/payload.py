@@ -67,6 +67,7 @@ def payload(graph: GraphData) -> dict[str, Any]:
             "blocks": graph.n_layers,
             "layers": [graph.layers[0], graph.layers[-1]],
             "tokens": [visible(token) for token in graph.tokens],
+            **({"segments": [list(span) for span in graph.segments]} if graph.segments else {}),
         },
         "words": {
             "kinds": list(KINDS),

@@ -96,6 +96,7 @@ function edgeShapes(model, view, colours, edges, scale, size, lit) {
     widths.push(width);
     if (to[0] < room.left || from[0] > room.right) continue;
     if (onWay.has(s) && onWay.has(t)) addLine(way, line, Math.min(width, route ? 3 : 2) + (route ? 3 : 0.5), scale, false);
+    if (SEGMENTS && dashLater(isLit(lit, s, t) ? group(groups, edgeColour(model, depth, e, colours)) : faint, model, depth, e, line, width, scale)) continue;
     addLine(isLit(lit, s, t) ? group(groups, edgeColour(model, depth, e, colours)) : faint, line, width, scale, !route);
   }
   const bright = [...groups].map(([colour, path]) => ({ path, colour, many }));

@@ -74,7 +74,7 @@ function readsIn(model, flat) {
  * @param {Model} model @param {number} i @param {any} tools */
 function bothAttentions(model, i, tools) {
   const forward = model.nodes.attention[i] || [], [norm, row] = reversedAt(model, i);
-  const here = positionOf(model, i), count = Math.min(Math.max(forward.length, row.length), here + 1);
+  const here = lastSeen(model, i), count = Math.min(Math.max(forward.length, row.length), here + 1);
   const most = Math.max(...forward.slice(0, here + 1).map((/** @type {number|null} */ a) => a || 0));
   const largest = Math.max(...row.slice(0, here + 1).map((/** @type {number|null} */ r) => Math.abs(r || 0)), 0);
   const rows = Array.from({ length: count }, (_, j) => {

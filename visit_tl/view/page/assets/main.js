@@ -190,7 +190,7 @@
     const { node, edge } = pick(model, view, drawn, ...inside(figure, event));
     figure.classList.toggle("over", node >= 0 || edge >= 0);
     if (node < 0 && edge < 0) { tip.hidden = true; return; }
-    tip.replaceChildren(...(node >= 0 ? nodeTip(model, node) : edgeTip(model, view, edge)));
+    tip.replaceChildren(...(node >= 0 ? nodeTip(model, node) : edgeWords(model, view, edge)));
     tip.hidden = false;
     const box = tip.getBoundingClientRect();
     let x = event.clientX + 16, y = event.clientY + 16;

@@ -68,6 +68,7 @@ function nodeTip(model, i) {
   const n = model.nodes, lines = [make("b", {}, [token(nodeName(model, i) + " · " + nodeTitle(model, i))])];
   const say = (/** @type {string} */ text) => lines.push(make("div", {}, [token(text)]));
   if (n.token[i] >= 0) say("made by " + madeBy(model, i));
+  if (SEGMENTS && isLater(model, i)) say(LATER);
   for (const side of /** @type {("top"|"bottom")[]} */ (["top", "bottom"])) {
     lines.push(make("div", {}, [make("span", { text: side + ": " }),
       ...reads(model, i, side).flatMap((read) => [token(read.text), make("span", { text: " " + number(read.prob) + "  " })])]));

@@ -98,6 +98,7 @@ function numbersOf(model, i) {
     ["entropy", number(n.entropy[i]) + " nats of at most " + number(Math.log(model.graph.vocabulary))],
   ];
   if (n.token[i] >= 0) facts.push(["made by", madeBy(model, i)]);
+  if (SEGMENTS && isLater(model, i)) facts.push(["seen because", "it is in the same segment"]);
   if (n.coefficient[i] !== null) facts.push(["coefficient", number(n.coefficient[i])]);
   if (n.attribution[i] !== undefined) {
     facts.push(["direct logit attribution", signed(n.attribution[i])]);
@@ -161,7 +162,7 @@ function readsOf(model, i, side) {
 /** The attention of a head to the tokens of the prompt, in their order. @param {Model} model @param {number} i
  * @param {any} tools */
 function attentionOf(model, i, tools) {
-  const row = model.nodes.attention[i], here = positionOf(model, i);
+  const row = model.nodes.attention[i], here = lastSeen(model, i);
   const most = Math.max(...row.map((/** @type {number|null} */ a) => a || 0));
   const rows = row.slice(0, here + 1).map((/** @type {number|null} */ a, /** @type {number} */ j) => {
     const to = readFrom(model, i, j);
