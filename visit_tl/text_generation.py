@@ -12,6 +12,7 @@ from visit_tl.errors import InputError
 from visit_tl.graph.descriptions import readable
 from visit_tl.model.cached_run import CachedRun, require_whole_segments
 from visit_tl.model.view import ModelView
+from visit_tl.segments.spans import Segments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +75,8 @@ def prefix_cache(
         model: As for `flow_graph`.
         prompt: The beginning, as for `flow_graph`. It must end where a segment ends, or outside of
             all segments.
-        segments: Its segments, as for `flow_graph`.
+        segments: Its segments, as for `flow_graph`; `Segments` of a whole prompt may be given, and
+            those that begin after the prefix are left out.
         prepend_bos: As for `flow_graph`.
 
     Raises:
@@ -82,6 +84,9 @@ def prefix_cache(
         ModelError: the model cannot run under their mask exactly.
     """
     view = ModelView(model)
+    if isinstance(segments, Segments):
+        n = len(view.tokens.encode(prompt, prepend_bos).ids)
+        segments = [span for span in segments.spans if span[0] < n]
     tokens = view.encode(prompt, prepend_bos, segments)
     run = CachedRun(view, tokens.segments)
     run.feed(tokens.ids)

@@ -62,6 +62,13 @@ def test_a_prefix_is_reused_and_stays_as_it_was(model):
     assert prefix.ids == tuple(IDS[:3])
 
 
+def test_segments_of_the_whole_prompt_are_cut_to_the_prefix(native):
+    whole = vt.Segments.from_spans(SPANS)
+    assert vt.prefix_cache(native, IDS[:3], segments=whole).segments.spans == ((0, 3),)
+    with pytest.raises(InputError, match="past the prompt"):
+        vt.prefix_cache(native, IDS[:2], segments=whole)
+
+
 def test_pieces_of_any_size_give_the_logits_of_the_whole(model):
     view = ModelView(model)
     segments = vt.Segments.from_spans(SPANS)
@@ -134,7 +141,7 @@ def test_the_real_model_generates_the_same_with_a_shared_system_prompt(smol):
 
     first = chat("What is the capital of Japan?")
     end = first.spans[0][1]
-    prefix = vt.prefix_cache(smol, first.token_ids[:end], segments=vt.Segments(first.spans[:1]))
+    prefix = vt.prefix_cache(smol, first.token_ids[:end], segments=first)
     for segments in (first, chat("Name a colour.")):
         asked = {"segments": segments, "verbose": False}
         whole = vt.generate_text(smol, segments.token_ids, 4, **asked)
