@@ -14,15 +14,15 @@ from visit_tl.errors import InputError, VisitError
 from visit_tl.lens.readout import Readout, read
 from visit_tl.lens.top_tokens import top_ids
 from visit_tl.model.last_logits import batches
-from visit_tl.sweeps.prompt_run import PromptRun, SweptModel, Wanted
+from visit_tl.sweeps.prompt_run import OtherPrompt, PromptRun, SweptModel, Wanted
 from visit_tl.sweeps.registry import Study
 
 Columns = Mapping[str, np.ndarray]
 _VECTORS: Final = 4096
 """Vectors that are read together; 2,048 of SmolLM2-135M take 5 MB."""
-Key = tuple[int, int, bool]
-"""The id of a stack of vectors, the number of top tokens, and whether all of a readout is wanted.
-"""
+Key = tuple[int, int, bool, int]
+"""The id of a stack of vectors, the number of top tokens, whether all of a readout is wanted, and
+the id of the targets."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,31 @@ def _runs(
 
 def _measure_runs(runs: Sequence[PromptRun], studies: Sequence[Study], found: Measured) -> None:
     asking: list[tuple[Study, PromptRun, Generator[Any, Any, Any], Any]] = []
-    for run in runs:
+    size = 0
+    for i, run in enumerate(runs):
+        first = len(asking)
         for study in studies:
             _step(study, run, None, None, asking, found)
+        size += sum(_size(asked) for _, _, _, asked in asking[first:])
+        # All memory values of a batch at once can take gigabytes.
+        if size >= _VECTORS or i == len(runs) - 1:
+            _answer(asking, found)
+            size = 0
+
+
+def _answer(asking: list[tuple[Study, PromptRun, Any, Any]], found: Measured) -> None:
+    """Read what studies asked for, and go on until all have ended."""
     while asking:
         some, asking[:] = list(asking), []
         read_as = _read(some)
         for (study, run, generator, _), readouts in zip(some, read_as, strict=True):
             _step(study, run, generator, readouts, asking, found)
+
+
+def _size(asked: Any) -> int:
+    """How many vectors are to be read."""
+    parts = asked if isinstance(asked, tuple) else (asked,)
+    return sum(p.vectors[..., 0].numel() for p in parts if isinstance(p, Wanted))
 
 
 def _step(
@@ -155,28 +172,34 @@ def _keep(study: Study, run: PromptRun, made: Any, found: Measured) -> None:
 
 def _read(asking: Sequence[tuple[Study, PromptRun, Any, Any]]) -> list[Any]:
     """What studies asked for; the same stack of a prompt is read once."""
-    wanted: dict[Key, tuple[PromptRun, Tensor]] = {}
+    wanted: dict[Key, tuple[PromptRun, Wanted]] = {}
+    others: dict[Key, tuple[PromptRun, OtherPrompt]] = {}
     keys: list[list[Key]] = []
     for study, run, _, asked in asking:
         own: list[Key] = []
         for one in asked if isinstance(asked, tuple) else (asked,):
-            if not isinstance(one, Wanted):
+            if isinstance(one, Wanted):
+                own.append((id(one.vectors), one.k, one.whole, id(one.targets)))
+                wanted[own[-1]] = run, one
+            elif isinstance(one, OtherPrompt):
+                own.append((id(one), 0, False, 0))
+                others[own[-1]] = run, one
+            else:
                 raise InputError(
                     f"the study {study.name} yields {type(one).__name__}; a study yields "
-                    f"run.top(vectors) or run.read(vectors), or a tuple of them"
+                    f"run.top(vectors), run.read(vectors) or run.other(token_ids), or a tuple of "
+                    f"them"
                 )
-            own.append((id(one.vectors), one.k, one.whole))
-            wanted[own[-1]] = run, one.vectors
         keys.append(own)
-    done: dict[Key, Any] = {}
-    for k, whole in sorted({key[1:] for key in wanted}):
-        waiting: list[tuple[Key, PromptRun, Tensor]] = []
+    done: dict[Key, Any] = _other_runs(others)
+    for k, whole in sorted({key[1:3] for key in wanted}):
+        waiting: list[tuple[Key, PromptRun, Wanted]] = []
         size = 0
-        for key, (run, stack) in wanted.items():
-            if key[1:] != (k, whole):
+        for key, (run, one) in wanted.items():
+            if key[1:3] != (k, whole):
                 continue
-            waiting.append((key, run, stack.reshape(-1, stack.shape[-1]).float()))
-            size += len(waiting[-1][2])
+            waiting.append((key, run, one))
+            size += _size(one)
             if size >= _VECTORS:
                 _read_together(waiting, k, whole, done)
                 waiting, size = [], 0
@@ -188,14 +211,29 @@ def _read(asking: Sequence[tuple[Study, PromptRun, Any, Any]]) -> list[Any]:
     ]
 
 
+def _other_runs(others: Mapping[Key, tuple[PromptRun, OtherPrompt]]) -> dict[Key, PromptRun]:
+    """The runs of other prompts that studies asked for, in batches of one length."""
+    keys = list(others)
+    done: dict[Key, PromptRun] = {}
+    for part in batches([len(others[key][1].token_ids) for key in keys]):
+        asked = [others[keys[i]] for i in part]
+        runs = asked[0][0].swept.passes(
+            [(run.index, one.token_ids, None, "") for run, one in asked]
+        )
+        done |= zip((keys[i] for i in part), runs, strict=True)
+    return done
+
+
 def _read_together(
-    waiting: Sequence[tuple[Key, PromptRun, Tensor]], k: int, whole: bool, done: dict[Key, Any]
+    waiting: Sequence[tuple[Key, PromptRun, Wanted]], k: int, whole: bool, done: dict[Key, Any]
 ) -> None:
-    view, stack = waiting[0][1].view, torch.cat([rows for _, _, rows in waiting])
-    sizes = [len(rows) for _, _, rows in waiting]
+    rows = [one.vectors.reshape(-1, one.vectors.shape[-1]).float() for _, _, one in waiting]
+    view, stack, sizes = waiting[0][1].view, torch.cat(rows), [len(part) for part in rows]
     if whole:
-        pairs = zip(sizes, waiting, strict=True)
-        targets = [torch.full((n, 1), run.target) for n, (_, run, _) in pairs]
+        targets = [
+            torch.full((n, 1), run.target) if one.targets is None else one.targets.reshape(n, 1)
+            for n, (_, run, one) in zip(sizes, waiting, strict=True)
+        ]
         out = read(view, stack, torch.cat(targets), k=k)
         columns = zip(*(getattr(out, f.name).split(sizes) for f in fields(Readout)), strict=True)
         parts: Any = (Readout(*part) for part in columns)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def top_overlap(
-    one: Int[Tensor, "*rows k"], other: Int[Tensor, "*rows k"]
-) -> Float[np.ndarray, "*rows"]:
+    one: Int[Tensor, "*#rows k"], other: Int[Tensor, "*#rows k"]
+) -> Float[np.ndarray, "*#rows"]:
     """The share of the top k tokens that is in both, from 0 to 1, row by row.
 
     Args:

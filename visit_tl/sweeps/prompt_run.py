@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,9 +13,9 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from visit_tl.causal.residual_writes import head_writes
 from visit_tl.errors import InputError, ModelError
 from visit_tl.model.hooks import hook_names
+from visit_tl.model.norm import FrozenNorm, Norm
 from visit_tl.model.view import LayerWeights, ModelView
 
 _LAST = ("resid_pre", "query", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
@@ -45,10 +45,10 @@ class SweptModel:
         return torch.stack([w.W_O for w in self.weights])
 
     @cached_property
-    def plain_heads(self) -> bool:
-        """Whether heads add `z W_O` to the stream, without a norm after the attention."""
-        norms = [self.view.norm(layer, "ln1_post").kind for layer in range(self.view.n_layers)]
-        return all(kind == "none" for kind in norms)
+    def post_norms(self) -> list[Norm]:
+        """The norm after the attention of each block; empty if no block has one."""
+        norms = [self.view.norm(layer, "ln1_post") for layer in range(self.view.n_layers)]
+        return [] if all(norm.kind == "none" for norm in norms) else norms
 
     def shared(self, name: str, make: Callable[[], Any]) -> Any:
         """A value that studies need once for all prompts, such as a readout of weights.
@@ -128,11 +128,24 @@ class Wanted:
         whole: Whether everything of a readout is wanted (`visit_tl.Readout`, with the target's
             rank and probability), or only the ids of the top tokens, `[row, k]`, which takes half
             the time.
+        targets: The target of each vector; None is the run's.
     """
 
     vectors: Float[Tensor, "*rows d_model"]
     k: int
     whole: bool
+    targets: Int[Tensor, "*rows"] | None = None
+
+
+@dataclass(frozen=True)
+class OtherPrompt:
+    """A prompt that a study wants to be run as well; what comes back is its `PromptRun`.
+
+    Attributes:
+        token_ids: Its tokens.
+    """
+
+    token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +161,7 @@ class PromptRun:
         target_given: Whether it was given.
         logits: The model's logits after the last token.
         kept: Activations by name; the properties below read them.
+        made: What studies made of this run and share; `once` reads it.
     """
 
     swept: SweptModel
@@ -158,6 +172,7 @@ class PromptRun:
     target_given: bool
     logits: Float[Tensor, " d_vocab"]
     kept: Mapping[str, Tensor]
+    made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def view(self) -> ModelView:
@@ -241,18 +256,77 @@ class PromptRun:
     @cached_property
     def heads(self) -> Float[Tensor, "layer head d_model"]:
         """What each head adds to the stream; post-norms have their scale of this run."""
-        if self.swept.plain_heads:
-            return einsum(self.z, self.swept.W_O, "l h d_head, l h d_head d -> l h d")
-        written = [head_writes(self.view, i, self.z[i])[0] for i in range(self.view.n_layers)]
-        return torch.stack(written)
+        return self.written(self.z)
+
+    def written(
+        self, vectors: Float[Tensor, "layer head *rows d_head"]
+    ) -> Float[Tensor, "layer head *rows d_model"]:
+        """What vectors of each head, such as memory values, are in the stream: times W_O.
+
+        Post-norms have their scale of this run, so the parts of a head sum to it.
+        """
+        W_O = self.swept.W_O
+        rows = vectors.flatten(2, -2) if vectors.ndim > 3 else vectors.unsqueeze(2)
+        out = einsum(rows, W_O, "l h row d_head, l h d_head d -> l h row d")
+        if self._post_norms:
+            out = torch.stack([n.parts(x) for n, x in zip(self._post_norms, out, strict=True)])
+        return out.view(*vectors.shape[:-1], W_O.shape[-1])
+
+    def once(self, name: Any, make: Callable[[], Any]) -> Any:
+        """A value that several studies need of this run, such as vectors that are read only once.
+
+        Args:
+            name: Its name, unique to what it is and its options.
+            make: What makes it, the first time.
+        """
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
 
     def top(self, vectors: Float[Tensor, "*rows d_model"], k: int = 50) -> Wanted:
-        """To be yielded by a study, which gets the ids of the top k tokens of each vector."""
-        return Wanted(vectors, min(k, self.view.d_vocab), whole=False)
+        """To be yielded by a study, which gets the ids of the top k tokens of each vector.
 
-    def read(self, vectors: Float[Tensor, "*rows d_model"], k: int = 5) -> Wanted:
-        """To be yielded by a study, which gets the `Readout` of the vectors."""
-        return Wanted(vectors, min(k, self.view.d_vocab), whole=True)
+        Raises:
+            InputError: k is less than 1.
+        """
+        return Wanted(vectors, self._k(k), whole=False)
+
+    def read(
+        self,
+        vectors: Float[Tensor, "*rows d_model"],
+        k: int = 5,
+        targets: Int[Tensor, "*rows"] | None = None,
+    ) -> Wanted:
+        """To be yielded by a study, which gets the `Readout` of the vectors.
+
+        Args:
+            vectors: The vectors.
+            k: How many top tokens.
+            targets: A token for each vector, whose rank and probability are wanted; None is the
+                run's target.
+
+        Raises:
+            InputError: k is less than 1.
+        """
+        return Wanted(vectors, self._k(k), whole=True, targets=targets)
+
+    def other(self, token_ids: Sequence[int]) -> OtherPrompt:
+        """To be yielded by a study, which gets the `PromptRun` of another prompt."""
+        return OtherPrompt(tuple(token_ids))
+
+    @cached_property
+    def _post_norms(self) -> list[FrozenNorm]:
+        found: list[FrozenNorm] = []
+        for layer, norm in enumerate(self.swept.post_norms):
+            b_O = self.swept.weights[layer].b_O
+            whole = einsum(self.z[layer], self.swept.W_O[layer], "h d_head, h d_head d -> d")
+            found.append(norm.freeze(whole if b_O is None else whole + b_O))
+        return found
+
+    def _k(self, k: Any) -> int:
+        if type(k) is not int or k < 1:
+            raise InputError(f"k is the number of top tokens, at least 1, not {k!r}")
+        return min(k, self.view.d_vocab)
 
     def _per_head(self, name: str) -> Tensor:
         shared = rearrange(self.kept[name], "layer pos head d -> layer head pos d")
