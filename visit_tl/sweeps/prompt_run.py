@@ -253,6 +253,18 @@ class PromptRun:
         """Values as each query head sees them."""
         return self._per_head("values")
 
+    def norm_input(self, norm: str) -> Float[Tensor, "layer d_model"]:
+        """The states that `ln1` or `ln2` of each block reads; in parallel blocks they are the same.
+
+        Raises:
+            InputError: the norm has another name, or the model has no MLP.
+        """
+        if norm not in ("ln1", "ln2"):
+            raise InputError(f"the norms of a block are ln1 and ln2, got {norm!r}")
+        if norm == "ln2" and self.view.attn_only:
+            raise InputError(f"{self.view.name} has no MLP, and so no ln2")
+        return self.resid_pre if norm == "ln1" or self.view.parallel else self.resid_mid
+
     @cached_property
     def heads(self) -> Float[Tensor, "layer head d_model"]:
         """What each head adds to the stream; post-norms have their scale of this run."""

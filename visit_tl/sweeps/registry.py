@@ -16,7 +16,8 @@ PROMPT: Final = "prompt"
 """The column that the sweep adds: the place of the prompt in its file."""
 
 _REGISTERED: dict[str, Study] = {}
-_PAPER: Final = "visit_tl.sweeps.paper"
+_BUILT_IN: Final = ("paper", "observed_heads", "head_effects", "gradient_summaries")
+"""The modules of this room that register studies."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def study(
 
 def studies() -> dict[str, Study]:
     """All registered studies by name: those of the package, then those of users."""
-    import_module(_PAPER)
+    for module in _BUILT_IN:
+        import_module(f"visit_tl.sweeps.{module}")
     return dict(_REGISTERED)
 
 
