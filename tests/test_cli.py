@@ -133,6 +133,19 @@ def test_segments_reach_every_command_that_takes_them(run, tmp_path):
         (["reversed", PROMPT, "--head", "L9H0"], "L9H0 is no head of this result"),
         (["reversed", PROMPT, "--head", "five"], "five"),
         (["reversed", PROMPT, "--layers", "0-7"], r"layer 2 is outside 0\.\.1 of native"),
+        (
+            ["sweep", "--prompts", "absent.jsonl", "--study", "heads_ov", "--out", "run"],
+            "there is no file absent.jsonl",
+        ),
+        (
+            ["sweep", "--prompts", "x.jsonl", "--study", "heads", "--out", "run"],
+            "there is no study 'heads'; there are .*heads_ov",
+        ),
+        (
+            ["sweep", "--prompts", "x.jsonl", "--paper", "--out", "run", "--n", "0"],
+            "n must be an integer of at least 1",
+        ),
+        (["summary", "/nowhere"], "/nowhere is no folder of a run"),
     ],
 )
 def test_a_refusal_is_one_line_and_exit_code_1(run, arguments, message):
@@ -159,6 +172,9 @@ def test_a_refusal_is_one_line_and_exit_code_1(run, arguments, message):
         ["backward", PROMPT, "--out", "x.gif"],
         ["reversed", PROMPT, "--out", "x.json"],
         ["reversed", PROMPT, "--layers", "x"],
+        ["sweep"],
+        ["sweep", "--prompts", "x.jsonl", "--out", "run"],
+        ["summary"],
         ["nonsense"],
     ],
 )
@@ -195,6 +211,37 @@ def test_memories_are_followed_back(run, tmp_path):
     assert "memories back" in result.output
     assert run("graph", PROMPT, "--expand", "1", "--generate", "2").exit_code == 2
     assert run("graph", PROMPT, "--expand", "-1").exit_code == 1
+
+
+def test_a_sweep_is_made_continued_and_told(run, tmp_path):
+    pytest.importorskip("pyarrow")
+    facts, out = tmp_path / "facts.jsonl", tmp_path / "run"
+    lines = [{"prompt": "a b", "target": " c"}, {"prompt": ""}, {"prompt": "b a c"}]
+    facts.write_text("\n".join(map(json.dumps, lines)))
+    asked = ("sweep", "--prompts", str(facts), "--out", str(out), "--study", "heads_ov,top_heads")
+    made_now = run(*asked, "--no-bos", "--per-shard", "1")
+    assert made_now.exit_code == 0, made_now.output
+    opened = vt.sweeps.open(out)
+    assert f"{opened}\nwrote {out}" in made_now.output and "prompt 1: the prompt is empty" in str(
+        opened
+    )
+    assert opened.about["prepend_bos"] is False and opened.studies == ("heads_ov", "top_heads")
+    again = run(*asked, "--no-bos", "--per-shard", "1", "--quiet")
+    assert (again.exit_code, again.output) == (0, "")
+    other = run(*asked, "--per-shard", "1")
+    assert other.exit_code == 1 and "is of another run: its prepend_bos is False" in other.stderr
+    strict = run(*asked[:3], "--out", str(tmp_path / "b"), "--study", "heads_ov", "--strict")
+    assert strict.exit_code == 1 and "prompt 1 failed: the prompt is empty" in strict.stderr
+    told = run("summary", str(out))
+    assert told.exit_code == 0 and told.output.startswith("heads_ov\n layer  n  share")
+    table = run("summary", str(out), "--study", "heads_ov", "--by", "head", "--csv")
+    assert table.output == opened.summary("heads_ov", ["head"]).to_csv(index=False)
+    assert run("summary", str(out), "--csv").exit_code == 2
+    assert run("summary", str(out), "--by", "x").exit_code == 1
+    paper = run(*asked[:3], "--out", str(tmp_path / "c"), "--paper", "--n", "1", "--quiet")
+    assert paper.exit_code == 0, paper.output
+    known = [name for name, one in vt.sweeps.studies().items() if one.paper]
+    assert vt.sweeps.open(tmp_path / "c").studies == tuple(known)
 
 
 def test_debug_shows_the_traceback(run):

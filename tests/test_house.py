@@ -66,6 +66,7 @@ def test_the_contract_of_the_one_room_names_every_other_room():
         ("model/view.py", "def f():\n    import visit_tl.xray.build", "Imports point down"),
         ("causal/patching/options.py", "import visit_tl.causal.paths.chosen_edges", "No circle"),
         ("view/page/payload.py", "import torch", "Pages need no torch"),
+        ("sweeps/sweep_call.py", "def f():\n    import ray", "Only the engine of that name"),
     ],
     ids=lambda value: value if "/" in value and " " not in value else "",
 )

@@ -17,7 +17,7 @@ from visit_tl.version import __version__ as __version__
 if TYPE_CHECKING:
     from visit_tl import atlas, causal, circuits, gradients, segments, sweeps, view
     from visit_tl.attention_maps import attention
-    from visit_tl.calls import flow_graph, flow_graphs, generate
+    from visit_tl.calls import flow_graph, flow_graphs, generate, iter_flow_graphs
     from visit_tl.checks import check
     from visit_tl.errors import (
         ArgumentTypeError,
@@ -54,6 +54,7 @@ _HOMES = {
     "flow_graph": "visit_tl.calls",
     "flow_graphs": "visit_tl.calls",
     "generate": "visit_tl.calls",
+    "iter_flow_graphs": "visit_tl.calls",
     "generate_text": "visit_tl.text_generation",
     "GeneratedText": "visit_tl.text_generation",
     "prefix_cache": "visit_tl.text_generation",
@@ -117,6 +118,7 @@ __all__ = [
     "generate",
     "generate_text",
     "gradients",
+    "iter_flow_graphs",
     "lens_table",
     "load_model",
     "prefix_cache",

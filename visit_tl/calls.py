@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import repeat
+from typing import Any, Final
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.shared import Unpack
@@ -19,12 +22,14 @@ from visit_tl.arguments.vocabulary import (
     Positions,
     PromptLike,
     PromptsLike,
+    PromptStream,
     SegmentsLike,
     SegmentsOfEach,
     Token,
     Tokens,
     Whole,
 )
+from visit_tl.arguments.words import short
 from visit_tl.errors import InputError
 from visit_tl.flow import FlowGraph
 from visit_tl.model.batch import unpadded
@@ -36,6 +41,10 @@ from visit_tl.xray.build import Plan, prediction
 from visit_tl.xray.graph_options import GRAPH_OPTIONS, GraphOptions
 from visit_tl.xray.graph_request import GraphRequest, graphs_of
 from visit_tl.xray.other_positions import MAX_NODES
+
+_AHEAD: Final = 16
+"""Graphs that `iter_flow_graphs` reads together."""
+_NONE_LEFT: Final = object()
 
 
 @checked
@@ -161,6 +170,74 @@ def flow_graphs(
 
 
 @checked
+def iter_flow_graphs(
+    model: Model,
+    prompts: PromptStream,
+    *,
+    attention_mask: Mask | None = None,
+    target: Tokens | None = None,
+    position: Position | None = -1,
+    expand: Whole | None = None,
+    positions: Positions | None = None,
+    max_nodes: Whole = MAX_NODES,
+    segments: SegmentsOfEach | None = None,
+    verbose: Flag = True,
+    **options: Unpack[GraphOptions],
+) -> Iterator[FlowGraph]:
+    """Make the graphs of `flow_graphs` one at a time, in memory that does not grow with prompts.
+
+    Prompts may come from a generator, which is read a few prompts ahead. What is wrong with a
+    prompt is raised when its turn comes; graphs of those before it have been given by then, but
+    for the few that were read with it.
+
+    Args:
+        model: As for `flow_graph`; opened once.
+        prompts: As for `flow_graphs`, or any iterable of texts and lists of token ids.
+        attention_mask: As for `flow_graphs`.
+        target: As for `flow_graphs`.
+        position: As for `flow_graph`; counted within each prompt, without its padding.
+        expand: As for `flow_graph`.
+        positions: As for `flow_graph`; counted within each prompt, without its padding.
+        max_nodes: As for `flow_graph`.
+        segments: As for `flow_graphs`. If it cannot be told how many prompts there are, a list with
+            one entry for each is not taken; a function of the token ids is.
+        verbose: Show a progress bar.
+        options: As for `flow_graph`.
+
+    Returns:
+        An iterator over the graphs, in the order of the prompts.
+
+    Raises:
+        InputError: as `flow_graphs`.
+    """
+    asked = {**GRAPH_OPTIONS, **options}
+    view = ModelView(model)
+    rows, n = _stream(prompts, attention_mask)
+    several = None if target is None or isinstance(target, str | int) else list(target)
+    if several is not None and n not in (None, len(several)):
+        raise InputError(f"there are {n} prompts but {len(several)} targets; give one each")
+    each: Iterable[Any] = repeat(segments_of_each(segments, 1)[0]) if n is None else (
+        segments_of_each(segments, n)
+    )  # fmt: skip
+    GraphRequest(view, None, asked)  # options that do not fit are refused now
+
+    def plans() -> Iterator[Plan]:
+        from tqdm.auto import tqdm
+
+        targets = iter(repeat(target) if several is None else several)
+        bar = tqdm(zip(rows, each, strict=False), total=n, desc="graphs", disable=not verbose)
+        for i, (row, own) in enumerate(bar):
+            if (one := next(targets, _NONE_LEFT)) is _NONE_LEFT:
+                raise InputError(f"there are {i} targets and more prompts; give one each")
+            job = GraphRequest(view, one, asked)  # type: ignore[arg-type]
+            job.follow(expand, positions, max_nodes)
+            prompt = row if n is not None else _one_prompt(row)
+            yield job.plan(view.encode(prompt, asked["prepend_bos"], own), position)
+
+    return map(FlowGraph.of, graphs_of(view, asked["k"], plans(), _AHEAD))
+
+
+@checked
 def generate(
     model: Model,
     prompt: PromptLike,
@@ -210,3 +287,40 @@ def generate(
 
 def _wrapped(view: ModelView, k: int, plans: Iterable[Plan]) -> list[FlowGraph]:
     return [FlowGraph.of(records) for records in graphs_of(view, k, plans)]
+
+
+def _stream(prompts: Any, mask: Any) -> tuple[Iterator[Any], int | None]:
+    """Prompts one by one, and how many there are, if that is known.
+
+    Raises:
+        InputError: they are not several prompts.
+    """
+    if isinstance(prompts, list | tuple) or hasattr(prompts, "tolist"):
+        rows = _several_prompts(prompts, mask)
+        return iter(rows), len(rows)
+    try:
+        if isinstance(prompts, str | bytes | Mapping):
+            raise TypeError
+        found = iter(prompts)
+    except Exception as error:
+        raise InputError(
+            f"iter_flow_graphs: prompts must be prompts one after the other, each a text or token "
+            f"ids, got {short(prompts)}"
+        ) from error
+    if mask is not None:
+        raise InputError("an attention_mask needs a batch of token ids as a tensor")
+    return found, None
+
+
+@checked
+def _several_prompts(prompts: PromptsLike, mask: Mask | None) -> list[Any]:
+    return unpadded(prompts, mask)
+
+
+@checked
+def _one_prompt(prompt: PromptLike) -> Any:
+    return prompt
+
+
+for _reader in (_several_prompts, _one_prompt):  # whom their refusals name
+    inspect.unwrap(_reader).__qualname__ = "iter_flow_graphs"

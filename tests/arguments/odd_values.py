@@ -9,8 +9,11 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import tempfile
 import warnings
+from collections.abc import Iterator
 from inspect import Parameter, signature
+from itertools import islice
 
 import numpy as np
 import torch
@@ -114,6 +117,15 @@ def things():
         "visit_tl.flow_graph": small,
         "visit_tl.flow_graphs": small,
         "visit_tl.generate": small,
+        "visit_tl.iter_flow_graphs": small,
+        **{
+            f"visit_tl{room}.sweep": {"studies": "heads_ov", "out": "absent/run"}
+            for room in ("", ".sweeps")
+        },
+        "visit_tl.sweeps.study": {"columns": {"x": "int64"}},
+        "visit_tl.sweeps.SweepRun.summary": {"study": "heads_ov"},
+        "visit_tl.sweeps.SweepRun.table": {"study": "heads_ov"},
+        "visit_tl.sweeps.SweepRun.dataset": {"study": "heads_ov"},
         "visit_tl.segments.batch_mask": {"segments": [vt.Segments(((0, 2),))], "lengths": [2]},
         "visit_tl.segments.SegmentCollator.__call__": {"rows": []},
         "visit_tl.circuits.compare": {"scores": np.ones((12, 12))},
@@ -167,7 +179,15 @@ def things():
         "Segments": vt.Segments(((0, 2),)), "SegmentCollator": vt.segments.SegmentCollator(0),
         "AttentionView": vt.attention(model, prompt, ["L0H1"]),
     }  # fmt: skip
+    objects["SweepRun"] = sweep_of(model)
+    objects["Study"] = vt.sweeps.studies()["heads_ov"]
     return values, per_call, objects
+
+
+def sweep_of(model):
+    """A run in a folder of its own."""
+    out = tempfile.mkdtemp() + "/run"
+    return vt.sweep(model, ["a b"], ["heads_ov"], out, verbose=False)
 
 
 # What is left out, since it is not odd there but costly: names that would be looked for on disk
@@ -178,6 +198,8 @@ def unfit(name, argument, value):
         return True
     if argument in ("metric", "target", "targets") and (value is print or value is int):
         return True
+    if argument == "engine" and isinstance(value, str):
+        return True
     if argument == "segments" and value is int:  # as a rule of segments
         return True
     many = argument in ("random", "n", "batch_size") and isinstance(value, int)
@@ -186,6 +208,7 @@ def unfit(name, argument, value):
 
 # Calls that share the code behind an argument; one of each is asked.
 ALIKE = {
+    "visit_tl.sweep": "sweep", "visit_tl.sweeps.sweep": "sweep",
     "visit_tl.flow_graph": "graph", "visit_tl.flow_graphs": "graph", "visit_tl.generate": "graph",
     "visit_tl.FlowGraph.figure": "figure", "visit_tl.view.figures.sankey.sankey": "figure",
     "visit_tl.LensTable.figure": "lens", "visit_tl.view.figures.lens_table.figure": "lens",
@@ -230,7 +253,11 @@ def raw_errors(name, things):
         if parameters[argument].kind is Parameter.VAR_POSITIONAL:
             rest = [named.pop(argument)]
         try:
-            CALLS[name](*owner, *rest, **named)
+            made = CALLS[name](*owner, *rest, **named)
+            if isinstance(made, Iterator):
+                list(islice(made, 3))
+            if name == "visit_tl.sweeps.study":
+                made(lambda run: {})
         except vt.VisitError as error:
             assert len(str(error)) < 1500
         except Exception as error:

@@ -18,6 +18,7 @@ ROOMS = (
     "visit_tl.studies",
     "visit_tl.atlas",
     "visit_tl.view",
+    "visit_tl.sweeps",
 )
 
 # Reached through FlowGraph.figure and the like, with the options of the caller.
@@ -37,6 +38,9 @@ EXEMPT = {
     "visit_tl.ModelView": "opens a model, and is what the calls of the package read it by",
     "visit_tl.Trace": "what the calls of the package read a forward pass by",
     "visit_tl.gradients.MatrixReadout": _RECORD,
+    "visit_tl.sweeps.PromptRun": "what studies read a forward pass by, called for every prompt",
+    "visit_tl.sweeps.Study.__call__": "takes a PromptRun",
+    "visit_tl.sweeps.top_overlap": "called for every prompt; shapes stand in its signature",
     "visit_tl.FlowGraph.__contains__": "anything may be asked for; what is no id is not in it",
     "visit_tl.circuits.prompts.PromptSet.__getitem__": "an index or a slice, as of any sequence",
     **{f"visit_tl.circuits.metrics.{name}": _TABLE for name in (

@@ -102,6 +102,7 @@ if TYPE_CHECKING:
 
     PromptLike = str | Sequence[int] | Tensor
     PromptsLike = Sequence[str | Sequence[int] | Tensor] | Tensor
+    PromptStream = Iterable[str | Sequence[int] | Tensor] | Tensor
     MeanOver = Sequence[str | Sequence[int] | Tensor]
 else:
     PromptLike = Annotated[
@@ -112,6 +113,7 @@ else:
         Any, Taken("a list of prompts, each a text or token ids", "['one', 'two']", "Prompts",
                    (_TENSOR,), plain.batch),
     ]  # fmt: skip
+    PromptStream = Annotated[Any, Unchecked("each prompt is checked when its turn comes")]
     MeanOver = Annotated[
         Any,
         Taken("a list of prompts, each a text or token ids", "['one', 'two']", "Prompts",

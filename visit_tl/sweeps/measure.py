@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visit_tl.errors import InputError, VisitError
+from visit_tl.errors import InputError, ModelError, VisitError
 from visit_tl.lens.readout import Readout, read
 from visit_tl.lens.top_tokens import top_ids
 from visit_tl.model.last_logits import batches
@@ -20,9 +20,15 @@ from visit_tl.sweeps.registry import Study
 Columns = Mapping[str, np.ndarray]
 _VECTORS: Final = 4096
 """Vectors that are read together; 2,048 of SmolLM2-135M take 5 MB."""
-Key = tuple[int, int, bool, int]
+Key = tuple[int, int, bool, Hashable]
 """The id of a stack of vectors, the number of top tokens, whether all of a readout is wanted, and
-the id of the targets."""
+whose targets these are."""
+_OTHER: Final = "other prompt"
+Asking = tuple[Study, PromptRun, Generator[Any, Any, Any], Any]
+"""A study of a prompt that waits for what it asked for."""
+Waiting = tuple[Key, PromptRun, Wanted]
+Row = tuple[int, tuple[int, ...], int | None, str]
+"""The index of a prompt, its tokens, its target and its text, as `SweptModel.passes` takes it."""
 
 
 @dataclass(frozen=True)
@@ -91,26 +97,40 @@ def measure(
 def _runs(
     swept: SweptModel, prompts: Sequence[SweptPrompt], found: Measured
 ) -> Iterator[PromptRun]:
-    """The passes of prompts of one length; if they fail together, one at a time."""
+    """The passes of prompts of one length that gave numbers."""
     rows = [(p.index, p.token_ids, p.target, p.text) for p in prompts]
-    try:
-        runs = swept.passes(rows)
-    except Exception as error:  # one prompt may break the run of all
-        if len(rows) == 1:
-            found.errors.append((prompts[0].index, "", _reason(error)))
-            return
-        for prompt in prompts:
-            yield from _runs(swept, [prompt], found)
-        return
-    for run in runs:
-        if bool(torch.isfinite(run.logits).all()):
+    for (index, _, _, _), run in zip(rows, _passes(swept, rows), strict=True):
+        if isinstance(run, PromptRun):
             yield run
         else:
-            found.errors.append((run.index, "", "the logits of the model are not finite"))
+            found.errors.append((index, "", _reason(run)))
+
+
+def _passes(swept: SweptModel, rows: Sequence[Row]) -> list[PromptRun | Exception]:
+    """The passes of prompts of one length, or why there is none; one may fail, not its mates."""
+    try:
+        runs = swept.passes(rows)
+    except Exception as error:
+        if isinstance(error, ModelError) or _of_the_machine(error):
+            raise
+        if len(rows) == 1:
+            return [error]
+        return [one for row in rows for one in _passes(swept, [row])]
+    finite = [bool(torch.isfinite(run.logits).all()) for run in runs]
+    pairs = zip(runs, finite, strict=True)
+    return [
+        run if ok else InputError("the logits of the model are not finite") for run, ok in pairs
+    ]
+
+
+def _of_the_machine(error: Exception) -> bool:
+    """Whether an error says nothing of the prompt, and would be that of all that follow."""
+    lost = "CUDA error" in str(error) and not isinstance(error, torch.cuda.OutOfMemoryError)
+    return isinstance(error, MemoryError) or lost
 
 
 def _measure_runs(runs: Sequence[PromptRun], studies: Sequence[Study], found: Measured) -> None:
-    asking: list[tuple[Study, PromptRun, Generator[Any, Any, Any], Any]] = []
+    asking: list[Asking] = []
     size = 0
     for i, run in enumerate(runs):
         first = len(asking)
@@ -123,13 +143,12 @@ def _measure_runs(runs: Sequence[PromptRun], studies: Sequence[Study], found: Me
             size = 0
 
 
-def _answer(asking: list[tuple[Study, PromptRun, Any, Any]], found: Measured) -> None:
+def _answer(asking: list[Asking], found: Measured) -> None:
     """Read what studies asked for, and go on until all have ended."""
     while asking:
         some, asking[:] = list(asking), []
-        read_as = _read(some)
-        for (study, run, generator, _), readouts in zip(some, read_as, strict=True):
-            _step(study, run, generator, readouts, asking, found)
+        for (study, run, generator, _), answer in zip(some, _answers(some), strict=True):
+            _step(study, run, generator, answer, asking, found)
 
 
 def _size(asked: Any) -> int:
@@ -142,58 +161,79 @@ def _step(
     study: Study,
     run: PromptRun,
     generator: Generator[Any, Any, Any] | None,
-    readouts: Any,
-    asking: list[Any],
+    answer: Any,
+    asking: list[Asking],
     found: Measured,
 ) -> None:
-    """Start a study of a prompt, or go on with it, until it asks for readouts or ends."""
+    """Start a study of a prompt, or go on with it, until it asks for something or ends.
+
+    Whatever a study raises is an error of this prompt.
+    """
     try:
-        if generator is None:
-            made = study(run)
-            if not isinstance(made, Generator):
-                found.tables[study.name][run.index] = _columns(study, made)
-                return
-            generator, asked = made, next(made)
-        else:
-            asked = generator.send(readouts)
+        try:
+            if generator is None:
+                made = study(run)
+                if not isinstance(made, Generator):
+                    found.tables[study.name][run.index] = _columns(study, made)
+                    return
+                generator, asked = made, next(made)
+            else:
+                parts = answer if isinstance(answer, tuple) else (answer,)
+                failed = next((part for part in parts if isinstance(part, Exception)), None)
+                asked = generator.send(answer) if failed is None else generator.throw(failed)
+        except StopIteration as end:
+            found.tables[study.name][run.index] = _columns(study, end.value)
+            return
+        _check_asked(study, run, asked)
         asking.append((study, run, generator, asked))
-    except StopIteration as end:
-        _keep(study, run, end.value, found)
-    except VisitError as error:
+    except Exception as error:
+        if _of_the_machine(error):
+            raise
         found.errors.append((run.index, study.name, _reason(error)))
 
 
-def _keep(study: Study, run: PromptRun, made: Any, found: Measured) -> None:
-    try:
-        found.tables[study.name][run.index] = _columns(study, made)
-    except VisitError as error:
-        found.errors.append((run.index, study.name, _reason(error)))
+def _check_asked(study: Study, run: PromptRun, asked: Any) -> None:
+    """Check what a study yields.
+
+    Raises:
+        InputError: it is nothing that can be answered.
+    """
+    for one in asked if isinstance(asked, tuple) else (asked,):
+        if isinstance(one, OtherPrompt):
+            run.view.tokens.encode(list(one.token_ids), None)
+        elif not isinstance(one, Wanted):
+            raise InputError(
+                f"the study {study.name} yields {type(one).__name__}; a study yields "
+                f"run.top(vectors), run.read(vectors) or run.other(token_ids), or a tuple of them"
+            )
+        elif not isinstance(one.vectors, Tensor) or one.vectors.shape[-1:] != (run.view.d_model,):
+            got = getattr(one.vectors, "shape", type(one.vectors).__name__)
+            raise InputError(
+                f"the study {study.name} has {got} read; vectors are a tensor [..., "
+                f"{run.view.d_model}]"
+            )
 
 
-def _read(asking: Sequence[tuple[Study, PromptRun, Any, Any]]) -> list[Any]:
+def _answers(asking: Sequence[Asking]) -> list[Any]:
     """What studies asked for; the same stack of a prompt is read once."""
     wanted: dict[Key, tuple[PromptRun, Wanted]] = {}
     others: dict[Key, tuple[PromptRun, OtherPrompt]] = {}
     keys: list[list[Key]] = []
-    for study, run, _, asked in asking:
+    for _, run, _, asked in asking:
         own: list[Key] = []
         for one in asked if isinstance(asked, tuple) else (asked,):
-            if isinstance(one, Wanted):
-                own.append((id(one.vectors), one.k, one.whole, id(one.targets)))
-                wanted[own[-1]] = run, one
-            elif isinstance(one, OtherPrompt):
-                own.append((id(one), 0, False, 0))
+            if isinstance(one, OtherPrompt):
+                own.append((id(one), 0, False, _OTHER))
                 others[own[-1]] = run, one
-            else:
-                raise InputError(
-                    f"the study {study.name} yields {type(one).__name__}; a study yields "
-                    f"run.top(vectors), run.read(vectors) or run.other(token_ids), or a tuple of "
-                    f"them"
-                )
+                continue
+            # A stack that runs share, such as one of weights, has another target in each.
+            whose = ("run", run.index) if one.targets is None else ("given", id(one.targets))
+            own.append((id(one.vectors), one.k, one.whole, whose if one.whole else None))
+            wanted[own[-1]] = run, one
         keys.append(own)
     done: dict[Key, Any] = _other_runs(others)
     for k, whole in sorted({key[1:3] for key in wanted}):
-        waiting: list[tuple[Key, PromptRun, Wanted]] = []
+        waiting: list[Waiting] = []
         size = 0
         for key, (run, one) in wanted.items():
             if key[1:3] != (k, whole):
@@ -201,45 +241,52 @@ def _read(asking: Sequence[tuple[Study, PromptRun, Any, Any]]) -> list[Any]:
             waiting.append((key, run, one))
             size += _size(one)
             if size >= _VECTORS:
-                _read_together(waiting, k, whole, done)
+                done |= _read_together(waiting, k, whole)
                 waiting, size = [], 0
         if waiting:
-            _read_together(waiting, k, whole, done)
+            done |= _read_together(waiting, k, whole)
     return [
         tuple(done[key] for key in own) if isinstance(asked, tuple) else done[own[0]]
         for own, (_, _, _, asked) in zip(keys, asking, strict=True)
     ]
 
 
-def _other_runs(others: Mapping[Key, tuple[PromptRun, OtherPrompt]]) -> dict[Key, PromptRun]:
+def _other_runs(others: Mapping[Key, tuple[PromptRun, OtherPrompt]]) -> dict[Key, Any]:
     """The runs of other prompts that studies asked for, in batches of one length."""
     keys = list(others)
-    done: dict[Key, PromptRun] = {}
+    done: dict[Key, Any] = {}
     for part in batches([len(others[key][1].token_ids) for key in keys]):
         asked = [others[keys[i]] for i in part]
-        runs = asked[0][0].swept.passes(
-            [(run.index, one.token_ids, None, "") for run, one in asked]
-        )
-        done |= zip((keys[i] for i in part), runs, strict=True)
+        rows: list[Row] = [(run.index, one.token_ids, None, "") for run, one in asked]
+        done |= zip((keys[i] for i in part), _passes(asked[0][0].swept, rows), strict=True)
     return done
 
 
-def _read_together(
-    waiting: Sequence[tuple[Key, PromptRun, Wanted]], k: int, whole: bool, done: dict[Key, Any]
-) -> None:
+def _read_together(waiting: Sequence[Waiting], k: int, whole: bool) -> dict[Key, Any]:
+    """The readouts of some stacks; if they fail together, each by itself, or its error."""
+    try:
+        parts = _readouts(waiting, k, whole)
+    except Exception as error:
+        if _of_the_machine(error):
+            raise
+        if len(waiting) == 1:
+            return {waiting[0][0]: error}
+        return {key: x for one in waiting for key, x in _read_together([one], k, whole).items()}
+    return {key: part for (key, _, _), part in zip(waiting, parts, strict=True)}
+
+
+def _readouts(waiting: Sequence[Waiting], k: int, whole: bool) -> list[Any]:
     rows = [one.vectors.reshape(-1, one.vectors.shape[-1]).float() for _, _, one in waiting]
     view, stack, sizes = waiting[0][1].view, torch.cat(rows), [len(part) for part in rows]
-    if whole:
-        targets = [
-            torch.full((n, 1), run.target) if one.targets is None else one.targets.reshape(n, 1)
-            for n, (_, run, one) in zip(sizes, waiting, strict=True)
-        ]
-        out = read(view, stack, torch.cat(targets), k=k)
-        columns = zip(*(getattr(out, f.name).split(sizes) for f in fields(Readout)), strict=True)
-        parts: Any = (Readout(*part) for part in columns)
-    else:
-        parts = top_ids(view, stack, k).split(sizes)
-    done |= {key: part for (key, _, _), part in zip(waiting, parts, strict=True)}
+    if not whole:
+        return list(top_ids(view, stack, k).split(sizes))
+    targets = [
+        torch.full((n, 1), run.target) if one.targets is None else one.targets.reshape(n, 1)
+        for n, (_, run, one) in zip(sizes, waiting, strict=True)
+    ]
+    out = read(view, stack, torch.cat(targets), k=k)
+    columns = zip(*(getattr(out, f.name).split(sizes) for f in fields(Readout)), strict=True)
+    return [Readout(*part) for part in columns]
 
 
 def _columns(study: Study, made: Any) -> Columns:
@@ -255,18 +302,32 @@ def _columns(study: Study, made: Any) -> Columns:
         )
     found: dict[str, np.ndarray] = {}
     for name, kind in study.columns.items():
-        values = made[name]
-        if isinstance(values, Tensor):
-            values = values.detach().cpu().numpy()
-        array = np.asarray(values, dtype=object if kind == "string" else kind)
-        if array.ndim != 1:
-            raise InputError(
-                f"the column {name} of {study.name} has {array.ndim} axes; rows are a list"
-            )
-        found[name] = array
+        found[name] = _column(made[name], kind, f"the column {name} of {study.name}")
     if len(lengths := {len(array) for array in found.values()}) > 1:
         raise InputError(f"the columns of {study.name} have different lengths, {sorted(lengths)}")
     return found
+
+
+_FROM: Final = {"int64": "bi", "float64": "biuf", "bool": "b"}
+"""The kinds of NumPy whose values a column takes as they are."""
+
+
+def _column(values: Any, kind: str, what: str) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
+    array = np.asarray(values, dtype=object if kind == "string" else None)
+    if array.ndim != 1:
+        raise InputError(f"{what} has {array.ndim} axes; rows are a list")
+    if kind == "string":
+        if odd := [x for x in array if x is not None and not isinstance(x, str)]:
+            raise InputError(f"{what} holds {type(odd[0]).__name__}, not texts")
+        return array
+    if array.dtype == object and kind == "float64":
+        array = np.array([np.nan if x is None else x for x in array])
+    if len(array) and array.dtype.kind not in _FROM[kind]:
+        raise InputError(f"{what} holds {array.dtype}, not {kind}")
+    return array.astype(kind)
 
 
 def _reason(error: BaseException) -> str:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.kinds import Taken
 from visit_tl.arguments.vocabulary import File, Name, Names, Theme
 from visit_tl.drawn import Drawn
 from visit_tl.errors import FileError, InputError
-from visit_tl.sweeps.registry import PROMPT
+from visit_tl.sweeps.registry import PROMPT, TYPES
 from visit_tl.sweeps.run_folder import RunFolder
+from visit_tl.sweeps.summaries import Moments
 from visit_tl.sweeps.tables import ERRORS, OWN, PROMPTS, arrow
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+_SHOWN: Final = 3
+"""Failures that the text of a run shows."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +64,37 @@ class SweepRun(Drawn):
 
         Args:
             study: Its name; `prompts` is the table of the prompts, `errors` that of what failed.
+
+        Raises:
+            InputError: there is no such table.
+            FileError: no shard is done yet, or a file is damaged.
         """
-        return self.dataset(study).to_table().to_pandas()
+        with self._reading(study):
+            return self.dataset(study).to_table().to_pandas()
 
     @checked
     def dataset(self, study: Name) -> Any:
-        """The rows of a study as a pyarrow dataset, which reads only what is asked for."""
-        files = self._files(study)
-        return arrow("dataset").dataset([str(file) for file in files], format="parquet")
+        """The rows of a study as a pyarrow dataset, which reads only what is asked for.
+
+        Raises:
+            InputError: there is no such table.
+            FileError: no shard is done yet, or a file is damaged.
+        """
+        files = [str(file) for file in self._files(study)]
+        with self._reading(study):
+            return arrow("dataset").dataset(files, format="parquet")
 
     @checked
     def summary(self, study: Name, by: Names | None = None) -> pd.DataFrame:
         """The mean of each number by group, one shard in memory at a time.
 
         First the rows of a prompt are averaged in each group, then the prompts: rows of one prompt
-        are no independent measurements.
+        are no independent measurements. Values that are not a number are left out. Numbers are
+        columns of float64 and bool, whose mean is the share that is true.
 
         Args:
             study: Its name.
-            by: The columns that are grouped by; None is what the study says.
+            by: The columns that are grouped by; None is what the study says, [] is all rows.
 
         Returns:
             A row for each group: its columns; `n`, the number of prompts with rows in it; `share`,
@@ -86,12 +102,12 @@ class SweepRun(Drawn):
             standard error of the mean over prompts, NaN for one prompt.
 
         Raises:
-            InputError: the study has no such column.
+            InputError: there is no such table, or it has no such column.
+            FileError: no shard is done yet, or a file is damaged.
         """
-        import pandas as pd
-
         columns = self._columns(study)
-        groups = list(self.about["studies"][study]["by"] if by is None else by)
+        own = self.about["studies"].get(study, {}).get("by", ())
+        groups = list(dict.fromkeys(own if by is None else by))
         if unknown := [name for name in groups if name not in columns]:
             raise InputError(f"{study} has no column {unknown[0]!r}; it has {', '.join(columns)}")
         numbers = [
@@ -99,27 +115,22 @@ class SweepRun(Drawn):
             for name, kind in columns.items()
             if kind in ("float64", "bool") and name not in groups
         ]
-        parts: list[pd.DataFrame] = []
+        found = Moments(groups, numbers)
         for file in self._files(study):
-            frame = arrow("parquet").read_table(file).to_pandas()
-            frame = frame.astype(dict.fromkeys(numbers, "float64"))
-            one = frame.groupby([PROMPT, *groups], sort=False)[numbers].mean().reset_index()
-            of_group = one.groupby(groups, sort=False) if groups else one.groupby(lambda _: 0)
-            total = of_group[numbers].agg(["sum", "count", _squares])
-            total[("n", "")] = of_group.size()
-            parts.append(total)
-        whole = pd.concat(parts)
-        whole = whole.groupby(level=list(range(whole.index.nlevels))).sum()
-        found = pd.DataFrame(index=whole.index)
-        found["n"] = whole[("n", "")].astype("int64")
-        found["share"] = found["n"] / max(1, self.measured)
-        for name in numbers:
-            n = whole[(name, "count")]
-            mean = whole[(name, "sum")] / n.where(n > 0)
-            variance = (whole[(name, "_squares")] / n.where(n > 0) - mean**2).clip(lower=0)
-            found[name] = mean
-            found[f"{name}_se"] = np.sqrt(variance / (n - 1).where(n > 1))
-        return found.reset_index() if groups else found.reset_index(drop=True)
+            with self._reading(study):
+                part = arrow("parquet").read_table(file, columns=[PROMPT, *groups, *numbers])
+            found.add(part.to_pandas())
+        return found.table(self.measured, columns)
+
+    @contextmanager
+    def _reading(self, study: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, arrow("lib").ArrowException) as error:
+            raise FileError(
+                f"the table {study} of {self.path} cannot be read: {error}; run the same sweep "
+                f"again to have damaged shards measured again"
+            ) from error
 
     @property
     def measured(self) -> int:
@@ -154,14 +165,16 @@ class SweepRun(Drawn):
     def __str__(self) -> str:
         done, all_of = len(self.folder.done()), self.about["n_shards"]
         lines = [f"{self.about['model']}: {self.n_prompts} prompts, {done} of {all_of} shards done"]
+        if not done:
+            return lines[0]
         for name in (*self.studies, PROMPTS, ERRORS):
-            rows = self.dataset(name).count_rows() if done else 0
+            rows = self.dataset(name).count_rows()
             lines.append(f"  {name:<24} {rows:>9} rows")
+        errors = self.dataset(ERRORS).head(_SHOWN).to_pylist()
+        for one in errors:
+            where = f"prompt {one[PROMPT]}" + (f", {one['study']}" if one["study"] else "")
+            lines.append(f"  {where}: {one['error']}")
         return "\n".join(lines)
-
-
-def _squares(values: Any) -> float:
-    return float((values**2).sum())
 
 
 Folder = Annotated[File, Taken("the folder of a run", "'run/'", "File")]
@@ -184,6 +197,15 @@ def open_run(path: File) -> SweepRun:
         if not isinstance(about.get(name), kind):
             raise FileError(f"the manifest of {path} is damaged: {name!r} is no {kind.__name__}")
     for name, one in about["studies"].items():
-        if not isinstance(one, dict) or not {"columns", "by"} <= one.keys():
+        if not _is_study(one):
             raise FileError(f"the manifest of {path} is damaged: the study {name!r} has no columns")
     return SweepRun(folder.path, about)
+
+
+def _is_study(one: Any) -> bool:
+    if not isinstance(one, dict):
+        return False
+    columns, by = one.get("columns"), one.get("by")
+    if not isinstance(columns, dict) or not isinstance(by, list):
+        return False
+    return all(kind in TYPES for kind in columns.values()) and {*map(str, by)} <= columns.keys()

@@ -1,7 +1,7 @@
 """The folder of a run: a manifest, and tables in shards that are written whole or not at all.
 
     run/manifest.json            what the run is of: model, prompts, studies, options, versions
-    run/done/00007.json          shard 7 is done: its tables with their rows and sizes
+    run/done/00007.json          shard 7 is done: the sizes and checksums of its tables
     run/heads_ov/00007.parquet   the rows of one study for the prompts of shard 7
 
 The mark in `done/` is written after all tables of its shard. A shard without it is measured again,
@@ -11,20 +11,26 @@ row is there twice.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from visit_tl.arguments.words import short
 from visit_tl.errors import FileError
 from visit_tl.files import write
+from visit_tl.sweeps.tables import OWN
 
 SCHEMA: Final = "visit_tl sweep run 1"
-_FREE: Final = ("versions", "n_shards")
+_FREE: Final = ("versions",)
 """What may differ when a run is continued."""
+_MAY_BE_UNKNOWN: Final = "code"
+_HELD: Final = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 class RunFolder:
@@ -48,7 +54,7 @@ class RunFolder:
         file = self.path / "manifest.json"
         try:
             data = json.loads(file.read_bytes())
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise FileError(
                 f"{self.path} is no folder of a run: it has no manifest.json"
             ) from error
@@ -58,63 +64,71 @@ class RunFolder:
             raise FileError(f"{file} is no manifest of a run (expected the schema {SCHEMA!r})")
         return data
 
+    def check_free(self) -> None:
+        """Check that the folder is new, empty, or one of a run; nothing is written.
+
+        Raises:
+            FileError: it holds other files, or cannot be read.
+        """
+        try:
+            if not self.path.exists() or (self.path / "manifest.json").exists():
+                return
+            held = sorted(p.name for p in self.path.iterdir() if not _is_ours(p.name))
+        except OSError as error:
+            raise FileError(f"{self.path} is no folder: {error.strerror or error}") from error
+        if held:
+            raise FileError(
+                f"{self.path} holds other files ({', '.join(held[:3])}); name an empty or new "
+                f"folder"
+            )
+
     def begin(self, about: Mapping[str, Any]) -> None:
         """Start the run, or continue it.
 
         Raises:
-            FileError: the folder is of another run (the message names what differs), holds other
-                files, or cannot be written to.
+            FileError: the folder is of another run (the message names what differs), or cannot be
+                written to.
         """
         about = {"schema": SCHEMA, **json.loads(json.dumps(about))}
         file = self.path / "manifest.json"
-        if file.exists():
-            before = self.read()
-            for name in {**about, **before}:
-                if name not in _FREE and before.get(name) != about.get(name):
-                    raise FileError(
-                        f"{self.path} is of another run: its {name} is {_short(before.get(name))}, "
-                        f"this one's is {_short(about.get(name))}; name a new folder"
-                    )
+        if not file.exists():
+            write(file, (json.dumps(about, indent=1, ensure_ascii=True) + "\n").encode())
             return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            strangers = sorted(p.name for p in self.path.iterdir() if not p.name.startswith("."))
-        except OSError as error:
-            raise FileError(f"{self.path} cannot be made: {error.strerror or error}") from error
-        if strangers:
+        if (other := _difference(self.read(), about)) is not None:
+            name, before, now = other
             raise FileError(
-                f"{self.path} holds other files ({', '.join(strangers[:3])}); name an empty or new "
-                f"folder"
+                f"{self.path} is of another run: its {name} is {before}, this one's is {now}; name "
+                f"a new folder"
             )
-        write(file, (json.dumps(about, indent=1, ensure_ascii=True) + "\n").encode())
+        self._tidy()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder, so that no other process runs a sweep there; a killed one lets go.
 
         Raises:
-            FileError: another process holds it.
+            FileError: another process holds it, or it cannot be written to.
         """
         try:
             import fcntl
         except ImportError:  # Windows has no such locks
-            yield
-            return
+            fcntl = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise FileError(
-                f"{self.path} cannot be written to: {error.strerror or error}"
-            ) from error
+            raise self._unwritable(error) from error
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if fcntl is not None:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise FileError(
-                    f"another process runs a sweep in {self.path}; wait for it, or name another "
-                    f"folder"
-                ) from error
+                # Some shared filesystems have no locks. Two runs would then write the same tables.
+                if error.errno in _HELD:
+                    raise FileError(
+                        f"another process runs a sweep in {self.path}; wait for it, or name "
+                        f"another folder"
+                    ) from error
             yield
         finally:
             os.close(handle)
@@ -122,19 +136,22 @@ class RunFolder:
     # --- shards --------------------------------------------------------------------------------
 
     def done(self) -> set[int]:
-        """The shards that are done."""
-        marks = self.path / "done"
-        if not marks.is_dir():
-            return set()
+        """The shards that are done: their marks, and files of the sizes that these name."""
+        return {shard for shard, mark in self._marks() if self._whole(shard, mark, read=False)}
+
+    def sound(self, tables: set[str]) -> dict[int, int]:
+        """The shards whose tables are all there, to the byte, each with its number of errors.
+
+        Args:
+            tables: The tables that a shard must have.
+        """
         return {
-            int(mark.stem)
-            for mark in marks.iterdir()
-            if re.fullmatch(r"\d{5,}\.json", mark.name) and self._whole(mark)
+            shard: mark["errors"]
+            for shard, mark in self._marks()
+            if tables == set(mark["tables"]) and self._whole(shard, mark, read=True)
         }
 
-    def write_shard(
-        self, shard: int, tables: Mapping[str, bytes], facts: Mapping[str, Any]
-    ) -> None:
+    def write_shard(self, shard: int, tables: Mapping[str, bytes], errors: int) -> None:
         """Write the tables of a shard, and then its mark.
 
         Raises:
@@ -143,31 +160,87 @@ class RunFolder:
         try:
             for name in (*tables, "done"):
                 (self.path / name).mkdir(exist_ok=True)
+            self._mark(shard).unlink(missing_ok=True)  # it is of the tables that are replaced
         except OSError as error:
-            raise FileError(
-                f"{self.path} cannot be written to: {error.strerror or error}"
-            ) from error
+            raise self._unwritable(error) from error
         for name, content in tables.items():
             write(self.path / name / f"{shard:05}.parquet", content)
-        mark = {"tables": {name: len(content) for name, content in tables.items()}, **facts}
-        write(self.path / "done" / f"{shard:05}.json", json.dumps(mark).encode())
+        sums = {name: [len(content), zlib.crc32(content)] for name, content in tables.items()}
+        write(self._mark(shard), json.dumps({"tables": sums, "errors": errors}).encode())
 
     def files(self, table: str) -> list[Path]:
         """The files of one table, in the order of the prompts; only of shards that are done."""
         return [self.path / table / f"{shard:05}.parquet" for shard in sorted(self.done())]
 
-    def _whole(self, mark: Path) -> bool:
-        """Whether a mark can be read and its tables have the sizes that it names."""
+    def _mark(self, shard: int) -> Path:
+        return self.path / "done" / f"{shard:05}.json"
+
+    def _marks(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The marks that can be read."""
+        folder = self.path / "done"
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not re.fullmatch(r"\d{5,}\.json", file.name):
+                continue
+            try:
+                mark = json.loads(file.read_bytes())
+            except (OSError, ValueError, RecursionError):
+                continue
+            if _is_mark(mark):
+                yield int(file.stem), mark
+
+    def _whole(self, shard: int, mark: Mapping[str, Any], *, read: bool) -> bool:
         try:
-            sizes = json.loads(mark.read_bytes())["tables"]
-            return all(
-                (self.path / name / f"{mark.stem}.parquet").stat().st_size == size
-                for name, size in sizes.items()
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            for name, (size, checksum) in mark["tables"].items():
+                file = self.path / name / f"{shard:05}.parquet"
+                if file.stat().st_size != size:
+                    return False
+                if read and zlib.crc32(file.read_bytes()) != checksum:
+                    return False
+        except OSError:
             return False
+        return True
+
+    def _tidy(self) -> None:
+        """Remove what a killed run had begun to write."""
+        for file in self.path.glob("*/.*.*.*"):
+            if re.fullmatch(r"\.\d{5,}\.(parquet|json)\..*", file.name):
+                file.unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> FileError:
+        return FileError(f"{self.path} cannot be written to: {error.strerror or error}")
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _is_mark(mark: Any) -> bool:
+    return (
+        isinstance(mark, dict)
+        and isinstance(mark.get("errors"), int)
+        and isinstance(tables := mark.get("tables"), dict)
+        and {*OWN} <= tables.keys()
+        and all(isinstance(s, list) and [type(x) for x in s] == [int, int] for s in tables.values())
+    )
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file is one that a run has before its manifest."""
+    return name == ".lock" or name.startswith(".manifest.json.")
+
+
+def _difference(before: Any, now: Any, name: str = "") -> tuple[str, str, str] | None:
+    """The first thing in which two runs differ, by name, with both values; None if they do not."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in {**now, **before}:
+            if not name and key in _FREE:
+                continue
+            there, here = before.get(key), now.get(key)
+            if key == _MAY_BE_UNKNOWN and (there is None or here is None):
+                continue
+            if found := _difference(there, here, f"{name}.{key}" if name else key):
+                return found
+        return None
+    if before == now:
+        return None
+    return name, _told(before), _told(now)
+
+
+def _told(value: Any) -> str:
+    return f"{{{', '.join(sorted(value))}}}" if isinstance(value, dict) else short(value)

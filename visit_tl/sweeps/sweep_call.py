@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.kinds import Taken, Unchecked
 from visit_tl.arguments.vocabulary import Count, File, Flag, Model, Whole
-from visit_tl.causal.patching.progress_file import fingerprint
-from visit_tl.errors import InputError
-from visit_tl.model.view import ModelView
-from visit_tl.sweeps.prompt_run import SweptModel
+from visit_tl.errors import FileError, InputError
 from visit_tl.sweeps.prompt_sources import GivenPrompt, given_prompts, hash_of
 from visit_tl.sweeps.registry import chosen_studies
 from visit_tl.sweeps.results import SweepRun, open_run
 from visit_tl.sweeps.run_folder import RunFolder
-from visit_tl.sweeps.shard_work import Failure, Job, run_shard, shards_of
-from visit_tl.sweeps.tables import arrow
+from visit_tl.sweeps.shard_work import Here, Job, shards_of
+from visit_tl.sweeps.tables import ERRORS, PROMPTS, arrow
 
 PER_SHARD: Final = 64
 ONLY: Final = ("correct",)
@@ -57,18 +53,20 @@ def sweep(
     the tables are the same. A prompt that cannot be run is a row of the table `errors`.
 
     Args:
-        model: As for `flow_graph`. With `engine`, each worker opens its own: pass a name or path,
-            or a function without arguments that gives a model.
+        model: As for `flow_graph`, or a function without arguments that gives a model. With
+            `engine`, each worker opens its own: pass a name or path, or such a function.
         prompts: The path of a file (`.jsonl`, `.csv` or `.parquet`) with a `prompt` and perhaps a
             `target` in each row; a list of texts, token ids, dicts or (prompt, target) pairs; a
-            prompt set; facts; or a dataset of Hugging Face.
+            prompt set; facts; a table of pandas; or a dataset of Hugging Face. A target given as
+            text is the first token of it, after a space.
         studies: One or several, by name or as made by `study`; see `vt.sweeps.studies()`.
         out: The folder of the run.
         prepend_bos: As for `flow_graph`.
         only: `correct` measures only the prompts whose target the model predicts.
         n: How many prompts at most, from the first on; None is all.
         per_shard: How many prompts are written together, and lost together if the run is killed.
-        strict: Stop at the first prompt that fails.
+        strict: Stop when a prompt fails, and name it. Its shard is not written; in a run that is
+            continued, shards with failures are measured again.
         engine: None runs here; `ray`, or the address of a cluster, runs on workers of Ray.
         workers: With `engine`, how many workers, each with a model.
         num_cpus: With `engine`, processors of a worker, which are also its threads.
@@ -88,62 +86,76 @@ def sweep(
     arrow()
     if only is not None and only not in ONLY:
         raise InputError(f"only={only!r} is not known; it is 'correct', or None for all prompts")
-    chosen = chosen_studies(studies)
-    given = given_prompts(prompts)[:n]
-    if only is not None and any(p.target is None for p in given if p.error is None):
-        raise InputError("only='correct' needs a target for every prompt; one has none")
-    job = Job(tuple(chosen), prepend_bos, only, Path(out))
-    folder, shards = RunFolder(out), shards_of(len(given), per_shard)
-    with folder.locked():
-        results: Iterator[tuple[int, list[Failure]]]
-        if engine is None:
-            view = ModelView(model)
-            folder.begin(_about(view, given, job, per_shard))
-            missing = [i for i in range(len(shards)) if i not in folder.done()]
-            results = _here(SweptModel(view), job, shards, missing, given)
-        else:
-            from visit_tl.sweeps.ray_engine import ray_results
-
-            view = ModelView(model() if callable(model) and not hasattr(model, "cfg") else model)
-            folder.begin(_about(view, given, job, per_shard))
-            missing = [i for i in range(len(shards)) if i not in folder.done()]
-            results = ray_results(
-                model, job, shards, missing, given, address=engine, workers=workers,
-                num_cpus=num_cpus, num_gpus=num_gpus,
-            )  # fmt: skip
-        before = sum(len(shard) for i, shard in enumerate(shards) if i not in missing)
-        bar = tqdm(
-            total=len(given), initial=before, desc="prompts", unit="prompt", disable=not verbose
+    if "://" in str(out):
+        raise FileError(
+            f"{out} is an address; a run is written to a folder of this machine, or one that is "
+            f"mounted here"
         )
-        with bar:
-            for shard, errors in results:
-                bar.update(len(shards[shard]))
-                if errors and strict:
-                    index, study, reason = errors[0]
-                    where = f"the study {study} of prompt {index}" if study else f"prompt {index}"
-                    raise InputError(f"{where} failed: {reason}")
+    job = Job(tuple(chosen_studies(studies)), prepend_bos, only)
+    given = given_prompts(prompts, n)
+    _check_prompts(given, only, strict)
+    shards = shards_of(len(given), per_shard)
+    folder = RunFolder(out)
+    folder.check_free()
+    with folder.locked():
+        folder.check_free()
+        if engine is None:
+            opened = Here(model, job)
+        else:
+            from visit_tl.sweeps.ray_engine import OnRay
+
+            opened = OnRay(
+                model, job, address=engine, workers=min(workers, len(shards)), num_cpus=num_cpus,
+                num_gpus=num_gpus,
+            )  # fmt: skip
+        with opened:
+            folder.begin(_about(opened.about(), given, job, per_shard))
+            done = folder.sound({PROMPTS, ERRORS, *(study.name for study in job.studies)})
+            # With `strict`, what failed is tried again.
+            missing = [
+                i for i in range(len(shards)) if done.get(i, 1) and (strict or i not in done)
+            ]
+            work = ((shard, [(i, given[i]) for i in shards[shard]]) for shard in missing)
+            failed = sum(errors for i, errors in done.items() if i not in missing)
+            before = len(given) - sum(len(shards[i]) for i in missing)
+            with tqdm(
+                total=len(given), initial=before, desc="prompts", unit="prompt", disable=not verbose
+            ) as bar:
+                for shard, measured in opened.results(work):
+                    if measured.errors and strict:
+                        raise InputError(_failed(*measured.errors[0]))
+                    folder.write_shard(shard, measured.files, len(measured.errors))
+                    failed += len(measured.errors)
+                    if failed:
+                        bar.set_postfix(failed=failed, refresh=False)
+                    bar.update(len(shards[shard]))
     return open_run(out)
 
 
-def _here(
-    swept: SweptModel,
-    job: Job,
-    shards: Sequence[range],
-    missing: Sequence[int],
-    given: Sequence[GivenPrompt],
-) -> Iterator[tuple[int, list[Failure]]]:
-    for shard in missing:
-        yield shard, run_shard(swept, job, shard, [(i, given[i]) for i in shards[shard]])
+def _check_prompts(given: Sequence[GivenPrompt], only: str | None, strict: bool) -> None:
+    """Check what can be known of the prompts before a model is opened.
+
+    Raises:
+        InputError: a target is missing, or, with `strict`, a prompt cannot be read.
+    """
+    for i, one in enumerate(given):
+        if one.error is not None and strict:
+            raise InputError(_failed(i, "", one.error))
+        if one.error is None and only is not None and one.target is None:
+            raise InputError(f"only='correct' needs a target for every prompt; prompt {i} has none")
+
+
+def _failed(index: int, study: str, reason: str) -> str:
+    where = f"the study {study} of prompt {index}" if study else f"prompt {index}"
+    return f"{where} failed: {reason}"
 
 
 def _about(
-    view: ModelView, given: Sequence[GivenPrompt], job: Job, per_shard: int
+    model: Mapping[str, Any], given: Sequence[GivenPrompt], job: Job, per_shard: int
 ) -> dict[str, Any]:
     """What the run is of; a run is continued only with the same."""
     return {
-        "model": view.name,
-        "weights": fingerprint(view),
-        "adapters": list(view.adapters.names),
+        **model,
         "prompts": hash_of(given),
         "n_prompts": len(given),
         "per_shard": per_shard,
@@ -155,6 +167,7 @@ def _about(
                 "options": dict(study.options),
                 "columns": dict(study.columns),
                 "by": list(study.by),
+                "code": study.code,
                 "source": study.source,
             }
             for study in job.studies

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from visit_tl.arguments.several import integers_or_none
@@ -92,25 +92,33 @@ class GraphRequest:
         return plan(self.view, trace, target=self.target, budget=self.budget, follow=follow)
 
 
-def graphs_of(view: ModelView, k: int, plans: Iterable[Plan]) -> list[GraphData]:
+def graphs_of(
+    view: ModelView, k: int, plans: Iterable[Plan], together: int | None = None
+) -> Iterator[GraphData]:
     """Read the plans of several graphs.
 
-    Rows of weights are read together, each once for all graphs, as many as fit into memory.
+    Rows of weights are read together, each once for all graphs that wait, as many as fit into
+    memory.
+
+    Args:
+        view: The model.
+        k: How many top and bottom tokens each node keeps.
+        plans: The plans.
+        together: How many graphs wait at most; None is no limit.
     """
     atlas = open_atlas(view, min(k, view.d_vocab))
     reader = Reader(view, k, atlas)
-    graphs: list[GraphData] = []
     waiting: list[HalfGraph] = []
 
-    def whole() -> None:
-        graphs.extend(finish(reader, waiting))
+    def whole() -> list[GraphData]:
+        graphs = finish(reader, waiting)
         waiting.clear()
         if atlas is not None:
             atlas.save()
+        return graphs
 
     for one in plans:
         waiting.append(read(reader, one))
-        if reader.nbytes > _TOGETHER:
-            whole()
-    whole()
-    return graphs
+        if reader.nbytes > _TOGETHER or len(waiting) == together:
+            yield from whole()
+    yield from whole()
