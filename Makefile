@@ -59,7 +59,7 @@ test: $(VENV)/test  ## every test
 
 # The core tests beside other versions, each lane in an environment of its own under build/. What is
 # about pages, browsers and the embedded model is not about versions.
-CORE := tests/atlas tests/causal tests/circuits tests/gradients tests/graph tests/model tests/studies tests/sweeps tests/test_by_hand.py \
+CORE := tests/atlas tests/causal tests/circuits tests/gradients tests/graph tests/model tests/segments tests/studies tests/test_by_hand.py \
 	tests/test_cli.py tests/test_components.py tests/test_lens.py tests/test_refusals.py tests/test_releases.py \
 	tests/test_states.py tests/test_tokens.py tests/test_trace.py
 CORE_TESTS := -m pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile -m "not model"
