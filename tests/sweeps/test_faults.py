@@ -50,7 +50,7 @@ def test_a_run_that_stopped_measures_only_what_is_missing(native, tmp_path, monk
     run = vt.sweeps.open(out)
     assert not run.complete and len(run.table("prompts")) == 4
     seen = []
-    hook = ("embed.hook_in", lambda ids, hook: seen.extend(range(len(ids))))
+    hook = ("hook_embed", lambda embedded, hook: seen.extend(range(len(embedded))))
     with native.hooks([hook]):
         of(native, out)
     assert len(seen) == 5
@@ -301,7 +301,7 @@ def test_a_prompt_whose_run_is_not_a_number_leaves_its_mates_alone(native, tmp_p
 
     spoilt = torch.tensor([False, True, False, False] * 2)
     clean = of(native, tmp_path / "clean", given, per_shard=8)
-    with native.hooks([("blocks.0.hook_out", spoil)]):
+    with native.hooks([("blocks.0.hook_resid_post", spoil)]):
         run = of(native, tmp_path / "run", given, per_shard=8)
     assert list(run.table("errors")["prompt"]) == [1, 5]
     assert set(run.table("errors")["error"]) == {"the logits of the model are not finite"}
@@ -314,13 +314,13 @@ def test_a_prompt_whose_run_is_not_a_number_leaves_its_mates_alone(native, tmp_p
 def test_a_prompt_that_breaks_the_run_of_all_is_run_alone(native, tmp_path):
     given = ["a b c", "b b c", "c b c"]
 
-    first = native.to_tokens("b b c")[0, 1]
+    own = native.W_E[native.to_tokens("b b c")[0, 1]]
 
-    def refuse_b(ids, hook):
-        if (ids[:, 1] == first).any():
+    def refuse_b(embedded, hook):
+        if (embedded[:, 1] == own).all(-1).any():
             raise RuntimeError("no b")
 
-    with native.hooks([("embed.hook_in", refuse_b)]):
+    with native.hooks([("hook_embed", refuse_b)]):
         run = of(native, tmp_path / "run", given, per_shard=3)
     assert run.table("errors").to_numpy().tolist() == [[1, "", "RuntimeError: no b"]]
     assert set(run.table("heads_ov")["prompt"]) == {0, 2}
