@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import repeat
@@ -323,4 +322,6 @@ def _one_prompt(prompt: PromptLike) -> Any:
 
 
 for _reader in (_several_prompts, _one_prompt):  # whom their refusals name
-    inspect.unwrap(_reader).__qualname__ = "iter_flow_graphs"
+    while _reader is not None:
+        _reader.__qualname__ = "iter_flow_graphs"
+        _reader = getattr(_reader, "__wrapped__", None)

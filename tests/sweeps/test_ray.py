@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 
 import pytest
@@ -105,14 +106,9 @@ def test_what_workers_refuse_is_refused_here(ray, tmp_path):
 
 
 def test_what_cannot_be_sent_is_refused(ray, tmp_path):
-    def holds_a_file():
-        return opened
-
-    with (
-        open(os.devnull) as opened,
-        pytest.raises(vt.InputError, match="cannot be sent to workers"),
-    ):
-        on_ray(tmp_path / "ray", model=holds_a_file)
+    lock = threading.Lock()
+    with pytest.raises(vt.InputError, match="cannot be sent to workers"):
+        on_ray(tmp_path / "ray", model=lambda: lock)
 
 
 def another_each_time():

@@ -172,9 +172,9 @@ def study(
 
     def registered(function: Callable[..., Any]) -> Study:
         name = function.__name__
-        if not function.__module__.startswith(f"{_ROOM}."):
+        if not _of_the_package(function):
             known = studies().get(name)  # loads those of the package, whose names stay theirs
-            if known is not None and known.function.__module__.startswith(f"{_ROOM}."):
+            if known is not None and _of_the_package(known.function):
                 raise InputError(f"there is a study {name} in the package; choose another name")
         made = Study(name, function, columns, tuple(by), source, _options(function), paper)
         _REGISTERED[name] = made
@@ -217,6 +217,10 @@ def chosen_studies(asked: str | Study | Iterable[str | Study]) -> list[Study]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"the study {twice[0]} was chosen twice; a run has one table of each name")
     return found
+
+
+def _of_the_package(function: Callable[..., Any]) -> bool:
+    return str(function.__module__).startswith(f"{_ROOM}.")  # None where text was executed
 
 
 def _options(function: Callable[..., Any]) -> dict[str, Any]:
