@@ -124,6 +124,7 @@ def things():
         },
         "visit_tl.sweeps.study": {"columns": {"x": "int64"}},
         "visit_tl.sweeps.SweepRun.summary": {"study": "heads_ov"},
+        "visit_tl.sweeps.SweepRun.figure": {"study": "heads_ov"},
         "visit_tl.sweeps.SweepRun.table": {"study": "heads_ov"},
         "visit_tl.sweeps.SweepRun.dataset": {"study": "heads_ov"},
         "visit_tl.segments.batch_mask": {"segments": [vt.Segments(((0, 2),))], "lengths": [2]},

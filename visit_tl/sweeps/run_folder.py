@@ -29,6 +29,8 @@ from visit_tl.sweeps.tables import OWN
 SCHEMA: Final = "visit_tl sweep run 1"
 _FREE: Final = ("versions",)
 """What may differ when a run is continued."""
+_SAID: Final = "source"
+"""What is said of a study, and changes no number of it."""
 _MAY_BE_UNKNOWN: Final = "code"
 _HELD: Final = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
@@ -229,7 +231,7 @@ def _difference(before: Any, now: Any, name: str = "") -> tuple[str, str, str] |
     """The first thing in which two runs differ, by name, with both values; None if they do not."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in {**now, **before}:
-            if not name and key in _FREE:
+            if key in _FREE if not name else key == _SAID:
                 continue
             there, here = before.get(key), now.get(key)
             if key == _MAY_BE_UNKNOWN and (there is None or here is None):
