@@ -89,12 +89,21 @@ class KeptRun:
         """Number of positions of the prompt."""
         return self.tokens.shape[1]
 
+    @property
+    def causal(self) -> bool:
+        """Whether positions outside of segments attend only to themselves and earlier ones."""
+        return getattr(self.view.model.cfg, "attention_dir", "causal") == "causal"
+
     def first_reached(self, position: int) -> int:
         """The first position that a change at this one can reach: where its segment begins."""
+        if not self.causal:
+            return 0
         return position if self.segments is None else self.segments.span_at(position)[0]
 
     def readers_of(self, positions: Bool[Tensor, " pos"]) -> Bool[Tensor, " pos"]:
         """The positions that attend to any of these."""
+        if not self.causal:
+            return positions.any().expand_as(positions)
         spans = () if self.segments is None else self.segments.spans
         sees = allowed(spans, self.n_tokens).to(positions.device)
         return (sees & positions).any(-1)
