@@ -24,6 +24,7 @@ from visit_tl.errors import InputError
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.replay.past import UNSHOWN_NAMES
 from visit_tl.model.replay.slow_way import say_once
+from visit_tl.model.same_logits import differ, error_of
 from visit_tl.model.view import ModelView
 from visit_tl.segments.spans import Segments
 
@@ -75,10 +76,6 @@ _ENTRIES: Final = (
 
 _FOUND: WeakKeyDictionary[Any, _Entry | None] = WeakKeyDictionary()
 
-# Largest allowed difference between logits of a prompt in two pieces and whole, as a share of the
-# largest logit. Measured on every small model of the tests: at most 5e-7.
-_SAME: Final = 1e-5
-_SAME_HALF: Final = 2e-2
 _TOKENS: Final = 6
 
 
@@ -128,7 +125,7 @@ class CachedRun:
         whole = (*self.ids, *ids)
         rows = _run(self.view, whole, start, self.segments, self._entry, self._cache)
         self.ids = whole
-        return rows
+        return rows.float()
 
     def copy(self) -> CachedRun:
         """The same run, to be continued in another way."""
@@ -164,7 +161,7 @@ def _run(
     with torch.no_grad(), warnings.catch_warnings(), ExitStack() as stack:
         if entry is None:
             with masked(model, segments):
-                return model(torch.tensor([ids], device=device))[0, start:].float()
+                return model(torch.tensor([ids], device=device))[0, start:]
         # transformers warns of names that it will not take later.
         warnings.simplefilter("ignore", FutureWarning)
         tokens = torch.tensor([ids[start:]], device=device)
@@ -177,7 +174,7 @@ def _run(
                 handle = block.attn.register_forward_pre_hook(give, with_kwargs=True)
                 stack.callback(handle.remove)
         with masked(model, segments, past=start):
-            return model(tokens, **options)[0].float()
+            return model(tokens, **options)[0]
 
 
 def _giver(name: str, cache: Any) -> Callable[..., Any]:
@@ -198,8 +195,7 @@ def _entry(view: ModelView) -> _Entry | None:
             except Exception as error:  # a model without such a cache may fail in any way
                 tried.append(f"{entry}: {type(error).__name__}")
                 continue
-            half = view.W_U.dtype in (torch.float16, torch.bfloat16)
-            if off <= (_SAME_HALF if half else _SAME):
+            if off is None:
                 _FOUND[view.model] = entry
                 break
             tried.append(f"{entry}: other logits, by {off:.1e} of the largest")
@@ -215,12 +211,12 @@ def _entry(view: ModelView) -> _Entry | None:
     return _FOUND[view.model]
 
 
-def _error_in_pieces(view: ModelView, entry: _Entry) -> float:
+def _error_in_pieces(view: ModelView, entry: _Entry) -> float | None:
+    """How far the logits of a prompt in pieces are from those of it whole; None if the same."""
     n = min(_TOKENS, view.n_ctx)
     ids = [i % view.d_vocab for i in range(n)]
     whole = _run(view, ids, 0, None, None, None)
     cache = entry.make(view.model)
     pieces = ((0, 2), (2, n - 1), (n - 1, n))
     rows = torch.cat([_run(view, ids[:b], a, None, entry, cache) for a, b in pieces if a < b])
-    largest = float(whole.abs().max())
-    return float((rows - whole).abs().max()) / largest if largest else 0.0
+    return error_of(rows, whole) if differ(rows, whole) else None

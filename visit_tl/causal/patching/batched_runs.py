@@ -25,6 +25,7 @@ from visit_tl.errors import VisitError
 from visit_tl.model.replay.kept_run import KeptRun
 from visit_tl.model.replay.patch import Write
 from visit_tl.model.replay.slow_way import say_once
+from visit_tl.model.same_logits import error_of
 from visit_tl.xray.conservation import tolerance
 
 Way = Literal["rows", "blocks", "model"]
@@ -132,7 +133,7 @@ class Replay:
                 str(error) if isinstance(error, VisitError) else f"{type(error).__name__}: {error}"
             )
         own = self.logits[0, first:]
-        off = max(self._relative_error(rows[0], own), self._relative_error(rows[-1], own))
+        off = max(error_of(rows[0], own), error_of(rows[-1], own))
         half = own.dtype in (torch.float16, torch.bfloat16)
         allowed = tolerance(self.kept.view) if half else _MAX_ERROR
         if not off <= allowed:
@@ -141,11 +142,6 @@ class Replay:
                 f"{allowed:.0e}); a hook that counts positions or prompts can cause this"
             )
         return rows[1:-1]
-
-    @staticmethod
-    def _relative_error(rows: Tensor, own: Tensor) -> float:
-        difference = (rows - own).abs().max()
-        return float(difference / own.abs().max()) if difference else 0.0  # all logits may be 0
 
 
 def _warn(kept: KeptRun, way: Way, reason: str, first: int) -> None:

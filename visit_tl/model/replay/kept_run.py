@@ -27,7 +27,6 @@ from visit_tl.model.replay.past import Past
 from visit_tl.model.replay.patch import Placed, Write
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
-from visit_tl.segments.masks import allowed
 
 
 class KeptRun:
@@ -104,9 +103,11 @@ class KeptRun:
         """The positions that attend to any of these."""
         if not self.causal:
             return positions.any().expand_as(positions)
-        spans = () if self.segments is None else self.segments.spans
-        sees = allowed(spans, self.n_tokens).to(positions.device)
-        return (sees & positions).any(-1)
+        reached = torch.zeros_like(positions)
+        if positions.any():
+            # Whoever comes after the first of these sees it, and so does its whole segment.
+            reached[self.first_reached(int(positions.int().argmax())) :] = True
+        return reached
 
     def row(self, hook: str, position: int) -> Tensor:
         """The row of a hook at one position, for hooks kept as `row` or `query`."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from visit_tl.model.same_logits import error_of
 from visit_tl.model.view import ModelView
 
 NEW_TOKENS: Final = 3
@@ -47,7 +48,7 @@ def generation_error(view: ModelView, ids: Sequence[int], **options: Any) -> flo
         for i, step in enumerate(steps[:NEW_TOKENS]):
             so_far = out[:, : len(ids) + i]
             whole, _ = _captured(view.model, lambda so_far=so_far: view.model(so_far))
-            worst = max(worst, float((step - whole[-1]).abs().max() / whole[-1].abs().max()))
+            worst = max(worst, error_of(step, whole[-1]))
     return worst
 
 
