@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.shared import Unpack
@@ -35,7 +35,7 @@ from visit_tl.model.batch import unpadded
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
-from visit_tl.segments.spans import segments_of_each
+from visit_tl.segments.of_prompts import segments_of_each
 from visit_tl.xray.build import Plan, prediction
 from visit_tl.xray.graph_options import GRAPH_OPTIONS, GraphOptions
 from visit_tl.xray.graph_request import GraphRequest, graphs_of
@@ -44,6 +44,8 @@ from visit_tl.xray.other_positions import MAX_NODES
 _AHEAD: Final = 16
 """Graphs that `iter_flow_graphs` reads together."""
 _NONE_LEFT: Final = object()
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @checked
@@ -311,17 +313,23 @@ def _stream(prompts: Any, mask: Any) -> tuple[Iterator[Any], int | None]:
     return found, None
 
 
+def _refused_by(call: str) -> Callable[[F], F]:
+    """Have the refusals of a function name another call: the one that it reads arguments of."""
+
+    def named(function: F) -> F:
+        function.__qualname__ = call
+        return function
+
+    return named
+
+
 @checked
+@_refused_by("iter_flow_graphs")
 def _several_prompts(prompts: PromptsLike, mask: Mask | None) -> list[Any]:
     return unpadded(prompts, mask)
 
 
 @checked
+@_refused_by("iter_flow_graphs")
 def _one_prompt(prompt: PromptLike) -> Any:
     return prompt
-
-
-for _reader in (_several_prompts, _one_prompt):  # whom their refusals name
-    while _reader is not None:
-        _reader.__qualname__ = "iter_flow_graphs"
-        _reader = getattr(_reader, "__wrapped__", None)

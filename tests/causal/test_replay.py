@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import visit_tl
 from tests import tiny
 from tests.conftest import MAKERS, made
+from tests.plain_hooks import by_hand
 from visit_tl import InputError, ModelError, ModelView, PerformanceWarning
 from visit_tl.causal.patching.batched_runs import Replay
 from visit_tl.model.replay.block_calls import BlockCalls
@@ -64,36 +65,10 @@ def writes(view, position, seed=0):
             yield Write(f"{at}.hook_{hook}", (position,), random(view.d_model))
 
 
-def by_hand(model, changes, ids=IDS):
-    """The whole model with plain hooks: the independent twin."""
-
-    def hook_of(name):
-        seen = []
-
-        def hook(tensor, hook):
-            if seen:  # compatibility mode calls once for each name
-                return None
-            seen.append(1)
-            tensor = tensor.clone()
-            for write in changes:
-                if write.hook == name:
-                    at = (0, *write.index)
-                    tensor[at] = tensor[at] + write.value if write.add else write.value
-            return tensor
-
-        return hook
-
-    names = sorted({write.hook for write in changes})
-    with torch.no_grad():
-        return model.run_with_hooks(
-            torch.tensor([ids]), fwd_hooks=[(name, hook_of(name)) for name in names]
-        )
-
-
 def largest_error(model, replay, runs):
     errors = []
     for i, logits in replay.run(runs):
-        errors.append(float((logits - by_hand(model, runs[i])).abs().max()))
+        errors.append(float((logits - by_hand(model, runs[i], IDS)).abs().max()))
     assert len(errors) == len(runs)
     return max(errors)
 
@@ -107,7 +82,7 @@ def test_every_way_gives_the_logits_of_the_whole_model(name):
     single = [[write] for write in writes(run.view, N - 1)]
     runs = single[::2] + [[write] for write in writes(run.view, 3)][1::4]
     runs += [[], [*writes(run.view, 2), *writes(run.view, 5)]]
-    twins = [by_hand(model, changes) for changes in runs]
+    twins = [by_hand(model, changes, IDS) for changes in runs]
     for way, some in (("rows", runs), ("blocks", runs[-4:]), ("model", runs[-2:])):
         replay = Replay(run, way)
         done = []
@@ -337,7 +312,7 @@ def test_gradients_are_those_of_small_steps():
     gradients = run.gradients(names, metric)
     for name, place in zip(names, [(N - 1, 2, 1), (N - 1, 7), (3, 5)], strict=True):
         up, down = (
-            metric(by_hand(model, [Write(name, place, torch.tensor(step), add=True)]))
+            metric(by_hand(model, [Write(name, place, torch.tensor(step), add=True)], IDS))
             for step in (1e-2, -1e-2)
         )
         slope = float(up - down) / 2e-2

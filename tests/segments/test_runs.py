@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import visit_tl as vt
-from tests import tiny
+from tests import plain_hooks, tiny
 from tests.conftest import MAKERS, made
 from visit_tl import InputError, ModelError, ModelView
 from visit_tl.causal import edge_effects, effects
@@ -147,6 +147,40 @@ def test_the_model_is_afterwards_as_it_was(model):
     assert torch.equal(logits_of(model, segments=None), own)
 
 
+def test_a_hook_left_on_the_model_may_need_the_length_of_the_prompt():
+    model = tiny.llama(seed=9)
+    seen = []
+
+    def last(tensor, hook):
+        seen.append(tensor[0, N - 1])
+
+    model.add_hook("blocks.0.hook_resid_pre", last)
+    graph = vt.flow_graph(model, IDS, segments=SPANS)
+    assert graph.segments == tuple(SPANS) and graph.patched == () and seen
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions_run_under_the_mask(dtype):
+    model = tiny.gpt2(seed=9).to(dtype)
+    found = patterns_of(model)
+    mask = SEGMENTS.mask(N)[0, 0]
+    assert bool((found[:, :, ~mask] == 0).all()) and bool((found[:, :, mask] > 0).all())
+    assert vt.flow_graph(model, IDS, segments=SPANS).segments == tuple(SPANS)
+
+
+def test_inference_mode_changes_nothing(native):
+    own = vt.flow_graph(native, IDS, segments=SPANS)
+    model = tiny.native()
+    with torch.inference_mode():
+        graph = vt.flow_graph(model, IDS, segments=SPANS)
+        text = vt.generate_text(tiny.llama(), IDS, 2, segments=SPANS, verbose=False)
+    assert graph == own
+    assert (
+        text.new_ids
+        == vt.generate_text(tiny.llama(), IDS, 2, segments=SPANS, verbose=False).new_ids
+    )
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -204,26 +238,8 @@ def test_segments_that_do_not_fit_are_refused_by_every_call(native, segments, me
 
 
 def by_hand(model, changes):
-    """The whole model under the mask with plain hooks: the independent twin."""
-
-    def hook_of(name):
-        seen = []
-
-        def hook(tensor, hook):
-            if seen:  # compatibility mode calls once for each name
-                return None
-            seen.append(1)
-            tensor = tensor.clone()
-            for write in changes:
-                if write.hook == name:
-                    tensor[(0, *write.index)] = write.value
-            return tensor
-
-        return hook
-
-    hooks = [(name, hook_of(name)) for name in sorted({write.hook for write in changes})]
-    with torch.no_grad(), masked(model, SEGMENTS):
-        return model.run_with_hooks(torch.tensor([IDS]), fwd_hooks=hooks)
+    with masked(model, SEGMENTS):
+        return plain_hooks.by_hand(model, changes, IDS)
 
 
 @pytest.mark.parametrize("name", sorted({*MAKERS, *BRIDGED}))

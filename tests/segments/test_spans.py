@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import visit_tl as vt
 from tests import tiny
 from visit_tl.segments import Segments, batch_mask
-from visit_tl.segments.spans import segments_of, segments_of_each
+from visit_tl.segments.masks import allowed, later
+from visit_tl.segments.of_prompts import segments_of, segments_of_each
 
 
 @st.composite
@@ -45,6 +46,14 @@ def test_segments_of_one_token_are_the_causal_mask_and_one_of_all_is_no_mask():
         torch.ones(5, 5).tril().bool(),
     )
     assert bool(Segments.from_spans([(0, 5)]).mask().all())
+
+
+@settings(deadline=None)
+@given(spans(), st.integers(0, 13))
+def test_the_last_rows_of_a_mask_are_made_without_the_others(ranges, first):
+    whole = by_hand(ranges, 13)
+    assert torch.equal(allowed(ranges, 13, first), whole[first:])
+    assert torch.equal(later(ranges, 13, first), whole.triu(1)[first:])
 
 
 def test_a_mask_shorter_than_its_segments_is_cut():

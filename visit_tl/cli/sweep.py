@@ -56,7 +56,7 @@ def sweep(
         from visit_tl.sweeps.registry import studies
         from visit_tl.sweeps.sweep_call import sweep as measure
 
-        chosen = [name.strip() for one in study or () for name in one.split(",")]
+        chosen = _names(study)
         if paper:
             of_paper = [name for name, one in studies().items() if one.paper]
             chosen = list(dict.fromkeys([*chosen, *of_paper]))
@@ -99,8 +99,7 @@ def summary(
         from visit_tl.sweeps.results import open_run
 
         opened = open_run(run)
-        chosen = [name.strip() for one in study or () for name in one.split(",")]
-        chosen = chosen or list(opened.studies)
+        chosen = _names(study) or list(opened.studies)
         if csv and len(chosen) > 1:
             raise typer.BadParameter(f"--csv prints one study; name one of {', '.join(chosen)}")
         groups = None if by is None else [name.strip() for name in by.split(",") if name.strip()]
@@ -112,6 +111,11 @@ def summary(
             typer.echo(f"{name}\n{found.to_string(index=False, float_format='{:.4g}'.format)}\n")
     except VisitError as error:
         refused(error, debug)
+
+
+def _names(study: list[str] | None) -> list[str]:
+    """The studies that are named."""
+    return [name.strip() for one in study or () for name in one.split(",")]
 
 
 def _opened(model: str, engine: str | None, quiet: bool) -> Any:

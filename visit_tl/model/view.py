@@ -23,7 +23,8 @@ from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.norm import Norm, read_norm
 from visit_tl.model.tokens import Prompt, Tokens
-from visit_tl.segments.spans import Segments, segments_of
+from visit_tl.segments.of_prompts import segments_of
+from visit_tl.segments.spans import Segments
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,10 @@ class ModelView:
         fitted = segments_of(segments, found.ids, texts)
         require_masks(self.model, fitted, len(found.ids))
         return replace(found, segments=fitted)
+
+    def encode_beside(self, clean: Prompt, other: Any, prepend_bos: bool | None) -> Prompt:
+        """Tokenise a prompt whose positions are those of another, and which has its segments."""
+        return replace(self.tokens.encode(other, prepend_bos), segments=clean.segments)
 
     def masked(self, segments: Segments | None) -> AbstractContextManager[None]:
         """Runs of the model inside are under the mask of these segments; None is causal."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,7 +98,7 @@ class Segments(Drawn):
             spans: Pairs `(start, end)` of token positions; tokens in none of them are causal.
             names: A name for each.
         """
-        return cls(tuple(_span(span) for span in _listed(spans, "segments")), tuple(names or ()))
+        return cls(tuple(_span(span) for span in listed(spans, "segments")), tuple(names or ()))
 
     @classmethod
     @checked
@@ -111,7 +111,7 @@ class Segments(Drawn):
         spans: list[tuple[int, int]] = []
         names: list[str] = []
         before: Any = None
-        for i, label in enumerate(_listed(labels, "labels")):
+        for i, label in enumerate(listed(labels, "labels")):
             if label is not None and i and _same(label, before):
                 spans[-1] = (spans[-1][0], i + 1)
             elif label is not None:
@@ -299,63 +299,6 @@ class Segments(Drawn):
         return "\n".join(lines)
 
 
-SegmentRule = Callable[[tuple[int, ...]], Any]
-"""A function of a prompt's token ids that gives its Segments or their ranges."""
-
-
-def segments_of(given: Any, token_ids: tuple[int, ...], tokens: Sequence[str] = ()) -> Segments:
-    """The segments of one prompt, from what a caller gave, checked against the prompt.
-
-    Args:
-        given: Segments, ranges, or a `SegmentRule`.
-        token_ids: The prompt.
-        tokens: The texts of its tokens.
-
-    Raises:
-        InputError: it is none of these, or does not fit the prompt.
-    """
-    if callable(given) and not isinstance(given, Segments):
-        given = given(token_ids)
-    found = given if isinstance(given, Segments) else Segments.from_spans(given)
-    found.check(len(token_ids))
-    known = len(found.token_ids)
-    if known and found.token_ids != token_ids[:known]:
-        at = next(
-            (i for i, (a, b) in enumerate(zip(found.token_ids, token_ids, strict=False)) if a != b),
-            min(known, len(token_ids)),
-        )
-        raise InputError(
-            f"these segments were made from another prompt: at position {at} it has the token "
-            f"{found.token_ids[at]}, this one {token_ids[at] if at < len(token_ids) else 'none'}; "
-            f"make them from this prompt, or pass their ranges alone (segments.spans)"
-        )
-    return Segments(found.spans, found.names, tuple(tokens), tuple(token_ids))
-
-
-def segments_of_each(given: Any, n: int) -> list[Any]:
-    """What a caller gave as the segments of several prompts, one entry for each.
-
-    Args:
-        given: As for `segments_of`, for all prompts; or a list with one such entry a prompt, in
-            which None is causal.
-        n: Number of prompts.
-
-    Raises:
-        InputError: a list has another length.
-    """
-    if given is None or isinstance(given, Segments) or callable(given):
-        return [given] * n
-    found = _listed(given, "segments")
-    if all(isinstance(one, tuple | list) and _is_range(one) for one in found):
-        return [found] * n
-    if len(found) != n:
-        raise InputError(
-            f"there are {n} prompts but {len(found)} entries of segments; give one for all, or one "
-            f"for each"
-        )
-    return found
-
-
 def _ids(given: Any) -> tuple[int, ...]:
     """Token ids as integers.
 
@@ -380,7 +323,7 @@ def _token_texts(given: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _listed(given: Any, what: str) -> list[Any]:
+def listed(given: Any, what: str) -> list[Any]:
     """The items of what a caller gave.
 
     Raises:
@@ -402,10 +345,6 @@ def _same(label: Any, other: Any) -> bool:
         raise InputError(
             f"the labels {short(label)} and {short(other)} cannot be compared"
         ) from error
-
-
-def _is_range(given: Sequence[Any]) -> bool:
-    return len(given) == 2 and not any(isinstance(x, tuple | list | Segments) for x in given)
 
 
 def _span(given: Any) -> tuple[int, int]:

@@ -17,7 +17,8 @@ from visit_tl.gradients.loss import Loss
 from visit_tl.model.batch import unpadded
 from visit_tl.model.trace import patterns
 from visit_tl.model.view import ModelView
-from visit_tl.segments.spans import Segments, segments_of_each
+from visit_tl.segments.of_prompts import segments_of_each
+from visit_tl.segments.spans import Segments
 from visit_tl.studies.head_scores import HeadScores
 
 

@@ -15,7 +15,7 @@ import torch
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.shared import Unpack
-from visit_tl.arguments.vocabulary import MetricFunction, Model, PromptLike
+from visit_tl.arguments.vocabulary import MetricFunction, Model
 from visit_tl.causal.circuit.circuit_run import CircuitRun
 from visit_tl.causal.circuit.edge_bundles import bundle
 from visit_tl.causal.metrics import bind, evaluate, metric_name
@@ -29,7 +29,6 @@ from visit_tl.graph.circuit_parts import Edge as PartEdge
 from visit_tl.graph.container import GRAPH, G, Graph
 from visit_tl.graph.ids import Ends, NodeId
 from visit_tl.graph.records import Edge, Effect
-from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
 
 if TYPE_CHECKING:
@@ -160,12 +159,8 @@ def graph_edge_effects(
         )
     clean = WrittenRun(view, own)
     how, corrupted, prepend_bos = (given[name] for name in ("how", "corrupted", "prepend_bos"))
-
-    def encode(text: PromptLike) -> Prompt:
-        return replace(view.tokens.encode(text, prepend_bos), segments=own.segments)
-
-    other = None if corrupted is None else encode(corrupted)
-    others = [encode(p) for p in given["mean_over"] or ()]
+    other = None if corrupted is None else view.encode_beside(own, corrupted, prepend_bos)
+    others = [view.encode_beside(own, p, prepend_bos) for p in given["mean_over"] or ()]
     base, ran = other_writes(view, clean, how, other, others)
     here = torch.zeros(len(graph.token_ids), 1, dtype=torch.bool, device=clean.logits.device)
     here[graph.position] = True

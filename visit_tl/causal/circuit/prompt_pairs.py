@@ -16,7 +16,7 @@ from visit_tl.errors import InputError
 from visit_tl.graph.circuit_parts import Edge
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
-from visit_tl.segments.spans import segments_of_each
+from visit_tl.segments.of_prompts import segments_of_each
 
 
 class Pairs:
@@ -56,10 +56,10 @@ class Pairs:
         self.pairs: list[tuple[Prompt, Prompt | None]] = []
         for pair, own in zip(pairs, each, strict=True):
             clean, corrupted = _ends(pair)
-            other = None if corrupted is None else encode(corrupted, prepend_bos)
             first = self.view.encode(clean, prepend_bos, own)
-            if other is not None:
-                other = replace(other, segments=first.segments)
+            other = None
+            if corrupted is not None:
+                other = self.view.encode_beside(first, corrupted, prepend_bos)
             self.pairs.append((first, other))
         self.others = [encode(other, prepend_bos) for other in mean_over or ()]
         if not self.pairs:

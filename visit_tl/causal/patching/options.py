@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from visit_tl.arguments.several import integers
@@ -46,8 +46,7 @@ class Prompts:
         first = view.encode(clean, prepend_bos, segments)
 
         def encode(text: PromptLike) -> Prompt:
-            # Positions match, so all prompts have the segments of the first.
-            return replace(view.tokens.encode(text, prepend_bos), segments=first.segments)
+            return view.encode_beside(first, text, prepend_bos)
 
         other = None if corrupted is None else encode(corrupted)
         means = tuple(encode(text) for text in mean_over or ())

@@ -9,7 +9,6 @@ edges, as in Conmy et al., 2023).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Final
 
 import torch
@@ -98,14 +97,10 @@ def edge_effects(
         prompt, prepend_bos = list(prompt.token_ids), None
     first = view.encode(prompt, prepend_bos, segments)
     clean = WrittenRun(view, first)
-    read = [
-        replace(view.tokens.encode(p, prepend_bos), segments=first.segments)
-        for p in (given["corrupted"], *(given["mean_over"] or ()))
-        if p is not None
-    ]
-    n_corrupted = int(given["corrupted"] is not None)
-    others = read[n_corrupted:]
-    base, ran = other_writes(view, clean, how, read[0] if n_corrupted else None, others)
+    corrupted = given["corrupted"]
+    other = None if corrupted is None else view.encode_beside(first, corrupted, prepend_bos)
+    others = [view.encode_beside(first, p, prepend_bos) for p in given["mean_over"] or ()]
+    base, ran = other_writes(view, clean, how, other, others)
     chosen = choose(shape_of(view), edges, senders, receivers)
     metric = bind(metric, view, clean.logits)
     at = positions_of(view, positions, clean.kept.n_tokens)

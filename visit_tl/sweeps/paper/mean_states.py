@@ -23,6 +23,7 @@ from visit_tl.sweeps.options import quarter_points
 from visit_tl.sweeps.paper.norm_filter import (
     largest_changes,
     moved_rows,
+    normed,
     norms_of,
     probabilities,
     top_rows,
@@ -124,8 +125,8 @@ def _means(
         states = torch.stack([run.norm_input(norm)[list(chosen)] for run in runs], 1)
         norms = norms_of(swept, norm, chosen)
         total[0] += states.sum(1)
-        total[1] += torch.stack([f(x).sum(0) for f, x in zip(norms, states, strict=True)])
+        total[1] += normed(norms, states).sum(1)
     before, mean = (total / len(ids)).float()
     if after == "norm of mean":
-        mean = torch.stack([f(x) for f, x in zip(norms, before, strict=True)])
+        mean = normed(norms, before)
     return view, chosen, torch.stack([before, mean])

@@ -93,9 +93,9 @@ def _plain(norm: Norm) -> bool:
 
 
 def normed(
-    norms: Sequence[Norm], states: Float[Tensor, "layer d_model"]
-) -> Float[Tensor, "layer d_model"]:
-    """Each state after its norm."""
+    norms: Sequence[Norm], states: Float[Tensor, "layer *rows d_model"]
+) -> Float[Tensor, "layer *rows d_model"]:
+    """Each block's states after its norm."""
     return torch.stack([norm(state) for norm, state in zip(norms, states, strict=True)])
 
 
