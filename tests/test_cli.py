@@ -238,10 +238,23 @@ def test_a_sweep_is_made_continued_and_told(run, tmp_path):
     assert table.output == opened.summary("heads_ov", ["head"]).to_csv(index=False)
     assert run("summary", str(out), "--csv").exit_code == 2
     assert run("summary", str(out), "--by", "x").exit_code == 1
-    paper = run(*asked[:3], "--out", str(tmp_path / "c"), "--paper", "--n", "1", "--quiet")
+
+
+def test_the_paper_is_measured_with_one_command_and_drawn_on_one_page(run, tmp_path):
+    pytest.importorskip("pyarrow")
+    facts, out = tmp_path / "facts.jsonl", tmp_path / "run"
+    facts.write_text("\n".join(json.dumps({"prompt": p}) for p in ("a b", "b a")))
+    asked = ("sweep", "--prompts", str(facts), "--paper", "--out", str(out))
+    refused = run(*asked)
+    assert refused.exit_code == 1 and "needs a target for every prompt" in refused.stderr
+    paper = run(*asked, "--only", "all", "--n", "1", "--study", "head_effects")
     assert paper.exit_code == 0, paper.output
     known = [name for name, one in vt.sweeps.studies().items() if one.paper]
-    assert vt.sweeps.open(tmp_path / "c").studies == tuple(known)
+    assert vt.sweeps.open_paper(out).correct.studies == (*known, "head_effects")
+    page = (out / "paper.html").read_text(encoding="utf-8")
+    assert page.count("<h2>") == len(known) + 1 and f"wrote {out / 'paper.html'}" in paper.output
+    again = run(*asked, "--only", "all", "--n", "1", "--study", "head_effects", "--quiet")
+    assert (again.exit_code, again.output) == (0, "")
 
 
 def test_debug_shows_the_traceback(run):

@@ -122,6 +122,8 @@ def things():
             f"visit_tl{room}.sweep": {"studies": "heads_ov", "out": "absent/run"}
             for room in ("", ".sweeps")
         },
+        "visit_tl.sweeps.visit_paper": {"out": "absent/run", "prompts": [], "only": None},
+        "visit_tl.sweeps.PaperRun.figure": {"study": "heads_ov"},
         "visit_tl.sweeps.study": {"columns": {"x": "int64"}},
         "visit_tl.sweeps.SweepRun.summary": {"study": "heads_ov"},
         "visit_tl.sweeps.SweepRun.figure": {"study": "heads_ov"},
@@ -181,6 +183,7 @@ def things():
         "AttentionView": vt.attention(model, prompt, ["L0H1"]),
     }  # fmt: skip
     objects["SweepRun"] = sweep_of(model)
+    objects["PaperRun"] = vt.sweeps.PaperRun(objects["SweepRun"], None)
     objects["Study"] = vt.sweeps.studies()["heads_ov"]
     return values, per_call, objects
 
@@ -210,6 +213,8 @@ def unfit(name, argument, value):
 # Calls that share the code behind an argument; one of each is asked.
 ALIKE = {
     "visit_tl.sweep": "sweep", "visit_tl.sweeps.sweep": "sweep",
+    "visit_tl.sweeps.visit_paper": "sweep",
+    "visit_tl.sweeps.SweepRun.figure": "study", "visit_tl.sweeps.PaperRun.figure": "study",
     "visit_tl.flow_graph": "graph", "visit_tl.flow_graphs": "graph", "visit_tl.generate": "graph",
     "visit_tl.FlowGraph.figure": "figure", "visit_tl.view.figures.sankey.sankey": "figure",
     "visit_tl.LensTable.figure": "lens", "visit_tl.view.figures.lens_table.figure": "lens",

@@ -14,19 +14,24 @@ _STUDIES = "Studies by name, joined by commas; can be repeated."
 
 
 def sweep(
-    prompts: Annotated[
-        Path, typer.Option("--prompts", help="File of prompts: .jsonl .csv .parquet.")
-    ],
     out: Annotated[
         Path, typer.Option("--out", help="Folder of the run; a part of it is continued.")
     ],
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="File of prompts: .jsonl .csv .parquet."),
+    ] = None,
     study: Annotated[list[str] | None, typer.Option("--study", help=_STUDIES)] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="All studies of the paper.")] = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="All studies of VISIT, and a page.")
+    ] = False,
     model: ModelOption = "smollm2-135m",
     no_bos: NoBos = False,
     only: Annotated[
         str | None,
-        typer.Option("--only", help="correct: only prompts whose target the model predicts."),
+        typer.Option(
+            "--only", help="correct: only prompts whose target the model predicts; or all."
+        ),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", help="The first N prompts only.")] = None,
     per_shard: Annotated[
@@ -49,37 +54,44 @@ def sweep(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure studies on every prompt of a file, in a folder that can be continued."""
+    """Measure studies on every prompt of a file, in a folder that can be continued.
+
+    With --paper, all that the paper measures: without --prompts of the 1,209 facts that come with
+    the package, those that the model answers, and a page of all figures, OUT/paper.html.
+    """
     if not study and not paper:
         raise typer.BadParameter("name a --study, or say --paper for all of the paper")
+    if prompts is None and not paper:
+        raise typer.BadParameter("name a file of --prompts")
     try:
-        from visit_tl.sweeps.registry import studies
-        from visit_tl.sweeps.sweep_call import sweep as measure
-
-        chosen = _names(study)
+        options: dict[str, Any] = {
+            "prepend_bos": False if no_bos else None,
+            "n": n,
+            "per_shard": per_shard,
+            "strict": strict,
+            "engine": engine,
+            "workers": workers,
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "verbose": not quiet,
+        }
+        opened = _opened(model, engine, quiet)
         if paper:
-            of_paper = [name for name, one in studies().items() if one.paper]
-            chosen = list(dict.fromkeys([*chosen, *of_paper]))
-        run = measure(
-            _opened(model, engine, quiet),
-            prompts,
-            chosen,
-            out,
-            prepend_bos=False if no_bos else None,
-            only=only,
-            n=n,
-            per_shard=per_shard,
-            strict=strict,
-            engine=engine,
-            workers=workers,
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            verbose=not quiet,
-        )
+            from visit_tl.sweeps.paper_run import visit_paper
+
+            options["only"] = None if only == "all" else only or "correct"
+            run: Any = visit_paper(opened, out, prompts, _names(study), **options)
+            written = run.save(out / "paper.html", overwrite=True)
+        else:
+            from visit_tl.sweeps.sweep_call import sweep as measure
+
+            options["only"] = None if only == "all" else only
+            run = measure(opened, prompts, _names(study), out, **options)
+            written = out
     except VisitError as error:
         refused(error, debug)
     if not quiet:
-        typer.echo(f"{run}\nwrote {out}")
+        typer.echo(f"{run}\nwrote {written}")
 
 
 def summary(

@@ -70,7 +70,9 @@ def known_facts(
         prepend_bos: As for `flow_graph`.
     """
     view = ModelView(model)
-    asked = [fact for fact in _facts() if not one_token or len(view.tokens.split(fact.target)) == 1]
+    asked = [
+        fact for fact in all_facts() if not one_token or len(view.tokens.split(fact.target)) == 1
+    ]
     known: list[Fact] = []
     for start in range(0, len(asked), _AT_ONCE):
         part = asked[start : start + _AT_ONCE]
@@ -112,7 +114,7 @@ def edits(model: Model, facts: Facts, n: Count, *, most: Count = 5) -> list[Edit
     found: list[Edit] = []
     for i, fact in enumerate(facts):
         false = _false_target(view.tokens, fact, i)
-        templates = dict.fromkeys(o.template for o in _facts() if o.relation == fact.relation)
+        templates = dict.fromkeys(o.template for o in all_facts() if o.relation == fact.relation)
         templates.pop(fact.template, None)
         near = [
             (o.prompt, o.target)
@@ -130,14 +132,14 @@ def edits(model: Model, facts: Facts, n: Count, *, most: Count = 5) -> list[Edit
 
 def _false_target(tokens: Tokens, fact: Fact, i: int) -> str | None:
     """Another attribute of the fact's relation that is one token; None if there is none."""
-    others = sorted({o.target for o in _facts() if o.relation == fact.relation} - {fact.target})
+    others = sorted({o.target for o in all_facts() if o.relation == fact.relation} - {fact.target})
     true = tokens.split(fact.target)[0]
     usable = [o for o in others if len(ids := tokens.split(o)) == 1 and ids[0] != true]
     return usable[i % len(usable)] if usable else None
 
 
 @cache
-def _facts() -> tuple[Fact, ...]:
+def all_facts() -> tuple[Fact, ...]:
     """All facts, those twice in the file once."""
     file = resources.files("visit_tl.studies") / "data" / "facts.json"
     rows = json.loads(file.read_text(encoding="utf-8"))

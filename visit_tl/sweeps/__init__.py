@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visit_tl.sweeps.overlap import top_overlap
+    from visit_tl.sweeps.paper_run import PaperRun, open_paper, visit_paper
     from visit_tl.sweeps.prompt_run import PromptRun
     from visit_tl.sweeps.registry import Study, studies, study
     from visit_tl.sweeps.results import SweepRun
@@ -20,17 +21,32 @@ if TYPE_CHECKING:
     from visit_tl.sweeps.sweep_call import sweep
 
 _HOMES = {
+    "PaperRun": ("paper_run", "PaperRun"),
     "PromptRun": ("prompt_run", "PromptRun"),
     "Study": ("registry", "Study"),
     "SweepRun": ("results", "SweepRun"),
     "open": ("results", "open_run"),
     "studies": ("registry", "studies"),
     "study": ("registry", "study"),
+    "open_paper": ("paper_run", "open_paper"),
     "sweep": ("sweep_call", "sweep"),
     "top_overlap": ("overlap", "top_overlap"),
+    "visit_paper": ("paper_run", "visit_paper"),
 }
 
-__all__ = ["PromptRun", "Study", "SweepRun", "open", "studies", "study", "sweep", "top_overlap"]
+__all__ = [
+    "PaperRun",
+    "PromptRun",
+    "Study",
+    "SweepRun",
+    "open",
+    "open_paper",
+    "studies",
+    "study",
+    "sweep",
+    "top_overlap",
+    "visit_paper",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.kinds import Taken
-from visit_tl.arguments.vocabulary import File, Name, Names, Theme
+from visit_tl.arguments.vocabulary import File, Flag, Name, Names, Theme
 from visit_tl.drawn import Drawn
 from visit_tl.errors import FileError, InputError
 from visit_tl.sweeps.registry import PROMPT, TYPES
@@ -139,13 +139,34 @@ class SweepRun(Drawn):
         return int(kept.sum())
 
     @checked
-    def figure(self, study: Name, *, theme: Theme = "light") -> go.Figure:
-        """The summary of a study as curves over the layers, or as a map of layers and heads.
+    def figure(self, study: Name, *, by: Names | None = None, theme: Theme = "light") -> go.Figure:
+        """The summary of a study as a figure.
+
+        Tokens are drawn as words, norms as changes of probability, neurons as points, and all
+        others as curves over the layers or as maps of layers and heads.
+
+        Args:
+            study: Its name.
+            by: The columns that are grouped by, `layer` among them; None is what the study says.
+            theme: `light` or `dark`.
 
         Raises:
-            InputError: the study is not summarised by layer.
+            InputError: the run has no such study, it is not summarised by layer, or it has more
+                groups than can be drawn.
         """
-        return self._drawn("figure", study, theme=theme)
+        if study not in self.studies:
+            raise InputError(f"this run has no study {study!r}; it has {', '.join(self.studies)}")
+        return self._drawn("figure", study, by=by, theme=theme)
+
+    @checked
+    def save(self, path: File, *, overwrite: Flag = False, theme: Theme = "light") -> Path:
+        """Write the figures of all studies as one HTML page that needs nothing else.
+
+        Raises:
+            FileError: the path is no `.html` file, a file that is not ours is there and `overwrite`
+                is False, or it cannot be written to.
+        """
+        return self._drawn("save", path, overwrite=overwrite, theme=theme)
 
     def _columns(self, study: str) -> dict[str, str]:
         known = {**{n: dict(c) for n, c in OWN.items()}, **self._of_studies()}

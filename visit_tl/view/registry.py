@@ -36,8 +36,13 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "save": "figures.reversed_attention:save",
     },
     "visit_tl.sweeps.results:SweepRun": {
-        "figure": "figures.sweep_curves:figure",
-        "html": "figures.sweep_curves:html",
+        "figure": "figures.studies.choose:figure",
+        "html": "figures.studies.choose:html",
+        "save": "figures.studies.run_page:save",
+    },
+    "visit_tl.sweeps.paper_run:PaperRun": {
+        "html": "figures.studies.choose:html",
+        "save": "figures.studies.run_page:save",
     },
     "visit_tl.segments.spans:Segments": {
         "figure": "figures.segment_mask:figure",
