@@ -158,7 +158,7 @@ def test_changes_at_a_norm_show_followed_words_the_target_and_what_moves_most(ru
     own = found[found["layer"] == layer]
     words = own[own["kind"] == "word"].sort_values("difference")
     assert list(before.x[: len(words)]) == words["before"].tolist()
-    target = run.summary("ln_filter", ["layer", "kind"])
+    target = run.summary("ln_filter", ["layer", "norm", "kind"])
     target = target[(target["layer"] == layer) & (target["kind"] == "target")]
     assert before.x[len(words)] == target["before"].item()
 

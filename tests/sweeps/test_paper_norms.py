@@ -299,3 +299,13 @@ def test_all_layers_and_some(name):
     tables = [rows(decoder(name), study.having(layers=x))[0] for x in ("all", "0,1", None, "1")]
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
     assert set(tables[3]["layer"]) == {1}
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+@pytest.mark.parametrize("name", HAS_LN1)
+def test_all_norms_are_the_rows_of_each(name, study):
+    model = decoder(name)
+    norms = ("ln1", "ln2") if name in HAS_LN2 else ("ln1",)
+    (every,) = rows(model, study.having(norm="all"), prompts_of(model)[:1])
+    each = [rows(model, study.having(norm=norm), prompts_of(model)[:1])[0] for norm in norms]
+    pd.testing.assert_frame_equal(every, pd.concat(each, ignore_index=True))

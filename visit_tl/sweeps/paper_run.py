@@ -152,5 +152,9 @@ def open_paper(path: File) -> PaperRun:
 
 
 def paper_studies() -> dict[str, Study]:
-    """The studies of VISIT, by name."""
-    return {name: one for name, one in studies().items() if one.paper}
+    """The studies of VISIT, by name; of norms, both that a block has (Fig. 21 and 22)."""
+    return {
+        name: one.having(norm="all") if "norm" in one.options else one
+        for name, one in studies().items()
+        if one.paper
+    }

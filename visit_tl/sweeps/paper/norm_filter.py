@@ -5,7 +5,7 @@ Norms that were folded into weights change no reading; the studies refuse them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -168,7 +168,7 @@ def ln_filter(
     Args:
         run: The run.
         layers: Blocks, such as `15` or `5,11`, or `all`; None is the quarter points.
-        norm: `ln1` or `ln2`.
+        norm: `ln1`, `ln2`, or `all`: both, where the blocks have both.
         words: Tokens, separated by `|`, such as ` the| a`. None is `WORDS`, as far as they are
             tokens of the model.
         movers: How many of the tokens that change most.
@@ -176,7 +176,11 @@ def ln_filter(
             normal entries; or `shuffled`, the entries of the state in random order.
         seed: Of the random vectors.
     """
-    return _filter(run, layers, norm, words, movers, control, seed, apply_norm=True)
+    return _each_norm(
+        run,
+        norm,
+        lambda one: _filter(run, layers, one, words, movers, control, seed, apply_norm=True),
+    )
 
 
 @study(columns=_CONTROLLED, by=_BY_TOKEN, source="VISIT, Fig. 23 and Table 6", paper=True)
@@ -194,7 +198,11 @@ def ln_without_lnf(
     Rows are of each word, of the target, of movers, losers and gainers. Options as `ln_filter`;
     `movers` is how many of each of the last three.
     """
-    return _filter(run, layers, norm, words, movers, control, seed, apply_norm=False)
+    return _each_norm(
+        run,
+        norm,
+        lambda one: _filter(run, layers, one, words, movers, control, seed, apply_norm=False),
+    )
 
 
 @study(columns=_MOVED, by=_BY_TOKEN, source="VISIT, Table 3 and Table 5", paper=True)
@@ -211,14 +219,18 @@ def ln_losers(
         run: The run.
         layers: Blocks, such as `15` or `5,11`, or `all`; None is the quarter points, in a model of
             24 layers 5, 11, 17 and 23 as in the paper.
-        norm: `ln1` or `ln2`.
+        norm: `ln1`, `ln2`, or `all`: both, where the blocks have both.
         k: How many of either.
         apply_norm: False reads states without the final norm.
     """
-    chosen, states, norms = _states(run, layers, norm)
-    probs = probabilities(run.view, torch.stack([states, normed(norms, states)]), apply_norm)
-    kinds = largest_changes(probs[1] - probs[0], count("k", k, run.view.d_vocab))
-    return moved_rows(run.view, chosen, norm, kinds, probs)
+
+    def rows(one: str) -> dict[str, Any]:
+        chosen, states, norms = _states(run, layers, one)
+        probs = probabilities(run.view, torch.stack([states, normed(norms, states)]), apply_norm)
+        kinds = largest_changes(probs[1] - probs[0], count("k", k, run.view.d_vocab))
+        return moved_rows(run.view, chosen, one, kinds, probs)
+
+    return _each_norm(run, norm, rows)
 
 
 @study(
@@ -238,15 +250,18 @@ def ln_top_tokens(
     Args:
         run: The run.
         layers: Blocks, such as `15` or `13,15`, or `all`; None is the quarter points.
-        norm: `ln1` or `ln2`.
+        norm: `ln1`, `ln2`, or `all`: both, where the blocks have both.
         k: How many top tokens.
     """
-    chosen, states, norms = _states(run, layers, norm)
     k = count("k", k, run.view.d_vocab)
-    before, after = yield run.read(states, k), run.read(normed(norms, states), k)
-    ids = torch.stack([before.top_ids, after.top_ids], 1)
-    probs = torch.stack([before.top_probs, after.top_probs], 1)
-    return top_rows(run.view, chosen, norm, ids, probs)
+    parts = []
+    for one in _names(run, norm):
+        chosen, states, norms = _states(run, layers, one)
+        before, after = yield run.read(states, k), run.read(normed(norms, states), k)
+        ids = torch.stack([before.top_ids, after.top_ids], 1)
+        probs = torch.stack([before.top_probs, after.top_probs], 1)
+        parts.append(top_rows(run.view, chosen, one, ids, probs))
+    return _joined(parts)
 
 
 def top_rows(
@@ -268,6 +283,25 @@ def top_rows(
         "token": [view.tokens.text(i) for i in flat],
         "prob": probs.flatten(),
     }
+
+
+def _names(run: PromptRun, norm: str) -> list[str]:
+    """The norms that an option names."""
+    if norm != "all":
+        return [norm]
+    found = [name for name in ("ln1", "ln2") if run.view.norm(0, name).kind != "none"]
+    return found or ["ln1"]  # whose refusal says what is missing
+
+
+def _each_norm(
+    run: PromptRun, norm: str, rows: Callable[[str], dict[str, Any]]
+) -> dict[str, np.ndarray]:
+    """The rows of each norm that an option names, one norm after the other."""
+    return _joined([rows(name) for name in _names(run, norm)])
+
+
+def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 
 def _filter(

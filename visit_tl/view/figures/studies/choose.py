@@ -43,10 +43,10 @@ def figure(
         raise InputError(f"{study} has no rows in this run, so there is nothing to draw")
     columns = set(found.columns)
     if by is None:
-        if {"kind", "token", "before", "after", "control_after"} <= columns:
+        if {"layer", "norm", "kind", "token", "before", "control_after"} <= columns:
             return norm_changes.figure(run, study, found, theme)
         for side in ("side", "kind"):
-            if {side, "token", "token_id"} <= columns:
+            if {side, "layer", "token", "token_id"} <= columns:
                 return token_tables.figure(run, study, found, side, theme)
         if {"neuron", "dimension", "weight", "mean_absolute"} <= columns:
             return neurons.entries(run, study, found, theme)

@@ -15,7 +15,7 @@ from visit_tl.view.style import Palette, palette
 if TYPE_CHECKING:
     import pandas as pd
 
-_PANELS: Final = 6
+_PANELS: Final = 8
 _MOVERS: Final = 4
 """Most losers, and most gainers, beside the words that are followed."""
 
@@ -27,40 +27,43 @@ def figure(run: SweepRun, study: str, found: pd.DataFrame, theme: str) -> go.Fig
     that do so in most prompts. Their means are over the prompts in which they are among these.
     """
     colours = palette(theme)
-    layers = sorted(found["layer"].unique().tolist())[:_PANELS]
-    targets = run.summary(study, ["layer", "kind"])
-    rows = {layer: _rows(found, targets, layer) for layer in layers}
-    tallest = max(len(one) for one in rows.values())
+    both = list(dict.fromkeys(zip(found["norm"], found["layer"], strict=True)))
+    shown = sorted(both)[:_PANELS]
+    targets = run.summary(study, ["layer", "norm", "kind"])
+    parts = [
+        [frame[(frame["norm"] == norm) & (frame["layer"] == layer)] for frame in (found, targets)]
+        for norm, layer in shown
+    ]
+    rows = [_rows(*part) for part in parts]
+    tallest = max(map(len, rows))
     sizes = Sizes(width=330, height=17 * tallest + 12, columns=2, left=118, right=170)
-    headings = [f"layer {layer}" for layer in layers]
+    headings = [f"{norm} of layer {layer}" for norm, layer in shown]
     said = ["a percentage: the share of prompts in which the token is among those that change most"]
     made = panels(run, study, headings, colours, sizes, said)
-    for i, layer in enumerate(layers):
-        at = place(i, sizes, len(layers))
-        for trace in _traces(rows[layer], colours, listed=i == 0):
+    for i, told in enumerate(rows):
+        at = place(i, sizes, len(rows))
+        for trace in _traces(told, colours, listed=i == 0):
             made.add_trace(trace, **at)
         made.update_yaxes(
-            tickvals=list(range(len(rows[layer]))),
-            ticktext=[for_plotly(one["name"]) for one in rows[layer]],
+            tickvals=list(range(len(told))),
+            ticktext=[for_plotly(one["name"]) for one in told],
             range=[tallest - 0.5, -0.5],
             showgrid=False,
             zeroline=False,
             **at,
         )
         made.update_xaxes(
-            type="log", exponentformat="power", dtick=_step(rows[layer]),
+            type="log", exponentformat="power", dtick=_step(told),
             title_text="probability in the lens, log scale", **at,
         )  # fmt: skip
     return made
 
 
-def _rows(found: pd.DataFrame, targets: pd.DataFrame, layer: int) -> list[dict[str, Any]]:
-    """The tokens of a layer: followed words and the target, then losers, then gainers."""
-    own = found[found["layer"] == layer]
+def _rows(own: pd.DataFrame, targets: pd.DataFrame) -> list[dict[str, Any]]:
+    """The tokens of a norm: followed words and the target, then losers, then gainers."""
     words = own[own["kind"] == "word"].sort_values("difference")
     told = [_row(visible(one.token), one) for one in words.itertuples()]
-    at = targets[(targets["layer"] == layer) & (targets["kind"] == "target")]
-    told += [_row("the target", one) for one in at.itertuples()]
+    told += [_row("the target", one) for one in targets[targets["kind"] == "target"].itertuples()]
     movers = own[(own["kind"] == "mover") & ~own["token_id"].isin(words["token_id"])]
     movers = movers.sort_values(["share", "token_id"], ascending=[False, True])
     for sign in (-1, 1):

@@ -1,4 +1,4 @@
-"""Which tokens are among the first ones in most prompts, as a table of words."""
+"""Which tokens are among the first ones in most prompts, as tables of words."""
 
 from __future__ import annotations
 
@@ -17,67 +17,67 @@ if TYPE_CHECKING:
 
 ROWS: Final = 10
 _LAYERS: Final = 6
+_COLUMN, _ROW = 112, 24
+_SIDES: Final = ("before", "after", "loser", "gainer")
 
 
 def figure(run: SweepRun, study: str, found: pd.DataFrame, side: str, theme: str) -> go.Figure:
     """A column for each layer and side; in it the tokens that most prompts have there.
 
+    Each norm has a table of its own.
+
     Args:
         run: The run.
         study: The study.
-        found: Its summary by layer, side, token_id and token.
+        found: Its summary by layer, side, token_id and token, and perhaps norm.
         side: The column that says which side: `side` (before, after) or `kind` (loser, gainer).
         theme: `light` or `dark`.
     """
     colours = palette(theme)
+    norms = sorted(found["norm"].unique().tolist()) if "norm" in found else [None]
     layers = sorted(found["layer"].unique().tolist())
-    kinds = [one for one in ("before", "after", "loser", "gainer") if (found[side] == one).any()]
-    kinds = kinds or sorted(found[side].unique().tolist())
-    left_out = layers[_LAYERS:]
-    layers = layers[:_LAYERS]
-    columns = [(layer, kind) for layer in layers for kind in kinds]
-    shares: list[list[float | None]] = [[None] * len(columns) for _ in range(ROWS)]
-    texts = [[""] * len(columns) for _ in range(ROWS)]
-    hovers = [[""] * len(columns) for _ in range(ROWS)]
-    for x, (layer, kind) in enumerate(columns):
-        own = found[(found["layer"] == layer) & (found[side] == kind)]
-        first = own.sort_values(["share", "token_id"], ascending=[False, True]).head(ROWS)
-        for y, row in enumerate(first.itertuples(index=False)):
-            token: Any = row.token
-            shares[y][x] = float(row.share)
-            texts[y][x] = for_plotly(clip(visible(token), 14))
-            hovers[y][x] = (
-                f"<b>{for_plotly(visible(token))}</b> in {row.share:.0%} of the prompts"
-                f"<br>layer {layer}, {kind}"
-            )
-    sizes = Sizes(width=112 * len(columns), height=24 * ROWS, columns=1, left=44, right=110)
-    said = [f"layers {', '.join(map(str, left_out))} are in summary()"] if left_out else []
-    made = panels(run, study, [""], colours, sizes, said)
-    made.add_trace(
-        go.Heatmap(
-            z=shares, text=texts, customdata=hovers, hovertemplate="%{customdata}<extra></extra>",
-            zmin=0, zmax=1, colorscale=[[0, colours.background], [1, _half(colours)]], xgap=2,
-            ygap=1, showscale=True,
-            colorbar={"title": {"text": "share of prompts", "side": "right"}, "thickness": 12,
-                      "outlinewidth": 0, "tickformat": ".0%",
-                      "tickfont": {"size": FONT_SIZE, "color": colours.text}},
-        ),
-        **place(0, sizes, 1),
-    )  # fmt: skip
-    for y, line in enumerate(texts):
-        for x, text in enumerate(line):
-            made.add_annotation(
-                text=text, x=x, y=y, showarrow=False,
-                font={"size": FONT_SIZE, "color": colours.text},
-            )  # fmt: skip
-    made.update_xaxes(
-        tickvals=list(range(len(columns))),
-        ticktext=[f"layer {layer}<br>{for_plotly(str(kind))}" for layer, kind in columns],
-        side="top",
-        showgrid=False,
-        showline=False,
-        zeroline=False,
+    given = found[side].unique().tolist()
+    kinds = [one for one in _SIDES if one in given] + sorted({*given} - {*_SIDES})
+    columns = [(layer, kind) for layer in layers[:_LAYERS] for kind in kinds]
+    sizes = Sizes(
+        width=_COLUMN * len(columns), height=_ROW * ROWS, columns=1, left=44, below=44, right=110
     )
+    left_out = ", ".join(map(str, layers[_LAYERS:]))
+    said = [f"layers {left_out} are in summary()"] if left_out else []
+    made = panels(run, study, [""] * len(norms), colours, sizes, said)
+    for i, norm in enumerate(norms):
+        own = found if norm is None else found[found["norm"] == norm]
+        at = place(i, sizes, len(norms))
+        table = [_column(own, layer, side, kind) for layer, kind in columns]
+        made.add_trace(
+            go.Heatmap(
+                z=_turned([[share for share, _, _ in one] for one in table]),
+                customdata=_turned([[hover for _, _, hover in one] for one in table]),
+                hovertemplate="%{customdata}<extra></extra>", xgap=2, ygap=1, zmin=0, zmax=1,
+                # Text can be read on the middle of the scale of maps.
+                colorscale=[[0, colours.background],
+                            [1, colour_scale(colours, signed=False)[1][1]]],
+                showscale=i == 0,
+                colorbar={"title": {"text": "share of prompts", "side": "right"}, "thickness": 12,
+                          "outlinewidth": 0, "tickformat": ".0%", "lenmode": "pixels",
+                          "len": _ROW * ROWS, "y": 1, "yanchor": "top", "ypad": 0,
+                          "tickfont": {"size": FONT_SIZE, "color": colours.text}},
+            ),
+            **at,
+        )  # fmt: skip
+        for x, one in enumerate(table):
+            for y, (_, text, _) in enumerate(one):
+                made.add_annotation(
+                    text=text, x=x, y=y, showarrow=False,
+                    font={"size": FONT_SIZE, "color": colours.text}, **at,
+                )  # fmt: skip
+        before = "" if norm is None else f"{for_plotly(str(norm))} of "
+        made.update_xaxes(
+            tickvals=list(range(len(columns))),
+            ticktext=[f"{before}layer {layer}<br>{for_plotly(str(k))}" for layer, k in columns],
+            **at,
+        )
+    made.update_xaxes(side="top", showgrid=False, showline=False, zeroline=False)
     made.update_yaxes(
         autorange="reversed",
         tickvals=list(range(ROWS)),
@@ -91,6 +91,24 @@ def figure(run: SweepRun, study: str, found: pd.DataFrame, side: str, theme: str
     return made
 
 
-def _half(colours: Any) -> str:
-    """The middle of the scale of maps: text can be read on it."""
-    return colour_scale(colours, signed=False)[1][1]
+def _column(
+    found: pd.DataFrame, layer: int, side: str, kind: str
+) -> list[tuple[float | None, str, str]]:
+    """Share, text and hover of the tokens of a column; empty where there are fewer."""
+    own = found[(found["layer"] == layer) & (found[side] == kind)]
+    first = own.sort_values(["share", "token_id"], ascending=[False, True]).head(ROWS)
+    told: list[tuple[float | None, str, str]] = []
+    for row in first.itertuples(index=False):
+        word = visible(str(row.token))
+        told.append((
+            float(row.share),
+            for_plotly(clip(word, 14)),
+            f"<b>{for_plotly(word)}</b> in {row.share:.0%} of the prompts<br>layer {layer}, "
+            f"{for_plotly(kind)}",
+        ))  # fmt: skip
+    return told + [(None, "", "")] * (ROWS - len(told))
+
+
+def _turned(columns: list[list[Any]]) -> list[list[Any]]:
+    """Columns as rows."""
+    return [list(row) for row in zip(*columns, strict=True)]
