@@ -47,11 +47,11 @@ DRAWN = (
 
 
 def compact(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    """A table as columns, numbers with four digits."""
+    """A table as columns, numbers with six digits."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, float | np.floating):
-            return None if np.isnan(value) else float(f"{value:.4g}")
+            return None if np.isnan(value) else float(f"{value:.6g}")
         return value.item() if isinstance(value, np.generic) else value
 
     return {name: [plain(value) for value in frame[name]] for name in frame.columns}
