@@ -53,9 +53,14 @@ WORKERS ?= 2
 SHARED := OMP_NUM_THREADS=1 $(RUN_OFFLINE)
 
 # The longest file comes first, so that no worker is left alone with it at the end.
+# To check shapes and types at every call takes five times as long as the tests themselves. So all
+# tests are run without, and then of each test of small models one in eight with. `pytest` by itself
+# always checks.
 test: $(VENV)/test  ## every test
-	$(SHARED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	$(SHARED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(UNCHECKED) \
 		tests/test_docs.py tests
+	$(SHARED) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not model and not browser" \
+		--each 8 tests
 
 # The core tests beside other versions, each lane in an environment of its own under build/. What is
 # about pages, browsers and the embedded model is not about versions.

@@ -52,8 +52,19 @@ NOT_HOOKED = {
 }
 
 
-def pytest_collection_modifyitems(items):
-    """Skip what cannot exist with the class that a test would get, and say why."""
+def pytest_addoption(parser):
+    parser.addoption(
+        "--each",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of each parametrised test, run the first and every Nth after it",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what `--each` does; skip what cannot exist with a test's class, and say why."""
+    _thin_out(config, items)
     for item in items:
         if item.path.name == "test_releases.py":
             continue  # says itself what it needs
@@ -66,6 +77,19 @@ def pytest_collection_modifyitems(items):
             reason = "logit_readout came with TransformerLens 4"
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _thin_out(config, items):
+    each, seen = config.getoption("--each"), {}
+    if each < 2:
+        return
+    kept, left_out = [], []
+    for item in items:
+        name = item.nodeid.split("[")[0]
+        place = seen[name] = seen.get(name, -1) + 1
+        (left_out if place % each else kept).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 def made(name: str):
