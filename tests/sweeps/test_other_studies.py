@@ -2,7 +2,6 @@
 
 import functools
 
-import numpy as np
 import pytest
 import torch
 
@@ -256,4 +255,4 @@ def test_all_are_registered_and_only_those_of_the_paper_say_so():
     assert all(known[name].paper and known[name].source.startswith("VISIT") for name in paper)
     assert not any(known[name].paper for name in others)
     assert all(known[name].by for name in paper | others)
-    assert np.all([known[name].function.__doc__ for name in paper | others])
+    assert all(known[name].function.__doc__ for name in paper | others)

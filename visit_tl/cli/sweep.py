@@ -18,7 +18,10 @@ def sweep(
         Path, typer.Option("--prompts", help="File of prompts: .jsonl .csv .parquet.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of the run; a part of it is continued.")
+        str,
+        typer.Option(
+            "--out", help="Folder or address (s3://...) of the run; a part of it is continued."
+        ),
     ],
     study: Annotated[list[str] | None, typer.Option("--study", help=_STUDIES)] = None,
     paper: Annotated[bool, typer.Option("--paper", help="All studies of the paper.")] = False,
@@ -83,7 +86,7 @@ def sweep(
 
 
 def summary(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    run: Annotated[str, typer.Argument(help="The folder of a run, or its address.")],
     study: Annotated[
         list[str] | None, typer.Option("--study", help=f"{_STUDIES} Default: all of the run.")
     ] = None,
