@@ -84,6 +84,7 @@ def of(model, out, **options):
 def held(run):
     """The bytes of all files of a run at an address, by name."""
     files, root = run.folder.filesystem, run.folder._files._root
+    files.invalidate_cache()
     return {file[len(root) + 1 :]: files.cat_file(file) for file in files.find(root)}
 
 
