@@ -164,7 +164,7 @@ def test_studies_are_held_against_the_vectors_that_they_read(monkeypatch):
     measured = Measurements(ModelView(tiny.native()), vectors=9, repeats=1)
     assert vectors_read(measured.view, 15) == by_hand
     count = {}
-    for name in ("top_ids", "read"):
+    for name in ("top_ids", "read", "read_targets"):
         real = getattr(measuring, name)
         monkeypatch.setattr(
             measuring,

@@ -77,6 +77,7 @@ def growth(measured: Measurements, counts: Sequence[int]) -> Iterator[Timing]:
     if find_spec("pyarrow") is None:
         return
     worker = Worker(measured.model, Job(tuple(chosen_studies("heads_ov")), None, None))
+    worker.run([(0, given_prompts(measured.many(1))[0])])
     each: list[float] = []
     for count in counts:
         given = list(enumerate(given_prompts(measured.many(count))))

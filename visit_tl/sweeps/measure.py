@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError, VisitError
-from visit_tl.lens.readout import Readout, read
+from visit_tl.lens.readout import read, read_targets
 from visit_tl.lens.top_tokens import top_ids
 from visit_tl.model.last_logits import batches
 from visit_tl.sweeps.prompt_run import OtherPrompt, PromptRun, SweptModel, Wanted
@@ -319,9 +319,10 @@ def _readouts(waiting: Sequence[Waiting], k: int, whole: bool) -> list[Any]:
         torch.full((n, 1), run.target) if one.targets is None else one.targets.reshape(n, 1)
         for n, (_, run, one) in zip(sizes, waiting, strict=True)
     ]
-    out = read(view, stack, torch.cat(targets), k=k)
-    columns = zip(*(getattr(out, f.name).split(sizes) for f in fields(Readout)), strict=True)
-    return [Readout(*part) for part in columns]
+    every = torch.cat(targets)
+    out = read(view, stack, every, k=k) if k else read_targets(view, stack, every)
+    columns = zip(*(getattr(out, f.name).split(sizes) for f in fields(out)), strict=True)
+    return [type(out)(*part) for part in columns]
 
 
 def _columns(study: Study, made: Any) -> Columns:

@@ -124,7 +124,7 @@ class Wanted:
 
     Attributes:
         vectors: The vectors, `[..., d_model]`.
-        k: How many top tokens.
+        k: How many top tokens; with `whole`, 0 is only what is about the target.
         whole: Whether everything of a readout is wanted (`visit_tl.Readout`, with the target's
             rank and probability), or only the ids of the top tokens, `[row, k]`, which takes half
             the time.
@@ -337,6 +337,12 @@ class PromptRun:
             InputError: k is less than 1.
         """
         return Wanted(vectors, self._k(k), whole=True, targets=targets)
+
+    def read_target(
+        self, vectors: Float[Tensor, "*rows d_model"], targets: Int[Tensor, "*rows"] | None = None
+    ) -> Wanted:
+        """As `read`, where only `target_ranks`, `target_probs` and `target_logits` are needed."""
+        return Wanted(vectors, 0, whole=True, targets=targets)
 
     def other(self, token_ids: Sequence[int]) -> OtherPrompt:
         """To be yielded by a study, which gets the `PromptRun` of another prompt."""

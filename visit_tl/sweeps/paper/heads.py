@@ -187,7 +187,7 @@ def target_by_head(run: PromptRun) -> Any:
 
     Rank 0 is the most probable token. Without a given target it is the model's prediction.
     """
-    readout = yield run.read(run.heads)
+    readout = yield run.read_target(run.heads)
     layer, head = places(*run.heads.shape[:2])
     rank, prob = readout.target_ranks[:, 0], readout.target_probs[:, 0]
     return {"layer": layer, "head": head, "rank": rank, "prob": prob}

@@ -96,7 +96,7 @@ def input_token_prob(run: PromptRun) -> Any:
     """Probability of a memory value's own token, the input at its position, in its logit lens."""
     vectors = _memories(run)
     tokens = torch.tensor(run.token_ids, device=vectors.device)
-    readout = yield run.read(vectors, targets=tokens.expand(vectors.shape[:-1]))
+    readout = yield run.read_target(vectors, targets=tokens.expand(vectors.shape[:-1]))
     layer, head, position = places(*vectors.shape[:-1])
     prob = readout.target_probs[:, 0]
     return {"layer": layer, "head": head, "position": position, "prob": prob}
