@@ -59,8 +59,10 @@ test: $(VENV)/test  ## every test
 
 # The core tests beside other versions, each lane in an environment of its own under build/. What is
 # about pages, browsers and the embedded model is not about versions.
-# What kills and damages runs, and reads files of prompts, no release changes.
-SWEEPS := $(filter-out %/test_faults.py %/test_prompt_sources.py %/test_ray.py,$(wildcard tests/sweeps/test_*.py))
+# What kills and damages runs, and reads files of prompts, no release changes; memory values and
+# states are made of the same parts as the heads.
+SWEEPS := $(filter-out $(addprefix %/test_,faults.py overlap.py paper_memories.py paper_residual.py \
+	prompt_sources.py ray.py),$(wildcard tests/sweeps/test_*.py))
 CORE := tests/atlas tests/causal tests/circuits tests/gradients tests/graph tests/model tests/segments tests/studies tests/test_by_hand.py \
 	tests/test_cli.py tests/test_components.py tests/test_lens.py tests/test_refusals.py tests/test_releases.py \
 	tests/test_states.py tests/test_tokens.py tests/test_trace.py $(SWEEPS)
