@@ -64,9 +64,13 @@ test: $(VENV)/test  ## every test
 
 # The core tests beside other versions, each lane in an environment of its own under build/. What is
 # about pages, browsers and the embedded model is not about versions.
+# What kills and damages runs, and reads files of prompts, no release changes; memory values and
+# states are made of the same parts as the heads.
+SWEEPS := $(filter-out $(addprefix %/test_,faults.py overlap.py paper_memories.py paper_residual.py \
+	prompt_sources.py ray.py),$(wildcard tests/sweeps/test_*.py))
 CORE := tests/atlas tests/causal tests/circuits tests/gradients tests/graph tests/model tests/segments tests/studies tests/test_by_hand.py \
 	tests/test_cli.py tests/test_components.py tests/test_lens.py tests/test_refusals.py tests/test_releases.py \
-	tests/test_states.py tests/test_tokens.py tests/test_trace.py
+	tests/test_states.py tests/test_tokens.py tests/test_trace.py $(SWEEPS)
 CORE_TESTS := -m pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile -m "not model"
 TOOLS := pytest pytest-timeout pytest-xdist hypothesis
 RELEASES := 2.18 3.9

@@ -115,6 +115,19 @@ def test_each_vector_may_have_targets_of_its_own(model):
     assert readout.target_probs[none].isnan().all()
 
 
+@pytest.mark.parametrize("kernel", ["torch:4x7", "torch:256x2048", "torch:4x16:threads"])
+def test_reading_only_the_targets_gives_the_same_to_the_bit(model, monkeypatch, kernel):
+    monkeypatch.setenv("VISIT_TL_READOUT", kernel)
+    view = ModelView(model)
+    vectors = torch.randn(17, view.d_model, generator=torch.Generator().manual_seed(6)) * 2
+    asked = torch.randint(-1, view.d_vocab, (17, 2), generator=torch.Generator().manual_seed(7))
+    whole, part = lens.read(view, vectors, asked, k=3), lens.read_targets(view, vectors, asked)
+    for name, values in vars(part).items():
+        assert torch.equal(values.nan_to_num(9), getattr(whole, name).nan_to_num(9)), name
+    with pytest.raises(InputError, match="target 99 is outside 0..59"):
+        lens.read_targets(view, vectors, torch.full((17, 1), 99))
+
+
 def test_a_vector_reads_the_same_to_the_bit_in_any_company():
     view = ModelView(wide())
     vectors = torch.randn(300, view.d_model, generator=torch.Generator().manual_seed(5))

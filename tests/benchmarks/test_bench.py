@@ -5,12 +5,20 @@ import math
 import pytest
 import torch
 
+import visit_tl as vt
 from tests import tiny
 from visit_tl import InputError, ModelView
+from visit_tl.bench import sweep_parts
+from visit_tl.bench.parts import Measurements
 from visit_tl.bench.run import bench
+from visit_tl.bench.sweep_parts import of_one_length, two_workers, vectors_read
 from visit_tl.lens import readout as lens
 from visit_tl.lens.machine import processor
 from visit_tl.memory import peak_of
+from visit_tl.sweeps import measure as measuring
+from visit_tl.sweeps.measure import measure
+from visit_tl.sweeps.prompt_run import SweptModel
+from visit_tl.sweeps.registry import chosen_studies
 
 linux = pytest.mark.skipif(
     peak_of(lambda: None, torch.device("cpu"))[1] is None,
@@ -21,7 +29,13 @@ linux = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def report():
     return bench(
-        tiny.native(), vectors=9, repeats=1, prompts=(1, 2), vocabularies=(100,), verbose=False
+        tiny.native(),
+        vectors=9,
+        repeats=1,
+        prompts=(1, 2),
+        vocabularies=(100,),
+        sweeps=(2, 4),
+        verbose=False,
     )
 
 
@@ -35,6 +49,7 @@ def test_every_part_is_timed_and_held_against_the_product_of_the_same_run(report
         "prompts",
         "patching",
         "gradients",
+        "sweeps",
     }
     assert all(row.seconds > 0 for row in report.rows)
     products = [r for r in report.rows if "product of" in r.what and r.ratio is not None]
@@ -72,6 +87,12 @@ def test_every_figure_that_the_documentation_states_is_printed(report):
         "sweep of 8 heads: a loop of hooks / visit_tl",
         "Backward Lens / (forward + backward + product)",
         "reversed attention / (forward + backward)",
+        "study without the vocabulary / forward",
+        "heads_ov / (forward + product)",
+        "top_heads / (forward + product)",
+        "memory_values_top3 / (forward + product)",
+        "target_by_head / (forward + product)",
+        "sweep: a prompt of 4 / one of 2",
     ]
     row = {row.what: row for row in report.rows}
     ours = next(r for r in report.rows if r.part == "readout" and "visit_tl" in r.what)
@@ -131,3 +152,79 @@ def test_a_model_in_half_precision_is_measured_and_its_own_product_shown():
     )
     assert any(row.what.endswith("the same in bfloat16") for row in report.rows)
     assert "bfloat16" in report.machine
+
+
+def test_studies_are_held_against_the_vectors_that_they_read(monkeypatch):
+    """2 blocks of 4 heads, prompts of 15 tokens.
+
+    heads_ov reads 8 heads and 4 states, top_heads 6 heads and the states, memory_values_top3 24
+    memories and 8 heads, target_by_head 8 heads.
+    """
+    by_hand = {"heads_ov": 12, "top_heads": 10, "memory_values_top3": 32, "target_by_head": 8}
+    measured = Measurements(ModelView(tiny.native()), vectors=9, repeats=1)
+    assert vectors_read(measured.view, 15) == by_hand
+    count = {}
+    for name in ("top_ids", "read", "read_targets"):
+        real = getattr(measuring, name)
+        monkeypatch.setattr(
+            measuring,
+            name,
+            lambda view, stack, *more, real=real, **k: (
+                read.append(len(stack)),
+                real(view, stack, *more, **k),
+            )[1],
+        )
+    prompts = of_one_length(measured, 3)
+    assert (
+        len({len(p.token_ids) for p in prompts}) == 1 and len({p.token_ids for p in prompts}) == 3
+    )
+    for name in by_hand:
+        read = []
+        assert not measure(SweptModel(measured.view), prompts, chosen_studies(name)).errors
+        count[name] = sum(read)
+    assert count == {name: 3 * vectors for name, vectors in by_hand.items()}
+
+
+def test_ratios_of_sweeps_are_of_what_they_say(report):
+    seconds = {row.what: row.seconds for row in report.rows if row.part == "sweeps"}
+    found = {figure.what: figure.value for figure in report.figures}
+    forward = next(s for what, s in seconds.items() if what.startswith("forward pass, 4 prompts"))
+    for name in ("heads_ov", "top_heads", "memory_values_top3", "target_by_head"):
+        product = next(s for what, s in seconds.items() if f"vectors of {name}, quickest" in what)
+        assert found[f"{name} / (forward + product)"] == seconds[name] / (forward + product)
+    plain = seconds["norms of the stream, without the vocabulary"]
+    assert found["study without the vocabulary / forward"] == plain / forward
+    two, four = (seconds[f"heads_ov of {n} prompts, with its tables"] for n in (2, 4))
+    assert found["sweep: a prompt of 4 / one of 2"] == (four / 4) / (two / 2)
+
+
+def test_two_workers_and_two_processes_measure_the_same_prompts(monkeypatch, tmp_path):
+    """Ray itself is tested with the sweeps; here neither it nor a process is started."""
+    given = {}
+
+    def plainly(model, halves, place):
+        given["plain"] = [ids for half in halves for ids in half]
+        given["sizes"] = [len(half) for half in halves]
+        sweep_parts._half(model, halves[0], str(tmp_path / "half"))
+
+    def on_ray(model, prompts, place):
+        given["ray"] = prompts
+
+    monkeypatch.setattr(sweep_parts, "find_spec", lambda name: True)
+    monkeypatch.setattr(sweep_parts, "_plainly", plainly)
+    monkeypatch.setattr(sweep_parts, "_on_ray", on_ray)
+    measured = Measurements(ModelView(tiny.native()), vectors=9, repeats=1)
+    threads = torch.get_num_threads()
+    rows = {row.what: row.seconds for row in two_workers(measured, tiny.native, 5)}
+    torch.set_num_threads(threads)
+    assert given["ray"] == given["plain"] and given["sizes"] == [2, 3]
+    assert len(vt.sweeps.open(tmp_path / "half").table("heads_ov")) == 2 * 8
+    (figure,) = measured.figures
+    assert figure.what == "throughput of two workers of Ray / two processes"
+    ray, plain = (
+        rows[f"heads_ov of 5 prompts, {what}"]
+        for what in ("two workers of Ray", "two plain processes")
+    )
+    assert figure.value == plain / ray
+    monkeypatch.setattr(sweep_parts, "find_spec", lambda name: None)
+    assert not list(two_workers(measured, tiny.native, 5))

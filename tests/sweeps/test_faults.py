@@ -162,8 +162,6 @@ def test_a_folder_with_other_files_is_left_as_it_is(native, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(vt.FileError, match=r"thesis\.tex is no folder: Not a directory"):
         of(native, tmp_path / "thesis.tex")
-    with pytest.raises(vt.FileError, match="memory://run is an address"):
-        of(native, "memory://run")
     with pytest.raises(vt.FileError, match="is no folder of a run: it has no manifest.json"):
         vt.sweeps.open(tmp_path)
 

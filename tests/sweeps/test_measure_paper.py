@@ -53,6 +53,65 @@ def test_no_more_vectors_wait_than_are_read_together(monkeypatch):
     assert most == [144] * 4
 
 
+def read_rows(monkeypatch, model, names, **options):
+    """What studies give of one prompt of 8 tokens, and how many vectors are read for it."""
+    count = []
+    for name in ("top_ids", "read", "read_targets"):
+        read = getattr(measuring, name)
+        monkeypatch.setattr(
+            measuring,
+            name,
+            lambda view, stack, *more, read=read, **k: (
+                count.append(len(stack)),
+                read(view, stack, *more, **k),
+            )[1],
+        )
+    chosen = [studies()[name].having(**options.get(name, {})) for name in names]
+    found = measure(swept(model), [measuring.SweptPrompt(0, "", IDS[3])], chosen)
+    assert found.errors == []
+    monkeypatch.undo()
+    return found.tables, sum(count)
+
+
+QUICK = {"k_vs_v": {"naive": False}, "q_vs_k": {"naive": False}}
+MEMORIES = ["memory_values_top3", "memory_values_all", "memory_values_by_head"]
+
+
+@pytest.mark.parametrize(
+    ("names", "vectors"),
+    [
+        # 2 blocks of 4 heads and 8 tokens: 8 heads, 2 attention outputs, 2 states, 64 memories.
+        (["heads_ov"], 8 + 2 + 2), (["target_by_head"], 8), (["top_heads"], 6 + 2 + 2),
+        (["heads_ov", "top_heads"], 8 + 2 + 2), (["top_heads", "heads_ov"], 8 + 2 + 2),
+        # The other prompt is run first, and is read beside what the prompt itself has left.
+        (["correct_vs_random", "heads_ov"], 8 + 2 + 2 + 6 + 2 + 2),
+        (["memory_values_top3"], 24 + 8), (["memory_values_top3", "memory_values_by_head"], 24 + 8),
+        (["memory_values_all", "k_vs_v"], 64 + 8 + 64), ([*MEMORIES, "k_vs_v"], 64 + 8 + 64),
+        (["k_vs_v", "q_vs_k"], 64 + 64 + 8), (["input_token_prob"], 64),
+        (["heads_ov", "top_heads", *MEMORIES, "k_vs_v", "q_vs_k", "target_by_head"],
+         8 + 2 + 2 + 64 + 64 + 8 + 8),
+    ],
+)  # fmt: skip
+def test_rows_of_a_stack_that_is_read_are_not_read_again(monkeypatch, names, vectors):
+    model = opened("gpt2")
+    together, count = read_rows(monkeypatch, model, names, **QUICK)
+    assert count == vectors
+    for name in names:
+        alone, _ = read_rows(monkeypatch, model, [name], **QUICK)
+        for column, values in alone[name][0].items():
+            np.testing.assert_allclose(together[name][0][column], values, rtol=1e-5, atol=1e-7)
+
+
+def test_ranks_by_norm_and_other_k_are_rows_too(monkeypatch):
+    model = opened("llama")
+    options = {"memory_values_all": {"rank_by": "norm", "k": 7}, "k_vs_v": {"naive": False}}
+    _, count = read_rows(monkeypatch, model, list(options), **options)
+    assert count == 64 + 8 + 64 + 64, "the memories are read for the 7 and for the 50 first"
+    options["k_vs_v"]["k"] = 7
+    _, count = read_rows(monkeypatch, model, list(options), **options)
+    assert count == 64 + 8 + 64
+
+
 def test_another_prompt_is_run_as_if_it_were_of_the_file():
     model = opened("llama")
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests import tiny
 from tests.sweeps.conftest import opened
 from tests.sweeps.tables import assert_is_what_loops_give, measured, swept_prompts
 from visit_tl.sweeps.measure import SweptPrompt
@@ -46,6 +47,7 @@ def test_rank_and_probability_of_the_target(decoder, targets):
     assert_is_what_loops_give(decoder, "target_by_head", targets=targets)
 
 
+@pytest.mark.skipif(not tiny.HAS_BRIDGE, reason="made as a bridge")
 def test_heads_that_are_too_wide_are_an_error_of_the_study():
     model = opened("qwen3")
     found = measured(model, "heads_naive", swept_prompts(model))

@@ -207,6 +207,7 @@ def test_norms_that_are_not_there_are_refused(study):
     if tiny.HAS_BRIDGE:
         (why,) = refusals(decoder("gptj"), study.having(norm="ln2"))
         assert "blocks.0 of" in why and "has no ln2" in why
+    if tiny.RELEASE >= (4,):  # an older one puts the post-norms of OLMo 2 elsewhere
         (why,) = refusals(decoder("olmo2"), study)
         assert "has no ln1" in why
 

@@ -32,6 +32,8 @@ def test_only_the_circuit_where_heads_are_too_wide(decoder, name):
 @pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "llama-folded", "gptj", "qwen3"])
 def test_after_rotation(name, kind):
+    if kind in ("gptj", "qwen3") and not tiny.HAS_BRIDGE:
+        pytest.skip("made as a bridge")
     model = opened(kind)
     plain = kind == "gpt2"
     rotary = {"gptj": 4, "qwen3": 6}.get(kind, 4)
@@ -50,6 +52,8 @@ def test_after_rotation(name, kind):
 @pytest.mark.parametrize("kind", [n for n, a in ARCHITECTURES.items() if not a.experts])
 def test_readings_are_those_of_a_graph(kind):
     """Norms of queries and keys that centre, span all heads or are one per head among them."""
+    if kind == "cohere-qk-norm" and tiny.RELEASE < (4,):
+        pytest.skip("this release cannot open it")
     view = ModelView(ARCHITECTURES[kind].bridge())
     run = SweptModel(view).passes([(0, IDS[3], None, "")])[0]
     trace = Trace.run(view, view.tokens.encode(IDS[3], None))

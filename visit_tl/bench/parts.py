@@ -68,7 +68,7 @@ class Measurements:
 
     def products(self, view: ModelView, n: int) -> dict[str, float]:
         """Time the product of n vectors with the unembedding, by each method available here."""
-        x = _random(view, n)
+        x = random_vectors(view, n)
         weights = view.W_U.to(x.dtype)
         found = {"torch": self.time(lambda: x @ weights)}
         if "onednn" in ways(x.device, x.dtype):
@@ -79,7 +79,7 @@ class Measurements:
     def readout(self, view: ModelView, name: str, figure: str) -> Iterator[Timing]:
         """Time the products, our readout, and TransformerLens's readout for the model itself."""
         n = self.vectors
-        x = _random(view, n)
+        x = random_vectors(view, n)
         products = self.products(view, n)
         product = min(products.values())
         for way, seconds in products.items():
@@ -254,7 +254,8 @@ def _wide(view: ModelView, d_vocab: int) -> ModelView:
     return wide
 
 
-def _random(view: ModelView, n: int) -> Tensor:
+def random_vectors(view: ModelView, n: int) -> Tensor:
+    """Vectors of the residual stream's width, the same each time."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(n, view.d_model, generator=generator).to(view.W_U.device)
 

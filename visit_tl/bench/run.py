@@ -14,12 +14,17 @@ import torch
 from visit_tl.bench.gradient_parts import gradients
 from visit_tl.bench.parts import Measurements, in_memory
 from visit_tl.bench.report import Bench, Timing
+from visit_tl.bench.sweep_parts import growth, studies_timed, two_workers
 from visit_tl.errors import InputError
 from visit_tl.lens.kernel_choice import kernel_for
 from visit_tl.lens.machine import processor
 from visit_tl.model.view import ModelView
 
 VOCABULARIES: Final = (262_144,)
+STUDIED: Final = 4
+"""Prompts of which each study is timed."""
+SWEPT: Final = (4, 16)
+"""Numbers of prompts of which the cost of each is compared."""
 
 
 def bench(
@@ -29,9 +34,11 @@ def bench(
     repeats: int = 3,
     prompts: Sequence[int] = (1, 16),
     vocabularies: Sequence[int] = VOCABULARIES,
+    sweeps: Sequence[int] = SWEPT,
+    workers: Any = None,
     verbose: bool = True,
 ) -> Bench:
-    """Time readouts, graphs, patching and gradients, and what they are compared with.
+    """Time readouts, graphs, patching, gradients and sweeps, and what they are compared with.
 
     Args:
         model: As for `flow_graph`.
@@ -39,6 +46,9 @@ def bench(
         repeats: How often each measurement is repeated; the quickest counts.
         prompts: The numbers of prompts for which graphs are timed.
         vocabularies: Sizes of further vocabularies, with random weights of the model's width.
+        sweeps: The numbers of prompts for which sweeps are timed.
+        workers: What two workers of Ray open: the name or path of a model, or a function that gives
+            one. None leaves them out.
         verbose: Show a progress bar.
 
     Returns:
@@ -66,6 +76,9 @@ def bench(
         measured.prompts(prompts),
         measured.sweep(),
         gradients(measured),
+        studies_timed(measured, STUDIED),
+        growth(measured, sweeps),
+        *([] if workers is None else [two_workers(measured, workers, max(sweeps))]),
     ]
     rows: list[Timing] = []
     # Readouts that other processes left on disk would change the measurements.

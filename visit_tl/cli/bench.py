@@ -9,6 +9,8 @@ import typer
 from visit_tl.cli.options import Debug, ModelArgument, Quiet, refused
 from visit_tl.errors import VisitError
 
+_LONGER = (100, 1000)
+
 
 def bench(
     model: ModelArgument = "smollm2-135m",
@@ -24,19 +26,26 @@ def bench(
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")
     ] = None,
+    sweeps: Annotated[
+        bool,
+        typer.Option(
+            "--sweeps", help="Sweeps of 100 and 1,000 prompts too, and two workers of Ray; minutes."
+        ),
+    ] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the report as a Markdown table.")
     ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Time readouts, graphs and patching; compare with a plain matrix product and a hook loop."""
+    """Time readouts, graphs, patching and sweeps beside a plain matrix product and a hook loop."""
     try:
         from visit_tl.bench.run import bench as measure
         from visit_tl.model.load import load_model
 
         opened = load_model(model, verbose=not quiet, **_placed(device, dtype))
-        report = measure(opened, vectors=vectors, repeats=repeats, verbose=not quiet)
+        longer: dict[str, Any] = {"sweeps": _LONGER, "workers": model} if sweeps else {}
+        report = measure(opened, vectors=vectors, repeats=repeats, verbose=not quiet, **longer)
     except VisitError as error:
         refused(error, debug)
     typer.echo(report.markdown() if markdown else str(report))

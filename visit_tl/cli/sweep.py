@@ -15,7 +15,10 @@ _STUDIES = "Studies by name, joined by commas; can be repeated."
 
 def sweep(
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of the run; a part of it is continued.")
+        str,
+        typer.Option(
+            "--out", help="Folder or address (s3://...) of the run; a part of it is continued."
+        ),
     ],
     prompts: Annotated[
         Path | None,
@@ -95,7 +98,7 @@ def sweep(
 
 
 def summary(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    run: Annotated[str, typer.Argument(help="The folder of a run, or its address.")],
     study: Annotated[
         list[str] | None, typer.Option("--study", help=f"{_STUDIES} Default: all of the run.")
     ] = None,

@@ -36,7 +36,7 @@ class TiledReadout:
         view: The model whose final norm and unembedding are used.
         vectors: The vectors to read, `[component, d_model]`.
         targets: Token ids whose ranks are wanted, `[component, target]`; -1 means no target.
-        k: How many top and how many bottom tokens.
+        k: How many top and how many bottom tokens; 0 is only what is about the targets.
         kernel: The way of multiplying, and the size of a tile.
         apply_norm: False for vectors that have already gone through the final norm.
     """
@@ -92,7 +92,14 @@ class TiledReadout:
 
     def columns(self) -> tuple[Tensor, ...]:
         """The readout of the vectors, in the order of the fields of `Readout`."""
-        parts = [block.readout() for block in self.blocks]
+        with torch.no_grad():
+            parts = [block.readout() for block in self.blocks]
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def target_columns(self) -> tuple[Tensor, ...]:
+        """What is about the targets, in the order of the fields of `TargetReadout`."""
+        with torch.no_grad():
+            parts = [block.of_targets(block.log_z()) for block in self.blocks]
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
@@ -112,7 +119,7 @@ class _Block:
         self.view, self.x, self.targets = view, x, targets
         self.rows = Factor(x, kernel.way)
         self.norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        self.extremes = Extremes(x.shape[0], k)
+        self.extremes = Extremes(x.shape[0], k) if k else None
         self.asked = targets >= 0
         # For each column of targets, the number of rows up to the last one with a target. It is
         # small if rows with many targets come first.
@@ -143,12 +150,13 @@ class _Block:
             if n:
                 self._rank(i, n, tile[:n], start, columns.rounding, spare[:n])
         tile = transformed(self.view, tile)
-        peak = self.extremes.see(tile, start)
+        peak = tile.amax(-1) if self.extremes is None else self.extremes.see(tile, start)
         shifted = tile.sub_(peak[:, None]).clamp_min_(_FAR)
         weights = torch.exp(shifted, out=spare)
         total = weights.sum(-1).double()
         self.log_sums.append(peak.double() + total.log())
-        self.means.append(peak.double() + weights.mul_(shifted).sum(-1).double() / total)
+        if self.extremes is not None:
+            self.means.append(peak.double() + weights.mul_(shifted).sum(-1).double() / total)
 
     def _rank(
         self, i: int, n: int, tile: Tensor, start: int, rounding: float, spare: Tensor
@@ -199,16 +207,26 @@ class _Block:
                 self.ranks[:, i].index_add_(0, row, (settled > self.bars[row, i]).long())
             noted.clear()
 
+    def log_z(self) -> Tensor:
+        """The logarithm of the sum of the exponentiated logits, in float64."""
+        return torch.stack(self.log_sums).logsumexp(0)
+
+    def of_targets(self, log_z: Tensor) -> tuple[Tensor, ...]:
+        """The targets, their logits, probabilities and ranks."""
+        self._settle()
+        wanted = transformed(self.view, self.bars).masked_fill(~self.asked, torch.nan)
+        probs = (wanted - log_z.to(self.x.dtype)[:, None]).exp()
+        return self.targets, wanted, probs, self.ranks.masked_fill(~self.asked, -1)
+
     def readout(self) -> tuple[Tensor, ...]:
         """The readout of the block, in the order of the fields of `Readout`."""
-        self._settle()
-        by_tile = torch.stack(self.log_sums)
-        log_z = by_tile.logsumexp(0)
-        mean = ((by_tile - log_z).exp() * torch.stack(self.means)).sum(0)
+        assert self.extremes is not None
+        log_z = self.log_z()
+        mean = ((torch.stack(self.log_sums) - log_z).exp() * torch.stack(self.means)).sum(0)
         entropy = (log_z - mean).clamp_min(0.0).to(self.x.dtype)
+        own = self.of_targets(log_z)
         log_z = log_z.to(self.x.dtype)
         top, top_ids, low, low_ids = self.extremes.best()
-        wanted = transformed(self.view, self.bars).masked_fill(~self.asked, torch.nan)
         return (
             top_ids,
             (top - log_z[:, None]).exp(),
@@ -216,8 +234,5 @@ class _Block:
             (low - log_z[:, None]).exp(),
             entropy,
             log_z,
-            self.targets,
-            wanted,
-            (wanted - log_z[:, None]).exp(),
-            self.ranks.masked_fill(~self.asked, -1),
+            *own,
         )

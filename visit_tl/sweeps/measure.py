@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError, VisitError
-from visit_tl.lens.readout import Readout, read
+from visit_tl.lens.readout import read, read_targets
 from visit_tl.lens.top_tokens import top_ids
 from visit_tl.model.last_logits import batches
 from visit_tl.sweeps.prompt_run import OtherPrompt, PromptRun, SweptModel, Wanted
@@ -29,6 +29,19 @@ Asking = tuple[Study, PromptRun, Generator[Any, Any, Any], Any]
 Waiting = tuple[Key, PromptRun, Wanted]
 Row = tuple[int, tuple[int, ...], int | None, str]
 """The index of a prompt, its tokens, its target and its text, as `SweptModel.passes` takes it."""
+
+
+@dataclass
+class Known:
+    """What was read so far for prompts whose studies have not ended.
+
+    Attributes:
+        read: What came of each stack.
+        held: What was asked. As long as it is held, no other stack can have the same id.
+    """
+
+    read: dict[Key, Any] = field(default_factory=dict)
+    held: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -145,9 +158,10 @@ def _measure_runs(runs: Sequence[PromptRun], studies: Sequence[Study], found: Me
 
 def _answer(asking: list[Asking], found: Measured) -> None:
     """Read what studies asked for, and go on until all have ended."""
+    known = Known()
     while asking:
         some, asking[:] = list(asking), []
-        for (study, run, generator, _), answer in zip(some, _answers(some), strict=True):
+        for (study, run, generator, _), answer in zip(some, _answers(some, known), strict=True):
             _step(study, run, generator, answer, asking, found)
 
 
@@ -214,8 +228,8 @@ def _check_asked(study: Study, run: PromptRun, asked: Any) -> None:
             )
 
 
-def _answers(asking: Sequence[Asking]) -> list[Any]:
-    """What studies asked for; the same stack of a prompt is read once."""
+def _answers(asking: Sequence[Asking], known: Known) -> list[Any]:
+    """What studies asked for; the same stack of a prompt is read once, whoever asks, and when."""
     wanted: dict[Key, tuple[PromptRun, Wanted]] = {}
     others: dict[Key, tuple[PromptRun, OtherPrompt]] = {}
     keys: list[list[Key]] = []
@@ -225,18 +239,21 @@ def _answers(asking: Sequence[Asking]) -> list[Any]:
             if isinstance(one, OtherPrompt):
                 own.append((id(one), 0, False, _OTHER))
                 others[own[-1]] = run, one
-                continue
-            # A stack that runs share, such as one of weights, has another target in each.
-            whose = ("run", run.index) if one.targets is None else ("given", id(one.targets))
-            own.append((id(one.vectors), one.k, one.whole, whose if one.whole else None))
-            wanted[own[-1]] = run, one
+            else:
+                own.append(_key(run, one))
+                wanted[own[-1]] = run, one
         keys.append(own)
-    done: dict[Key, Any] = _other_runs(others)
+    done = known.read
+    done |= _other_runs(others)
+    parts: dict[Key, tuple[Key, Tensor]] = {}
+    for key, (_, one) in wanted.items():
+        if (part := _part_of(one)) is not None and (part[0] in done or part[0] in wanted):
+            parts[key] = part
     for k, whole in sorted({key[1:3] for key in wanted}):
         waiting: list[Waiting] = []
         size = 0
         for key, (run, one) in wanted.items():
-            if key[1:3] != (k, whole):
+            if key[1:3] != (k, whole) or key in parts or key in done:
                 continue
             waiting.append((key, run, one))
             size += _size(one)
@@ -245,10 +262,28 @@ def _answers(asking: Sequence[Asking]) -> list[Any]:
                 waiting, size = [], 0
         if waiting:
             done |= _read_together(waiting, k, whole)
+    for key, (stack, place) in parts.items():
+        done[key] = rows if isinstance(rows := done[stack], Exception) else rows[place]
+    known.held += [one for _, _, _, one in asking]
     return [
         tuple(done[key] for key in own) if isinstance(asked, tuple) else done[own[0]]
         for own, (_, _, _, asked) in zip(keys, asking, strict=True)
     ]
+
+
+def _key(run: PromptRun, one: Wanted) -> Key:
+    # A stack that runs share, such as one of weights, has another target in each.
+    whose = ("run", run.index) if one.targets is None else ("given", id(one.targets))
+    return id(one.vectors), one.k, one.whole, whose if one.whole else None
+
+
+def _part_of(one: Wanted) -> tuple[Key, Tensor] | None:
+    """The stack that vectors are rows of, by its key, and their places; None if it is not known."""
+    if one.whole or one.rows_of is None:
+        return None
+    made, name, place = one.rows_of
+    stack = made.get(name)
+    return None if stack is None else ((id(stack), one.k, False, None), place.reshape(-1))
 
 
 def _other_runs(others: Mapping[Key, tuple[PromptRun, OtherPrompt]]) -> dict[Key, Any]:
@@ -284,9 +319,10 @@ def _readouts(waiting: Sequence[Waiting], k: int, whole: bool) -> list[Any]:
         torch.full((n, 1), run.target) if one.targets is None else one.targets.reshape(n, 1)
         for n, (_, run, one) in zip(sizes, waiting, strict=True)
     ]
-    out = read(view, stack, torch.cat(targets), k=k)
-    columns = zip(*(getattr(out, f.name).split(sizes) for f in fields(Readout)), strict=True)
-    return [Readout(*part) for part in columns]
+    every = torch.cat(targets)
+    out = read(view, stack, every, k=k) if k else read_targets(view, stack, every)
+    columns = zip(*(getattr(out, f.name).split(sizes) for f in fields(out)), strict=True)
+    return [type(out)(*part) for part in columns]
 
 
 def _columns(study: Study, made: Any) -> Columns:

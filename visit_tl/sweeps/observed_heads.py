@@ -38,7 +38,7 @@ def observed_heads(run: PromptRun) -> Any:
       before the last, and to the last itself. In a prompt of one token there is no previous one,
       and its column is NaN.
     """
-    out = yield run.read(run.heads, 1)
+    out = yield run.read_target(run.heads)
     layers, heads = np.indices(run.heads.shape[:2])
     pattern = run.pattern
     alone = run.n_tokens == 1

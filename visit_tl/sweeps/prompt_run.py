@@ -124,17 +124,21 @@ class Wanted:
 
     Attributes:
         vectors: The vectors, `[..., d_model]`.
-        k: How many top tokens.
+        k: How many top tokens; with `whole`, 0 is only what is about the target.
         whole: Whether everything of a readout is wanted (`visit_tl.Readout`, with the target's
             rank and probability), or only the ids of the top tokens, `[row, k]`, which takes half
             the time.
         targets: The target of each vector; None is the run's.
+        rows_of: The vectors are rows of a stack that a run keeps: what it keeps, the name of the
+            stack, and the place of each vector in its flattened rows. If that stack is read too,
+            they are not read again.
     """
 
     vectors: Float[Tensor, "*rows d_model"]
     k: int
     whole: bool
     targets: Int[Tensor, "*rows"] | None = None
+    rows_of: tuple[Mapping[Any, Any], Any, Int[Tensor, "*rows"]] | None = None
 
 
 @dataclass(frozen=True)
@@ -265,10 +269,10 @@ class PromptRun:
             raise InputError(f"{self.view.name} has no MLP, and so no ln2")
         return self.resid_pre if norm == "ln1" or self.view.parallel else self.resid_mid
 
-    @cached_property
+    @property
     def heads(self) -> Float[Tensor, "layer head d_model"]:
         """What each head adds to the stream; post-norms have their scale of this run."""
-        return self.written(self.z)
+        return self.once("heads", lambda: self.written(self.z))
 
     def written(
         self, vectors: Float[Tensor, "layer head *rows d_head"]
@@ -295,13 +299,25 @@ class PromptRun:
             self.made[name] = make()
         return self.made[name]
 
-    def top(self, vectors: Float[Tensor, "*rows d_model"], k: int = 50) -> Wanted:
+    def top(
+        self,
+        vectors: Float[Tensor, "*rows d_model"],
+        k: int = 50,
+        rows_of: tuple[Any, Int[Tensor, "*rows"]] | None = None,
+    ) -> Wanted:
         """To be yielded by a study, which gets the ids of the top k tokens of each vector.
+
+        Args:
+            vectors: The vectors.
+            k: How many top tokens.
+            rows_of: If they are rows of a stack that `once` keeps, such as `heads`: its name, and
+                the place of each in its flattened rows. They are not read again if that stack is.
 
         Raises:
             InputError: k is less than 1.
         """
-        return Wanted(vectors, self._k(k), whole=False)
+        kept = None if rows_of is None else (self.made, *rows_of)
+        return Wanted(vectors, self._k(k), whole=False, rows_of=kept)
 
     def read(
         self,
@@ -321,6 +337,12 @@ class PromptRun:
             InputError: k is less than 1.
         """
         return Wanted(vectors, self._k(k), whole=True, targets=targets)
+
+    def read_target(
+        self, vectors: Float[Tensor, "*rows d_model"], targets: Int[Tensor, "*rows"] | None = None
+    ) -> Wanted:
+        """As `read`, where only `target_ranks`, `target_probs` and `target_logits` are needed."""
+        return Wanted(vectors, 0, whole=True, targets=targets)
 
     def other(self, token_ids: Sequence[int]) -> OtherPrompt:
         """To be yielded by a study, which gets the `PromptRun` of another prompt."""

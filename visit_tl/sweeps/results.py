@@ -31,11 +31,11 @@ class SweepRun(Drawn):
     """A run of studies over prompts, in a folder.
 
     Attributes:
-        path: The folder.
+        path: The folder; the address as text, if it is not on this machine.
         about: What the run is of: model, prompts, studies and their options, versions.
     """
 
-    path: Path
+    path: Path | str
     about: dict[str, Any] = field(repr=False)
 
     @property
@@ -80,9 +80,10 @@ class SweepRun(Drawn):
             InputError: there is no such table.
             FileError: no shard is done yet, or a file is damaged.
         """
-        files = [str(file) for file in self._files(study)]
+        files = self._files(study)
         with self._reading(study):
-            return arrow("dataset").dataset(files, format="parquet")
+            found = arrow("dataset").dataset
+            return found(files, format="parquet", filesystem=self.folder.filesystem)
 
     @checked
     def summary(self, study: Name, by: Names | None = None) -> pd.DataFrame:
@@ -116,9 +117,10 @@ class SweepRun(Drawn):
             if kind in ("float64", "bool") and name not in groups
         ]
         found = Moments(groups, numbers)
+        read, chosen = arrow("parquet").read_table, [PROMPT, *groups, *numbers]
         for file in self._files(study):
             with self._reading(study):
-                part = arrow("parquet").read_table(file, columns=[PROMPT, *groups, *numbers])
+                part = read(file, columns=chosen, filesystem=self.folder.filesystem)
             found.add(part.to_pandas())
         return found.table(self.measured, columns)
 
@@ -177,7 +179,7 @@ class SweepRun(Drawn):
     def _of_studies(self) -> dict[str, dict[str, str]]:
         return {name: dict(one["columns"]) for name, one in self.about["studies"].items()}
 
-    def _files(self, study: str) -> list[Path]:
+    def _files(self, study: str) -> list[str]:
         self._columns(study)
         if not (files := self.folder.files(study)):
             raise FileError(f"no shard of {self.path} is done yet")
@@ -198,7 +200,7 @@ class SweepRun(Drawn):
         return "\n".join(lines)
 
 
-Folder = Annotated[File, Taken("the folder of a run", "'run/'", "File")]
+Folder = Annotated[File, Taken("the folder of a run, or its address", "'run/'", "File")]
 
 
 @checked
@@ -206,10 +208,10 @@ def open_run(path: File) -> SweepRun:
     """Open a run that `sweep` made, or is making.
 
     Args:
-        path: Its folder.
+        path: Its folder, or its address.
 
     Raises:
-        FileError: it is no folder of a run, or its manifest is damaged.
+        FileError: it is no folder of a run, its manifest is damaged, or it cannot be reached.
     """
     folder = RunFolder(path)
     about = folder.read()

@@ -6,24 +6,23 @@
 
 The mark in `done/` is written after all tables of its shard. A shard without it is measured again,
 and its tables are replaced. So a run that is killed at any moment loses no finished shard, and no
-row is there twice.
+row is there twice. `run_files.py` says what holds of a single file, here and at an address.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from visit_tl.arguments.words import short
 from visit_tl.errors import FileError
-from visit_tl.files import write
+from visit_tl.sweeps.run_files import LOCK, run_files
 from visit_tl.sweeps.tables import OWN
 
 SCHEMA: Final = "visit_tl sweep run 1"
@@ -32,18 +31,31 @@ _FREE: Final = ("versions",)
 _SAID: Final = "source"
 """What is said of a study, and changes no number of it."""
 _MAY_BE_UNKNOWN: Final = "code"
-_HELD: Final = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+_MANIFEST: Final = "manifest.json"
 
 
 class RunFolder:
     """The folder of one run.
 
     Args:
-        path: The folder.
+        path: The folder, or an address that fsspec opens.
+
+    Raises:
+        FileError: it is an address of an unknown kind, or its package is not installed.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self._files = run_files(path)
+
+    @property
+    def path(self) -> Path | str:
+        """The folder; the address as text, if it is not on this machine."""
+        return self._files.place
+
+    @property
+    def filesystem(self) -> Any:
+        """What pyarrow opens the files with; None on this machine."""
+        return self._files.filesystem
 
     # --- what the run is of --------------------------------------------------------------------
 
@@ -53,15 +65,18 @@ class RunFolder:
         Raises:
             FileError: the folder holds no run, or its manifest is damaged.
         """
-        file = self.path / "manifest.json"
+        file = self._files.path(_MANIFEST)
         try:
-            data = json.loads(file.read_bytes())
+            data = json.loads(self._files.read(_MANIFEST))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileError(
                 f"{self.path} is no folder of a run: it has no manifest.json"
             ) from error
         except (OSError, ValueError, RecursionError) as error:
-            raise FileError(f"{file} cannot be read: {error}") from error
+            # A process that is killed can leave half of it, where files are not written at once.
+            raise FileError(
+                f"{file} cannot be read: {error}; remove it and the rest of the run"
+            ) from error
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             raise FileError(f"{file} is no manifest of a run (expected the schema {SCHEMA!r})")
         return data
@@ -72,12 +87,8 @@ class RunFolder:
         Raises:
             FileError: it holds other files, or cannot be read.
         """
-        try:
-            if not self.path.exists() or (self.path / "manifest.json").exists():
-                return
-            held = sorted(p.name for p in self.path.iterdir() if not _is_ours(p.name))
-        except OSError as error:
-            raise FileError(f"{self.path} is no folder: {error.strerror or error}") from error
+        names = self._files.names()
+        held = [] if _MANIFEST in names else [name for name in names if not _is_ours(name)]
         if held:
             raise FileError(
                 f"{self.path} holds other files ({', '.join(held[:3])}); name an empty or new "
@@ -92,9 +103,9 @@ class RunFolder:
                 written to.
         """
         about = {"schema": SCHEMA, **json.loads(json.dumps(about))}
-        file = self.path / "manifest.json"
-        if not file.exists():
-            write(file, (json.dumps(about, indent=1, ensure_ascii=True) + "\n").encode())
+        if not self._files.exists(_MANIFEST):
+            content = json.dumps(about, indent=1, ensure_ascii=True) + "\n"
+            self._files.write(_MANIFEST, content.encode())
             return
         if (other := _difference(self.read(), about)) is not None:
             name, before, now = other
@@ -102,44 +113,24 @@ class RunFolder:
                 f"{self.path} is of another run: its {name} is {before}, this one's is {now}; name "
                 f"a new folder"
             )
-        self._tidy()
+        self._files.tidy()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the folder, so that no other process runs a sweep there; a killed one lets go.
+
+        At an address nothing can be held: a note is left there, and who finds it is warned.
 
         Raises:
             FileError: another process holds it, or it cannot be written to.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows has no such locks
-            fcntl = None
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        try:
-            try:
-                if fcntl is not None:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                # Some shared filesystems have no locks. Two runs would then write the same tables.
-                if error.errno in _HELD:
-                    raise FileError(
-                        f"another process runs a sweep in {self.path}; wait for it, or name "
-                        f"another folder"
-                    ) from error
-            yield
-        finally:
-            os.close(handle)
+        return self._files.locked()
 
     # --- shards --------------------------------------------------------------------------------
 
     def done(self) -> set[int]:
         """The shards that are done: their marks, and files of the sizes that these name."""
-        return {shard for shard, mark in self._marks() if self._whole(shard, mark, read=False)}
+        sizes = cache(self._files.sizes)
+        return {shard for shard, mark in self._marks() if _has_sizes(shard, mark, sizes)}
 
     def sound(self, tables: set[str]) -> dict[int, int]:
         """The shards whose tables are all there, to the byte, each with its number of errors.
@@ -147,10 +138,13 @@ class RunFolder:
         Args:
             tables: The tables that a shard must have.
         """
+        sizes = cache(self._files.sizes)
         return {
             shard: mark["errors"]
             for shard, mark in self._marks()
-            if tables == set(mark["tables"]) and self._whole(shard, mark, read=True)
+            if tables == set(mark["tables"])
+            and _has_sizes(shard, mark, sizes)
+            and self._has_checksums(shard, mark)
         }
 
     def write_shard(self, shard: int, tables: Mapping[str, bytes], errors: int) -> None:
@@ -159,57 +153,47 @@ class RunFolder:
         Raises:
             FileError: the disk is full, or the folder cannot be written to.
         """
-        try:
-            for name in (*tables, "done"):
-                (self.path / name).mkdir(exist_ok=True)
-            self._mark(shard).unlink(missing_ok=True)  # it is of the tables that are replaced
-        except OSError as error:
-            raise self._unwritable(error) from error
+        self._files.remove(_mark(shard))  # it is of the tables that are replaced
         for name, content in tables.items():
-            write(self.path / name / f"{shard:05}.parquet", content)
+            self._files.write(_table(name, shard), content)
         sums = {name: [len(content), zlib.crc32(content)] for name, content in tables.items()}
-        write(self._mark(shard), json.dumps({"tables": sums, "errors": errors}).encode())
+        self._files.write(_mark(shard), json.dumps({"tables": sums, "errors": errors}).encode())
 
-    def files(self, table: str) -> list[Path]:
+    def files(self, table: str) -> list[str]:
         """The files of one table, in the order of the prompts; only of shards that are done."""
-        return [self.path / table / f"{shard:05}.parquet" for shard in sorted(self.done())]
-
-    def _mark(self, shard: int) -> Path:
-        return self.path / "done" / f"{shard:05}.json"
+        return [self._files.path(_table(table, shard)) for shard in sorted(self.done())]
 
     def _marks(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The marks that can be read."""
-        folder = self.path / "done"
-        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if not re.fullmatch(r"\d{5,}\.json", file.name):
-                continue
+        held = sorted(self._files.sizes("done"))
+        shards = {f"done/{n}": int(n[:-5]) for n in held if re.fullmatch(r"\d{5,}\.json", n)}
+        for name, content in self._files.read_all(list(shards)).items():
             try:
-                mark = json.loads(file.read_bytes())
-            except (OSError, ValueError, RecursionError):
+                mark = json.loads(content)
+            except (ValueError, RecursionError):
                 continue
             if _is_mark(mark):
-                yield int(file.stem), mark
+                yield shards[name], mark
 
-    def _whole(self, shard: int, mark: Mapping[str, Any], *, read: bool) -> bool:
-        try:
-            for name, (size, checksum) in mark["tables"].items():
-                file = self.path / name / f"{shard:05}.parquet"
-                if file.stat().st_size != size:
-                    return False
-                if read and zlib.crc32(file.read_bytes()) != checksum:
-                    return False
-        except OSError:
-            return False
-        return True
+    def _has_checksums(self, shard: int, mark: Mapping[str, Any]) -> bool:
+        names = {_table(name, shard): checksum for name, (_, checksum) in mark["tables"].items()}
+        contents = self._files.read_all(list(names))
+        return names == {name: zlib.crc32(content) for name, content in contents.items()}
 
-    def _tidy(self) -> None:
-        """Remove what a killed run had begun to write."""
-        for file in self.path.glob("*/.*.*.*"):
-            if re.fullmatch(r"\.\d{5,}\.(parquet|json)\..*", file.name):
-                file.unlink(missing_ok=True)
 
-    def _unwritable(self, error: OSError) -> FileError:
-        return FileError(f"{self.path} cannot be written to: {error.strerror or error}")
+def _mark(shard: int) -> str:
+    return f"done/{shard:05}.json"
+
+
+def _table(name: str, shard: int) -> str:
+    return f"{name}/{shard:05}.parquet"
+
+
+def _has_sizes(
+    shard: int, mark: Mapping[str, Any], sizes: Callable[[str], Mapping[str, int]]
+) -> bool:
+    tables = mark["tables"].items()
+    return all(sizes(name).get(f"{shard:05}.parquet") == size for name, (size, _) in tables)
 
 
 def _is_mark(mark: Any) -> bool:
@@ -224,7 +208,7 @@ def _is_mark(mark: Any) -> bool:
 
 def _is_ours(name: str) -> bool:
     """Whether a file is one that a run has before its manifest."""
-    return name == ".lock" or name.startswith(".manifest.json.")
+    return name == LOCK or name.startswith(f".{_MANIFEST}.")
 
 
 def _difference(before: Any, now: Any, name: str = "") -> tuple[str, str, str] | None:

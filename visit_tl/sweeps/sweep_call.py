@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.kinds import Taken, Unchecked
 from visit_tl.arguments.vocabulary import Count, File, Flag, Model, Whole
-from visit_tl.errors import FileError, InputError
+from visit_tl.errors import InputError
 from visit_tl.sweeps.prompt_sources import GivenPrompt, given_prompts, hash_of
 from visit_tl.sweeps.registry import chosen_studies
 from visit_tl.sweeps.results import SweepRun, open_run
@@ -60,7 +60,7 @@ def sweep(
             prompt set; facts; a table of pandas; or a dataset of Hugging Face. A target given as
             text is the first token of it, after a space.
         studies: One or several, by name or as made by `study`; see `vt.sweeps.studies()`.
-        out: The folder of the run.
+        out: The folder of the run, or an address that fsspec opens, such as `s3://bucket/run`.
         prepend_bos: As for `flow_graph`.
         only: `correct` measures only the prompts whose target the model predicts.
         n: How many prompts at most, from the first on; None is all.
@@ -79,18 +79,14 @@ def sweep(
     Raises:
         InputError: there are no prompts or no such study, or pyarrow or Ray is not installed; with
             `strict`, a prompt failed.
-        FileError: the folder is of another run, is in use, or cannot be written to.
+        FileError: the folder is of another run, is in use, or cannot be written to; or the package
+            for an address is not installed.
     """
     from tqdm.auto import tqdm
 
     arrow()
     if only is not None and only not in ONLY:
         raise InputError(f"only={only!r} is not known; it is 'correct', or None for all prompts")
-    if "://" in str(out):
-        raise FileError(
-            f"{out} is an address; a run is written to a folder of this machine, or one that is "
-            f"mounted here"
-        )
     job = Job(tuple(chosen_studies(studies)), prepend_bos, only)
     given = given_prompts(prompts, n)
     _check_prompts(given, only, strict)
@@ -129,7 +125,7 @@ def sweep(
                     if failed:
                         bar.set_postfix(failed=failed, refresh=False)
                     bar.update(len(shards[shard]))
-    return open_run(out)
+    return open_run(folder.path)
 
 
 def _check_prompts(given: Sequence[GivenPrompt], only: str | None, strict: bool) -> None:

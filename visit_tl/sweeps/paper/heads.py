@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from visit_tl.errors import InputError
@@ -63,10 +63,30 @@ def places(*shape: int) -> list[np.ndarray]:
     return [axis.ravel() for axis in np.indices(shape)]
 
 
-def _shared_with_states(run: PromptRun, vectors: Float[Tensor, "layer n d_model"], k: int) -> Any:
+def rows_of_stack(
+    name: str, whole: Float[Tensor, "*rows n d"], place: Int[Tensor, "*rows m"]
+) -> tuple[str, Int[Tensor, "*rows m"]]:
+    """Where vectors that were chosen along the last axis are among the rows of their stack.
+
+    Args:
+        name: The name by which a run keeps the stack.
+        whole: The stack, or another with as many rows.
+        place: The chosen places along its last axis but one.
+    """
+    n = whole.shape[-2]
+    first = torch.arange(0, whole.shape[:-1].numel(), n, device=place.device)
+    return name, first.view(whole.shape[:-2]).unsqueeze(-1) + place
+
+
+def _shared_with_states(
+    run: PromptRun,
+    vectors: Float[Tensor, "layer n d_model"],
+    k: int,
+    rows_of: tuple[str, Int[Tensor, "layer n"]] | None = None,
+) -> Any:
     """I_k of vectors with the states of their block, row by row; a part of studies."""
-    wanted = (vectors, run.attn_out, run.resid_post)
-    own, attn, block = yield tuple(run.top(stack, k) for stack in wanted)
+    states = (run.top(stack, k) for stack in (run.attn_out, run.resid_post))
+    own, attn, block = yield run.top(vectors, k, rows_of), *states
     tops = own.view(*vectors.shape[:2], -1)
     return {
         "attn": top_overlap(tops, attn[:, None]).ravel(),
@@ -103,7 +123,8 @@ def _top_heads(run: PromptRun, k: int, top: int) -> Any:
         return head, norms.gather(1, head), run.heads[torch.arange(len(head))[:, None], head]
 
     head, norm, vectors = run.once(("top_heads", n), ranked)
-    found = yield from _shared_with_states(run, vectors, k)
+    rows = rows_of_stack("heads", run.heads, head)
+    found = yield from _shared_with_states(run, vectors, k, rows)
     layer, rank = places(*head.shape)
     return {"layer": layer, "rank": rank, "head": head.ravel(), "norm": norm.ravel(), **found}
 
@@ -166,7 +187,7 @@ def target_by_head(run: PromptRun) -> Any:
 
     Rank 0 is the most probable token. Without a given target it is the model's prediction.
     """
-    readout = yield run.read(run.heads)
+    readout = yield run.read_target(run.heads)
     layer, head = places(*run.heads.shape[:2])
     rank, prob = readout.target_ranks[:, 0], readout.target_probs[:, 0]
     return {"layer": layer, "head": head, "rank": rank, "prob": prob}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from visit_tl.errors import InputError
 from visit_tl.sweeps.overlap import top_overlap
-from visit_tl.sweeps.paper.heads import cut, places
+from visit_tl.sweeps.paper.heads import cut, places, rows_of_stack
 from visit_tl.sweeps.prompt_run import PromptRun
 from visit_tl.sweeps.registry import study
 
@@ -44,7 +44,8 @@ def _with_their_head(run: PromptRun, k: int, top: int, rank_by: str) -> Any:
     n = cut(top, run.n_tokens)
     name = ("ranked memories", rank_by, n)
     position, vectors = run.once(name, lambda: _ranked(run, rank_by, n))
-    own, heads = yield run.top(vectors, k), run.top(run.heads, k)
+    rows = rows_of_stack("memories", run.values, position)
+    own, heads = yield run.top(vectors, k, rows), run.top(run.heads, k)
     tops = own.view(*position.shape, -1)
     layer, head, rank = places(*position.shape)
     return {
@@ -95,7 +96,7 @@ def input_token_prob(run: PromptRun) -> Any:
     """Probability of a memory value's own token, the input at its position, in its logit lens."""
     vectors = _memories(run)
     tokens = torch.tensor(run.token_ids, device=vectors.device)
-    readout = yield run.read(vectors, targets=tokens.expand(vectors.shape[:-1]))
+    readout = yield run.read_target(vectors, targets=tokens.expand(vectors.shape[:-1]))
     layer, head, position = places(*vectors.shape[:-1])
     prob = readout.target_probs[:, 0]
     return {"layer": layer, "head": head, "position": position, "prob": prob}

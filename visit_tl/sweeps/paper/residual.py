@@ -26,7 +26,7 @@ def final_prob_by_layer(run: PromptRun) -> Any:
     """
     states = torch.cat([run.resid_pre[:1], run.resid_post])
     targets = torch.full((len(states),), run.predicted, device=states.device)
-    readout = yield run.read(states, targets=targets)
+    readout = yield run.read_target(states, targets)
     correct = run.target_given and run.predicted == run.target
     return {
         "layer": np.arange(len(states)),
