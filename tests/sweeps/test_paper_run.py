@@ -66,6 +66,13 @@ def test_without_targets_all_prompts_are_measured_in_one_run(tmp_path):
         vt.sweeps.visit_paper(made("native"), tmp_path / "b", ["a b"], verbose=False)
 
 
+def test_a_paper_run_is_kept_at_an_address(prompts):
+    out = "memory://a-paper-run"
+    made_now = vt.sweeps.visit_paper(made("native"), out, prompts, verbose=False)
+    opened = vt.sweeps.open_paper(out)
+    assert opened.correct.path == made_now.correct.path and opened.all.measured == 5
+
+
 def test_a_model_that_answers_nothing_is_told_so(prompts, tmp_path):
     with pytest.raises(vt.InputError, match="answers none of the 2 prompts correctly"):
         vt.sweeps.visit_paper(made("native"), tmp_path / "run", prompts[3:], verbose=False)

@@ -60,7 +60,8 @@ def sweep(
     """Measure studies on every prompt of a file, in a folder that can be continued.
 
     With --paper, all that the paper measures: without --prompts of the 1,209 facts that come with
-    the package, those that the model answers, and a page of all figures, OUT/paper.html.
+    the package, those that the model answers, and a page of all figures, OUT/paper.html;
+    where OUT is an address, the page is written here.
     """
     if not study and not paper:
         raise typer.BadParameter("name a --study, or say --paper for all of the paper")
@@ -84,7 +85,8 @@ def sweep(
 
             options["only"] = None if only == "all" else only or "correct"
             run: Any = visit_paper(opened, out, prompts, _names(study), **options)
-            written = run.save(out / "paper.html", overwrite=True)
+            page = "paper.html" if "://" in out else f"{out}/paper.html"
+            written = run.save(page, overwrite=True)
         else:
             from visit_tl.sweeps.sweep_call import sweep as measure
 

@@ -95,7 +95,8 @@ def visit_paper(
 
     Args:
         model: As for `sweep`.
-        out: A folder; the two runs are `correct` and `all` in it. Each can be continued.
+        out: A folder or an address; the two runs are `correct` and `all` in it. Each can be
+            continued.
         prompts: As for `sweep`; None is the 1,209 facts of Meng et al. (2022) that come with the
             package.
         studies: More studies, measured with the first run.
@@ -128,15 +129,15 @@ def visit_paper(
     }
     more = {one.name: one for one in (chosen_studies(studies) if studies else ())}
     chosen = list((paper_studies() | more).values())
-    folder = Path(out)
-    correct = sweep(model, given, chosen, folder / _CORRECT, only=only, **shared)
+    correct = sweep(model, given, chosen, _inside(out, _CORRECT), only=only, **shared)
     if not correct.measured:
         raise InputError(
             f"{correct.about['model']} answers none of the {correct.n_prompts} prompts correctly, "
             f"so there is nothing to draw; only=None (--only all) measures all of them"
         )
-    every = None if only is None else sweep(model, given, list(_BOTH), folder / _ALL, **shared)
-    return PaperRun(correct, every)
+    if only is None:
+        return PaperRun(correct, None)
+    return PaperRun(correct, sweep(model, given, list(_BOTH), _inside(out, _ALL), **shared))
 
 
 @checked
@@ -144,11 +145,15 @@ def open_paper(path: File) -> PaperRun:
     """Open what `visit_paper` made.
 
     Raises:
-        FileError: it is no such folder, or a manifest is damaged.
+        FileError: it is no such folder, a run in it is missing, or a manifest is damaged.
     """
-    folder = Path(path)
-    every = open_run(folder / _ALL) if (folder / _ALL).is_dir() else None
-    return PaperRun(open_run(folder / _CORRECT), every)
+    correct = open_run(_inside(path, _CORRECT))
+    return PaperRun(correct, open_run(_inside(path, _ALL)) if correct.about["only"] else None)
+
+
+def _inside(folder: str | Path, name: str) -> str:
+    """A folder in another, or at an address."""
+    return f"{str(folder).rstrip('/')}/{name}"
 
 
 def paper_studies() -> dict[str, Study]:
