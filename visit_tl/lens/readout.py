@@ -105,7 +105,7 @@ def read_targets(
     vectors: Float[Tensor, "component d_model"],
     targets: Int[Tensor, "component target"],
 ) -> TargetReadout:
-    """Only what `read` gives of the targets, to the bit, in three quarters of the time.
+    """Only what `read` gives of the targets, to the bit, and in less time.
 
     Args:
         view: The model whose final norm and unembedding are used.
