@@ -6,7 +6,7 @@ part that is not supported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -104,6 +104,11 @@ class ModelView:
         self.d_vocab = int(self.W_U.shape[1])
         self.final_norm: Norm = self._read_norm(getattr(model, "ln_final", None))
         self.tokens = Tokens(model, int(cfg.d_vocab), self.n_ctx, self.name)
+
+    @property
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """The modules that the model had when it was opened."""
+        return (module for _, module in self._modules)
 
     # --- weights -------------------------------------------------------------------------------
 

@@ -178,7 +178,7 @@ def attribute_score(
         key=key,
         score=score,
         capped=formula.capped(score),
-        attention=float(trace.layers[layer].pattern[head, key]),
+        attention=min(1.0, float(trace.layers[layer].pattern[head, key])),
         scale=formula.scale,
         error=_error(view, matrix, score, f"{name} from {query} to {key}"),
         query_parts=names[0],

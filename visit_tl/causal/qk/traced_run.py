@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from visit_tl.causal.qk.score_formula import ScoreFormula, formula_of
 from visit_tl.causal.qk.stream_parts import StreamParts, stream_parts
-from visit_tl.model.standing_hooks import left_on
+from visit_tl.model.model_state import model_state
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
@@ -25,7 +25,7 @@ class TracedRun:
 
     Args:
         prompt: The tokens.
-        state: What the model's parameters were, by `_state`.
+        state: What the model's parameters were, by `model_state`.
     """
 
     def __init__(self, prompt: Prompt, state: object) -> None:
@@ -67,7 +67,7 @@ _LAST: WeakKeyDictionary[ModelView, TracedRun] = WeakKeyDictionary()
 
 def traced_run(view: ModelView, prompt: Prompt) -> TracedRun:
     """The run of this prompt; the kept one, if neither the parameters nor hooks have changed it."""
-    state = _state(view.model)
+    state = model_state(view)
     known = _LAST.get(view)
     if known is not None and known.state == state is not None:
         before = known.prompt
@@ -76,16 +76,6 @@ def traced_run(view: ModelView, prompt: Prompt) -> TracedRun:
     run = TracedRun(prompt, state)
     _LAST[view] = run
     return run
-
-
-def _state(model: Any) -> object:
-    """Where the parameters are, and torch's counts of their changes; None if hooks are on it."""
-    if left_on(model):
-        return None
-    try:
-        return tuple((p.data_ptr(), p._version) for p in model.parameters())
-    except RuntimeError:  # parameters made in inference mode have no count
-        return None
 
 
 def _floats(view: ModelView) -> int:
