@@ -19,10 +19,13 @@ from visit_tl.view.style import FONT_SIZE, Palette, ground, palette
 _ROWS: Final = 12
 _CELL: Final = (50, 26)
 """Width and height of a cell in px; its number needs 44."""
-_BARS: Final = 86
+_BARS: Final = 140
+"""Length in px of the axis of the bars."""
+_NUMBER: Final = (40, 18)
+"""Room in px for the number of a bar that lies, and of one that stands."""
 _GAP: Final = 10
 _CHARACTER: Final = 7.0
-_TOP: Final = 118
+_TOP: Final = 100
 _SIDE: Final = 16
 _TEXT_WIDTH: Final = 110
 _MARGINALS: Final = 8
@@ -139,7 +142,7 @@ def figure(found: AttentionAttribution, theme: str = "light", rows: int = _ROWS)
     single = [[len(a) == len(b) == 1 for b in key.groups] for a in query.groups]
     most = float(np.abs(cells[np.array(single)]).max()) or 1.0
     label = round(max(map(len, query.names)) * _CHARACTER) + 24
-    below = round(max(map(len, key.names)) * _CHARACTER) + 40
+    below = round(max(map(len, key.names)) * _CHARACTER) + 20
     wide, high = _CELL[0] * len(key.names), _CELL[1] * len(query.names)
     width = max(_SIDE + label + wide + _GAP + _BARS + _SIDE, 640)
     height = _TOP + _BARS + _GAP + high + below
@@ -154,6 +157,8 @@ def figure(found: AttentionAttribution, theme: str = "light", rows: int = _ROWS)
     drawn.update_layout(
         **ground(colours),
         **_axes(query, key, box, colours),
+        xaxis2=_sums(cells.sum(1), box, colours, "x"),
+        yaxis2=_sums(cells.sum(0), box, colours, "y"),
         width=width,
         height=height,
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
@@ -190,11 +195,11 @@ class _Box:
     wide: int
     high: int
 
-    def across(self, start: float, end: float) -> tuple[float, float]:
+    def across(self, start: int, end: int) -> tuple[float, float]:
         """A range of px from the left as shares of the width."""
         return start / self.width, end / self.width
 
-    def down(self, start: float, end: float) -> tuple[float, float]:
+    def down(self, start: int, end: int) -> tuple[float, float]:
         """A range of px from the top as shares of the height, from below."""
         return 1 - end / self.height, 1 - start / self.height
 
@@ -235,6 +240,7 @@ def _map(
 def _short(value: float) -> str:
     """Two decimals, or three digits of a large number; with a minus sign of full width."""
     text = f"{value:.2f}" if abs(value) < 100 else f"{value:.3g}"
+    text = "0.00" if text == "-0.00" else text
     return text.replace("-", "−")
 
 
@@ -244,10 +250,9 @@ def _bars(sums: Float[np.ndarray, " part"], along: str, box: _Box, colours: Pale
     marker = {"color": [f"rgb{blue if x >= 0 else orange}" for x in sums]}
     said = {
         "text": [_short(x) for x in sums.tolist()],
-        "textposition": "auto",
+        "textposition": "outside",
         "textfont": {"size": FONT_SIZE},
         "textangle": 0,
-        "insidetextanchor": "middle",
         "constraintext": "none",
         "cliponaxis": False,
         "marker": marker,
@@ -261,12 +266,6 @@ def _bars(sums: Float[np.ndarray, " part"], along: str, box: _Box, colours: Pale
 def _axes(query: _Shown, key: _Shown, box: _Box, colours: Palette) -> dict[str, Any]:
     plain = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
     named = plain | {"tickmode": "array", "automargin": False}
-    sums = plain | {
-        "showticklabels": False,
-        "zeroline": True,
-        "zerolinecolor": colours.rule,
-        "zerolinewidth": 1,
-    }
     right, bottom = box.left + box.wide, box.top + box.high
     return {
         "xaxis": named
@@ -277,7 +276,6 @@ def _axes(query: _Shown, key: _Shown, box: _Box, colours: Palette) -> dict[str, 
             "ticktext": [for_plotly(name) for name in key.names],
             "tickangle": -90,
             "anchor": "y",
-            "title": {"text": "written at the key", "standoff": 4},
         },
         "yaxis": named
         | {
@@ -287,16 +285,40 @@ def _axes(query: _Shown, key: _Shown, box: _Box, colours: Palette) -> dict[str, 
             "ticktext": [for_plotly(name) for name in query.names],
             "anchor": "x",
         },
-        "xaxis2": sums | {"domain": box.across(right + _GAP, right + _GAP + _BARS), "anchor": "y"},
-        "yaxis2": sums
-        | {"domain": box.down(box.top - _GAP - _BARS, box.top - _GAP), "anchor": "x"},
+    }
+
+
+def _sums(
+    sums: Float[np.ndarray, " part"], box: _Box, colours: Palette, along: str
+) -> dict[str, Any]:
+    """The axis of the bars, with room for their numbers at both ends."""
+    room = _NUMBER[along == "y"]
+    low, high = min(0.0, float(sums.min())), max(0.0, float(sums.max()))
+    ends = (room if low < 0 else 4), (room if high > 0 else 4)
+    unit = ((high - low) or 1.0) / (_BARS - sum(ends))
+    right = box.left + box.wide + _GAP
+    where = (
+        {"domain": box.across(right, right + _BARS), "anchor": "y"}
+        if along == "x"
+        else {"domain": box.down(box.top - _GAP - _BARS, box.top - _GAP), "anchor": "x"}
+    )
+    return where | {
+        "range": [low - ends[0] * unit, high + ends[1] * unit],
+        "showgrid": False,
+        "fixedrange": True,
+        "ticks": "",
+        "showticklabels": False,
+        "zeroline": True,
+        "zerolinecolor": colours.rule,
+        "zerolinewidth": 1,
     }
 
 
 def _title(found: AttentionAttribution, width: int) -> dict[str, Any]:
     model, room = readable(found.model), (width - 2 * _SIDE) / 7.2
     prompt = clip_start(readable(found.prompt), max(20, round(room / 1.2) - len(model) - 8))
-    small = [_looks(found), f"score {_score(found)}", "rows: written at the query"]
+    small = [_looks(found), f"score {_score(found)}"]
+    small.append("rows: written at the query · columns: written at the key · bars: their sums")
     small[2] += "".join(f" · {name} {fact}" for name, fact in _changed(found))
     said = [f"<b>{for_plotly(model)}</b> · “{for_plotly(prompt)}”"]
     said += [
