@@ -84,7 +84,8 @@ def formula_of(view: ModelView, layer: int, traces: Sequence[Trace]) -> ScoreFor
         ids = list(range(min(8, view.d_vocab, view.n_ctx)))
         telling = [Trace.run(view, view.encode(ids, False))]
     rows = [(t, products(view, t, layer)) for t in telling]
-    tried = [(_misfit(f, rows, layer), i, f) for i, f in enumerate(_candidates(view, layer))]
+    rounded = view.W_U.dtype in (torch.bfloat16, torch.float16)
+    tried = [(_misfit(f, rows, layer, rounded), i, f) for i, f in enumerate(_candidates(view, layer))]
     misfit, _, formula = min(tried)
     # Of formulas that fit alike, the first is the usual one.
     near = [f for error, _, f in tried if error <= 2 * misfit and error <= tolerance(view)]
@@ -141,8 +142,14 @@ def products(view: ModelView, trace: Trace, layer: int) -> Float[Tensor, "head k
     return einsum(queries.double(), keys.double(), "head d, key head d -> head key")
 
 
-def _misfit(formula: ScoreFormula, rows: Sequence[tuple[Trace, Tensor]], layer: int) -> float:
-    """The largest distance of log-attention from scores, up to a constant for each head."""
+def _misfit(
+    formula: ScoreFormula, rows: Sequence[tuple[Trace, Tensor]], layer: int, rounded: bool
+) -> float:
+    """The largest distance of log-attention from scores, up to a constant for each head.
+
+    It is relative to log-attention without that constant. A model in half precision rounds each
+    score and the attention by a share of themselves, so there it is relative to their size.
+    """
     worst = 0.0
     for trace, products in rows:
         attention = trace.layers[layer].pattern.double()
@@ -152,6 +159,10 @@ def _misfit(formula: ScoreFormula, rows: Sequence[tuple[Trace, Tensor]], layer: 
         for x in (formula.scores(products, trace.position), attention.clamp_min(1e-30).log()):
             x = torch.where(seen, x, 0.0)
             pair.append(torch.where(seen, x - x.sum(-1, keepdim=True) / count, 0.0))
-        off = (pair[0] - pair[1]).norm() / pair[1].norm().clamp_min(1e-3)
+        size = pair[1].norm().clamp_min(1e-3)
+        if rounded:
+            scores = formula.scores(products, trace.position).abs()
+            size = torch.where(seen, scores.clamp_min(1.0), 0.0).norm().maximum(size)
+        off = (pair[0] - pair[1]).norm() / size
         worst = max(worst, float(off))
     return worst
