@@ -95,7 +95,9 @@ def patch(view: Any, pair: Any, chosen: Any, apart: Any) -> dict[str, dict[str, 
             for name in chosen[head][side]:
                 delta = torch.zeros_like(own)
                 part = part_of(name)
-                delta[position] = corrupted.writes.parts[part][position] - clean.writes.parts[part][position]
+                delta[position] = (
+                    corrupted.writes.parts[part][position] - clean.writes.parts[part][position]
+                )
                 after = rows({"resid_pre": (own + delta)[None]}, slots)
                 q = before["rotated_query"][0, end, number]
                 k = before["rotated_keys"][0, : end + 1, group].clone()
@@ -166,7 +168,9 @@ def summary(found: list[dict[str, Any]], patched: list[dict[str, Any]]) -> dict[
         order = np.argsort(-np.abs(cells).ravel())[:6]
         each = contrast if "less" in name else [one["IO"].matrix for one in found]
         table[name] = {
-            f"{names[i // len(names)]} x {names[i % len(names)]}": mean([m.ravel()[i] for m in each])
+            f"{names[i // len(names)]} x {names[i % len(names)]}": mean(
+                [m.ravel()[i] for m in each]
+            )
             for i in order
         }
     table["patched"] = {

@@ -204,7 +204,9 @@ def own_scores(view):
     view.run(view.model.to_tokens(PROMPT), [(name, keep) for name in names])
     found = []
     for i in (0, 1):
-        scores, pattern = (caught.get(f"blocks.{i}.attn.hook_{x}") for x in ("attn_scores", "pattern"))
+        scores, pattern = (
+            caught.get(f"blocks.{i}.attn.hook_{x}") for x in ("attn_scores", "pattern")
+        )
         if scores is not None:
             hidden = torch.ones(pattern.shape[-2:]).triu(1).bool() | (pattern == 0)
             made = scores.masked_fill(hidden, -torch.inf).softmax(-1)

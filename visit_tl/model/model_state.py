@@ -22,7 +22,9 @@ def model_state(view: ModelView) -> object:
         return tuple(
             (
                 tuple(map(id, module._modules.values())),
-                tuple((p.data_ptr(), p._version) for p in module._parameters.values() if p is not None),
+                tuple(
+                    (p.data_ptr(), p._version) for p in module._parameters.values() if p is not None
+                ),
             )
             for module in modules
             if module._modules or module._parameters

@@ -133,7 +133,9 @@ class ModelView:
         """The bias `b_Q` or `b_K` of one block, `b_K` by K/V head; None where it has none."""
         attn = self.model.blocks[layer].attn
         # HookedTransformer stores that of grouped keys in _b_K, like _W_K.
-        return _nonzero(self.adapters.shown(attn, f"_{name}" if hasattr(attn, f"_{name}") else name))
+        return _nonzero(
+            self.adapters.shown(attn, f"_{name}" if hasattr(attn, f"_{name}") else name)
+        )
 
     def _weight(self, module: Any, name: str, where: str) -> Tensor:
         return _readable(self.adapters.shown(module, name), module, name, where).float()

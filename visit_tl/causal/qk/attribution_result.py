@@ -143,7 +143,9 @@ class AttentionAttribution(Drawn):
 
         names = self._names(side)
         values = self.matrix.sum(1 if side == "query" else 0)
-        rows = [(name, *_described(name), x) for name, x in zip(names, values.tolist(), strict=True)]
+        rows = [
+            (name, *_described(name), x) for name, x in zip(names, values.tolist(), strict=True)
+        ]
         columns = ["part", "kind", "layer", "head", "neuron", "value"]
         frame = pd.DataFrame(rows, columns=columns)
         frame = frame.astype({"layer": "Int64", "head": "Int64", "neuron": "Int64"})
@@ -151,7 +153,7 @@ class AttentionAttribution(Drawn):
 
     @checked
     def by_head(self, side: Side) -> pd.DataFrame:
-        """Which upstream heads carry the score on one side: their rows of `marginal`, largest first.
+        """Which upstream heads carry the score on one side: rows of `marginal`, largest first.
 
         Args:
             side: `query`: heads that wrote at the query's position; `key`: at the key's.
@@ -207,8 +209,9 @@ class AttentionAttribution(Drawn):
 
     @checked
     def figure(self, theme: Theme = "light", **options: Any) -> go.Figure:
-        """The largest parts of both sides as a heat map; see
-        `visit_tl.view.figures.score_parts.figure`.
+        """The largest parts of both sides as a heat map, with their sums as bars.
+
+        See `visit_tl.view.figures.score_parts.figure`.
 
         Args:
             theme: `light` or `dark`.

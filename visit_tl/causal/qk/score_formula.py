@@ -85,7 +85,9 @@ def formula_of(view: ModelView, layer: int, traces: Sequence[Trace]) -> ScoreFor
         telling = [Trace.run(view, view.encode(ids, False))]
     rows = [(t, products(view, t, layer)) for t in telling]
     rounded = view.W_U.dtype in (torch.bfloat16, torch.float16)
-    tried = [(_misfit(f, rows, layer, rounded), i, f) for i, f in enumerate(_candidates(view, layer))]
+    tried = [
+        (_misfit(f, rows, layer, rounded), i, f) for i, f in enumerate(_candidates(view, layer))
+    ]
     misfit, _, formula = min(tried)
     # Of formulas that fit alike, the first is the usual one.
     near = [f for error, _, f in tried if error <= 2 * misfit and error <= tolerance(view)]

@@ -1,4 +1,4 @@
-"""One forward pass of a prompt, traced at the positions that are asked for, kept for later calls."""
+"""One forward pass of a prompt, traced where it is asked for, and kept for later calls."""
 
 from __future__ import annotations
 

@@ -60,7 +60,9 @@ def _check_reasons(graph: GraphData) -> None:
         parts = [*(pair.value for pair in reason.pairs), reason.others]
         total, most = sum(parts), max(1.0, abs(reason.score), *map(abs, parts))
         if abs(total - reason.score) > _SUM * most:
-            raise GraphError(f"the parts of {name} sum to {total:.6g}, its score is {reason.score:.6g}")
+            raise GraphError(
+                f"the parts of {name} sum to {total:.6g}, its score is {reason.score:.6g}"
+            )
         places.add((reason.head, reason.query, reason.key))
     if len(places) != len(graph.reasons):
         raise GraphError("two reasons are of the same head, query and key")

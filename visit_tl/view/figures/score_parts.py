@@ -136,9 +136,7 @@ def figure(found: AttentionAttribution, theme: str = "light", rows: int = _ROWS)
     if type(rows) is not int or rows < 1:
         raise InputError(f"rows is {rows!r}; it must be an integer of at least 1")
     query, key = (_shown(found, side, rows) for side in ("query", "key"))
-    cells = np.array(
-        [[found.matrix[np.ix_(a, b)].sum() for b in key.groups] for a in query.groups]
-    )
+    cells = np.array([[found.matrix[np.ix_(a, b)].sum() for b in key.groups] for a in query.groups])
     single = [[len(a) == len(b) == 1 for b in key.groups] for a in query.groups]
     most = float(np.abs(cells[np.array(single)]).max()) or 1.0
     label = round(max(map(len, query.names)) * _CHARACTER) + 24

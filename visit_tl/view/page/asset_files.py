@@ -69,9 +69,7 @@ _PAGE_COLOURS: Final[dict[str, dict[str, str]]] = {
 }
 
 
-def stylesheet(
-    *, gradients: bool = False, segments: bool = False, reasons: bool = False
-) -> str:
+def stylesheet(*, gradients: bool = False, segments: bool = False, reasons: bool = False) -> str:
     """The style sheet of the page, with the colours of both themes.
 
     Args:
@@ -109,10 +107,10 @@ def script(*, gradients: bool = False, segments: bool = False, reasons: bool = F
     """
     *names, main = SCRIPTS
     more = (
-        *["signed.js"] * (gradients or reasons),
         *["gradients.js"] * gradients,
         *["segments.js"] * segments,
         *["reasons.js"] * reasons,
+        *["signed.js"] * (gradients or reasons),
     )
     whole = "\n".join(_read(n) for n in (*names, *more, main))
     if not segments:
