@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import (
+    Count,
     FigureKind,
     File,
     Flag,
@@ -21,6 +22,7 @@ from visit_tl.arguments.vocabulary import (
     Schema,
     Theme,
     Token,
+    Whole,
 )
 from visit_tl.drawn import Drawn
 from visit_tl.graph.container import GRAPH, GraphData
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from visit_tl.causal.attribution.direct import Attribution
     from visit_tl.causal.circuit.edges_of_graph import GraphEdgeEffects
     from visit_tl.causal.patching.effects_result import Effects
+    from visit_tl.causal.qk.attribution_result import AttentionAttribution
     from visit_tl.graph.difference import GraphDiff
     from visit_tl.graph.state_table import LensTable
     from visit_tl.view.attention import AttentionView
@@ -163,6 +166,53 @@ class FlowGraph(GraphData, Drawn):
         from visit_tl.causal.circuit.edges_of_graph import graph_edge_effects
 
         return graph_edge_effects(self._model(model), self, metric, **options)
+
+    @checked
+    def why(
+        self,
+        head: NodeName,
+        key: Position,
+        query: Position | None = None,
+        *,
+        model: Model = None,
+        **options: Any,
+    ) -> AttentionAttribution:
+        """Why a head looked at a position; see `visit_tl.causal.attention_attribution`.
+
+        The run is kept for the next call, and with it the model, as long as this graph is there and
+        no two other graphs were asked since.
+
+        Args:
+            head: The head, such as `L23H0`; it need not be in the graph.
+            key: The position that it looked at.
+            query: The position that looked; None is the graph's.
+            model: The model; required if the graph was loaded from a file.
+            options: `neurons` and `top`, as for `visit_tl.causal.attention_attribution`.
+        """
+        from visit_tl.causal.qk.reasons import why
+
+        return why(self, head, key, query, model, **options)
+
+    @checked
+    def with_why(
+        self,
+        *,
+        top: Count = 8,
+        neurons: Whole = 0,
+        model: Model = None,
+        verbose: Flag = True,
+    ) -> FlowGraph:
+        """The same graph with why its heads looked at the memories that it shows, for the page.
+
+        Args:
+            top: How many pairs are kept of each score; all others are one number.
+            neurons: As for `visit_tl.causal.attention_attribution`.
+            model: The model; required if the graph was loaded from a file.
+            verbose: Show a progress bar where there are many.
+        """
+        from visit_tl.causal.qk.reasons import with_reasons
+
+        return with_reasons(self, model, top=top, neurons=neurons, verbose=verbose)
 
     def _model(self, model: Any) -> Any:
         from visit_tl.xray.source_model import model_of

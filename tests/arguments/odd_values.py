@@ -112,6 +112,7 @@ def things():
         "segments": [(0, 2)],
         "separators": 4, "tokens": ["a", "b"], "by": 1, "length": 2, "tokenizer": Chat(),
         "messages": [{"role": "user", "content": "a"}],
+        "key": 0, "query": 1, "side": "query", "query_part": "embed", "key_part": "embed",
     }  # fmt: skip
     per_call = {
         "visit_tl.flow_graph": small,
@@ -159,6 +160,7 @@ def things():
         "visit_tl.studies.Perturbation.compared": {"score": "s"},
         "visit_tl.view.figures.heads.heads": {"by": "norm"},
         "visit_tl.causal.Effects.onto": {"graph": graph},
+        "visit_tl.causal.AttentionAttribution.onto": {"graph": graph},
         "visit_tl.gradients.patching_sweep": {"targets": 3, "alphas": [-1.0], "control": []},
         "visit_tl.gradients.shift_sweep": {"etas": [0.1], "layers": [1]},
         "visit_tl.gradients.ReversedAttention.heads": {"heads": ["L0H1"]},
@@ -171,6 +173,7 @@ def things():
     objects = {
         "FlowGraph": graph, "LensTable": values["states"], "NodeId": graph.nodes[0].id,
         "Attribution": graph.attribution(), "EdgeEffects": edges,
+        "AttentionAttribution": graph.why("L1H1", 0),
         "Effects": vt.causal.effects(model, prompt, metric, **sweep),
         "GraphEdgeEffects": graph.edge_effects(metric, **sweep),
         "Comparison": vt.circuits.compare(np.ones((12, 12)), reference),

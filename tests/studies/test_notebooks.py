@@ -151,3 +151,20 @@ def test_the_notebook_of_gpt2_runs_where_there_are_weights(monkeypatch):
     for name, one in space["compared"].items():
         assert 0 <= one.auroc <= 1, name
     assert np.isfinite(space["scores"]["effect at S1+1"]).all()
+
+
+def test_every_number_in_the_page_of_scores_is_one_of_its_data():
+    page = (PAGES / "ioi_scores.md").read_text(encoding="utf-8")
+    data = json.loads((ROOT / "docs" / "data" / "ioi_scores.json").read_text(encoding="utf-8"))
+
+    def every(value):
+        parts = value.values() if isinstance(value, dict) else value
+        return [n for p in parts for n in every(p)] if isinstance(value, (dict, list)) else [value]
+
+    known = {round(abs(float(n)), 2) for n in every(data)}
+    found = re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", page.replace("2.4e-6", ""))
+    assert len(found) > 150
+    assert [n for n in found if float(n) not in known] == []
+    assert max(head["largest error"] for head in data["heads"].values()) < 2.4e-06
+    assert data["prompts"] == 16 and "run on 16 IOI prompts" in page
+    assert (ROOT / "examples" / "ioi_scores.py").exists()

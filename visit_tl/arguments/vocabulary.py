@@ -65,6 +65,7 @@ Direction = Annotated[str, Taken("'noise' or 'denoise'", "'noise'", classes=(str
 Screen = Annotated[str, Taken("'attribution'", "'attribution'", classes=(str,))]
 Preset = Annotated[str, Taken("'default' or 'paper'", "'paper'", classes=(str,))]
 Check = Annotated[str, Taken("'one', 'all' or 'none'", "'all'", classes=(str,))]
+Side = Annotated[str, Taken("'query' or 'key'", "'query'", classes=(str,))]
 Theme = Annotated[str, Taken("'light' or 'dark'", "'dark'", classes=(str,))]
 FigureKind = Annotated[
     str, Taken("'flow', 'heads', 'lens' or 'neurons'", "'heads'", classes=(str,))

@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from visit_tl.causal.patching.node_effects import effects
     from visit_tl.causal.paths.edge_effects_result import EdgeEffects
     from visit_tl.causal.paths.path_patching import edge_effects
+    from visit_tl.causal.qk.attribution_result import AttentionAttribution
+    from visit_tl.causal.qk.score_parts import attention_attribution
 
 _MODULES = {
+    "AttentionAttribution": "qk.attribution_result",
     "Attribution": "attribution.direct",
+    "attention_attribution": "qk.score_parts",
     "attribute": "attribution.direct",
     "FaithfulnessCurve": "circuit.faithfulness_by_size",
     "faithfulness_curve": "circuit.faithfulness_by_size",
@@ -54,6 +58,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "AttentionAttribution",
     "Attribution",
     "Completeness",
     "EdgeEffects",
@@ -62,6 +67,7 @@ __all__ = [
     "FaithfulnessCurve",
     "GraphEdgeEffects",
     "Minimality",
+    "attention_attribution",
     "attribute",
     "completeness",
     "edge_effects",

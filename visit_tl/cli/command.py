@@ -18,6 +18,7 @@ from visit_tl.cli.check import check
 from visit_tl.cli.graph import graph
 from visit_tl.cli.reversed import reversed_
 from visit_tl.cli.sweep import summary, sweep
+from visit_tl.cli.why import why
 
 app = typer.Typer(
     name="visit-tl",
@@ -33,7 +34,7 @@ def _root() -> None:
     """Keep `graph` a named subcommand, even if it were the only one."""
 
 
-for command in (graph, backward, reversed_, sweep, summary, check, bench, models, version):
+for command in (graph, why, backward, reversed_, sweep, summary, check, bench, models, version):
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(atlas.app, name="atlas")
 

@@ -14,7 +14,7 @@ from visit_tl.arguments.kinds import Taken
 from visit_tl.arguments.vocabulary import Kinds, Word
 from visit_tl.errors import GraphError
 from visit_tl.graph.ids import KINDS, NodeId, NodeName, NodeNames
-from visit_tl.graph.records import Column, Edge, Hidden, Node, total
+from visit_tl.graph.records import Column, Edge, Hidden, Node, Reason, total
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class GraphData:
         adapters: The names of the adapters (such as LoRA) that were active, merged or not.
         segments: Half-open ranges of tokens that saw each other in both directions; empty if the
             attention was causal.
+        reasons: Why heads looked where they looked, where asked (`why`, `with_why`).
 
     Raises:
         GraphError: two nodes have the same id, or an edge names a node that is not there or does
@@ -78,6 +79,7 @@ class GraphData:
     adapters: tuple[str, ...] = ()
     bos_in_prompt: bool = False
     segments: tuple[tuple[int, int], ...] = ()
+    reasons: tuple[Reason, ...] = field(default=(), repr=False)
     source: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -176,6 +176,46 @@ class Reversed:
 
 
 @dataclass(frozen=True, slots=True)
+class ScorePair:
+    """One term of an attention score: a part at the query times a part at the key.
+
+    Attributes:
+        query: The part that wrote at the query's position, such as `L20H1`, `embed` or `b_Q`.
+        key: The part that wrote at the key's position.
+        value: What the pair adds to the score.
+    """
+
+    query: str
+    key: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a head looked at one position: its score, as a sum (docs/maths.md, "Attention scores").
+
+    Attributes:
+        head: The head, without a position.
+        query: The position that looked, from 0.
+        key: The position that was looked at.
+        score: The head's score of the two before the softmax, and before a softcap.
+        capped: The score after the softcap; None where there is none.
+        attention: What the softmax made of it, in [0, 1].
+        pairs: The largest terms, by absolute value.
+        others: The sum of all other terms; with `pairs` it gives the score.
+    """
+
+    head: NodeId
+    query: int
+    key: int
+    score: float
+    capped: float | None
+    attention: float
+    pairs: tuple[ScorePair, ...]
+    others: float
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One vector of the forward pass (or one row of a weight matrix), read as tokens.
 

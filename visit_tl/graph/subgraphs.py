@@ -41,6 +41,7 @@ def to_layers(graph: G, layers: Layers) -> G:
         hidden={layer: graph.hidden[layer] for layer in kept},
         residual_error={layer: graph.residual_error[layer] for layer in kept},
         columns=tuple(_cut(c, kept) for c in graph.columns if c.position in positions),
+        reasons=tuple(r for r in graph.reasons if r.head.layer in kept),
     )
 
 
@@ -55,7 +56,13 @@ def to_position(graph: G, position: int) -> G:
         if all(own) and not graph.columns:
             return graph
         nodes = tuple(compress(graph.nodes, own))
-        return replace(graph, nodes=nodes, edges=_among(graph, own), columns=())
+        return replace(
+            graph,
+            nodes=nodes,
+            edges=_among(graph, own),
+            columns=(),
+            reasons=tuple(r for r in graph.reasons if r.query == position),
+        )
     column = next((c for c in graph.columns if c.position == position and c.layers), None)
     if column is None:
         known = [*(c.position for c in graph.columns if c.layers), graph.position]
@@ -76,6 +83,9 @@ def to_position(graph: G, position: int) -> G:
             for edge in _among(graph, there)
         ),
         columns=(),
+        reasons=tuple(
+            r for r in graph.reasons if r.query == position and r.head.layer in column.layers
+        ),
     )
 
 

@@ -103,6 +103,11 @@ class Adapters:
         self._known: OrderedDict[nn.Module, Linear] = OrderedDict()
         self._seen: dict[nn.Module, tuple[Tensor, Tensor] | None] = {}
 
+    @property
+    def on_layers(self) -> bool:
+        """Whether linear layers are wrapped in adapters, active or not."""
+        return bool(self._found)
+
     def shown(self, module: Any, name: str, else_of: Any = None) -> Any:
         """A weight or bias of a part of the model, with the effect of its adapters.
 

@@ -89,6 +89,16 @@ def hook_names(view: ModelView, layer: int) -> dict[str, str]:
     return {slot: f"{block}.{hook}" for slot, hook in wanted.items()}
 
 
+def embedding_hooks(view: ModelView) -> tuple[str, ...]:
+    """The hooks of the embedding of tokens and of learned positions; empty unless both are there.
+
+    A bridge has names for hooks that it lacks, so its list of hooks is asked.
+    """
+    learned = getattr(view.model.cfg, "positional_embedding_type", None) == "standard"
+    both = ("hook_embed", "hook_pos_embed")
+    return both if learned and all(name in view.model.hook_dict for name in both) else ()
+
+
 def keeper(
     kept: dict[str, Tensor], name: str, rows: str, positions: Sequence[int]
 ) -> Callable[[Tensor, Any], None]:

@@ -7,7 +7,7 @@ writes back the same numbers, does no harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -67,6 +67,14 @@ def changed_now(model: Any, token_ids: tuple[int, ...]) -> dict[str, tuple[int, 
     with watched(model) as changes, torch.no_grad():
         model(torch.tensor([token_ids], device=device))
     return changes.standing
+
+
+def on_modules(modules: Iterable[nn.Module]) -> bool:
+    """Whether there are hook functions of the caller on any of these modules."""
+    return any(
+        (module._forward_hooks or module._forward_pre_hooks) and _functions(module)
+        for module in modules
+    )
 
 
 def left_on(model: Any) -> str:

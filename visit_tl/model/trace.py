@@ -21,6 +21,7 @@ from visit_tl.model.hooks import (
     OPTIONAL,
     ROWS,
     FwdHooks,
+    embedding_hooks,
     hook_names,
     keeper,
     patched_hooks,
@@ -102,6 +103,8 @@ class Trace:
         replaced: The same hooks under all of their names.
         standing: Hooks on the model that changed something, with the ids of their functions; None
             if `fwd_hooks` acted, since another run of the model would not repeat those.
+        embeddings: What the token and its learned position add to the residual stream; None where
+            positions are not learned or no hook shows both.
     """
 
     prompt: Prompt
@@ -111,6 +114,7 @@ class Trace:
     patched: tuple[str, ...] = ()
     replaced: frozenset[str] = frozenset()
     standing: Standing | None = field(default_factory=dict)
+    embeddings: Float[Tensor, "two d_model"] | None = None
 
     @classmethod
     def run(
@@ -160,6 +164,7 @@ class Trace:
             for slots in names.values()
             for slot, name in slots.items()
         ]
+        hooks += [(name, keeper(kept, name, "row", at)) for name in embedding_hooks(view)]
         tokens = torch.tensor([prompt.ids], device=view.W_U.device)
         patched, replaced = patched_hooks(view, fwd_hooks)
         with watched(view.model) as changes:
@@ -239,6 +244,7 @@ def _traces(
     logits: Tensor | None,
 ) -> dict[int, Trace]:
     passed = HandedAngles(view, torch.tensor([prompt.ids], device=view.W_U.device))
+    shown = [kept[name] for name in embedding_hooks(view) if name in kept]
     return {
         position: Trace(
             prompt,
@@ -248,6 +254,8 @@ def _traces(
                 for layer in names
             },
             None if logits is None else logits[i],
+            # Positions that are the same for every prompt have one row for all of a batch.
+            embeddings=torch.stack([rows[i] for rows in shown]) if len(shown) == 2 else None,
         )
         for i, position in enumerate(at)
     }

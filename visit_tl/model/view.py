@@ -6,7 +6,7 @@ part that is not supported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -105,6 +105,11 @@ class ModelView:
         self.final_norm: Norm = self._read_norm(getattr(model, "ln_final", None))
         self.tokens = Tokens(model, int(cfg.d_vocab), self.n_ctx, self.name)
 
+    @property
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """The modules that the model had when it was opened."""
+        return (module for _, module in self._modules)
+
     # --- weights -------------------------------------------------------------------------------
 
     def weights(self, layer: int) -> LayerWeights:
@@ -122,6 +127,14 @@ class ModelView:
             W_in=None if bare else self._weight(mlp, "W_in", where),
             W_out=None if bare else self._weight(mlp, "W_out", where),
             b_out=None if bare else _nonzero(self.adapters.shown(mlp, "b_out")),
+        )
+
+    def attention_bias(self, layer: int, name: str) -> Float[Tensor, "head d_head"] | None:
+        """The bias `b_Q` or `b_K` of one block, `b_K` by K/V head; None where it has none."""
+        attn = self.model.blocks[layer].attn
+        # HookedTransformer stores that of grouped keys in _b_K, like _W_K.
+        return _nonzero(
+            self.adapters.shown(attn, f"_{name}" if hasattr(attn, f"_{name}") else name)
         )
 
     def _weight(self, module: Any, name: str, where: str) -> Tensor:

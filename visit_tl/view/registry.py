@@ -35,6 +35,11 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "circuitsvis": "figures.reversed_attention:circuitsvis",
         "save": "figures.reversed_attention:save",
     },
+    "visit_tl.causal.qk.attribution_result:AttentionAttribution": {
+        "figure": "figures.score_parts:figure",
+        "text": "figures.score_parts:text",
+        "html": "figures.score_parts:html",
+    },
     "visit_tl.sweeps.results:SweepRun": {
         "figure": "figures.studies.choose:figure",
         "html": "figures.studies.choose:html",

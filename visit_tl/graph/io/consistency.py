@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from visit_tl.errors import GraphError
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.records import Column, Node
+
+_SUM: Final = 2e-2
+"""How far the parts of a score may be from it: the tolerance of bfloat16, the widest there is."""
 
 
 def check_whole(graph: GraphData) -> None:
@@ -40,6 +45,27 @@ def check_whole(graph: GraphData) -> None:
         if not node.top or not node.bottom:
             raise GraphError(f"the node {node.id} has no readout")
         _check_gradients(graph, node)
+    _check_reasons(graph)
+
+
+def _check_reasons(graph: GraphData) -> None:
+    places = set()
+    for reason in graph.reasons:
+        name = f"the reason of {reason.head} from {reason.query} to {reason.key}"
+        at = None if reason.query == graph.position else reason.query
+        if reason.head.at(at) not in graph:
+            raise GraphError(f"{name} is of a head that is not in the graph")
+        if not max(reason.query, reason.key) < len(graph.tokens):
+            raise GraphError(f"{name} is outside the {len(graph.tokens)} tokens")
+        parts = [*(pair.value for pair in reason.pairs), reason.others]
+        total, most = sum(parts), max(1.0, abs(reason.score), *map(abs, parts))
+        if abs(total - reason.score) > _SUM * most:
+            raise GraphError(
+                f"the parts of {name} sum to {total:.6g}, its score is {reason.score:.6g}"
+            )
+        places.add((reason.head, reason.query, reason.key))
+    if len(places) != len(graph.reasons):
+        raise GraphError("two reasons are of the same head, query and key")
 
 
 def _check_segments(graph: GraphData) -> None:

@@ -19,7 +19,9 @@ from visit_tl.graph.records import (
     Hidden,
     Hook,
     Node,
+    Reason,
     Reversed,
+    ScorePair,
     TokenProb,
 )
 
@@ -61,6 +63,7 @@ def to_json(graph: GraphData) -> dict[str, Any]:
             }
             for e in graph.edges
         ],
+        **({"reasons": list(map(_reason_to_json, graph.reasons))} if graph.reasons else {}),
     }
 
 
@@ -95,6 +98,7 @@ def from_json(data: object) -> GraphData:
         columns=tuple(_column(part) for part in root.parts("columns")),
         nodes=tuple(_node(part) for part in root.parts("nodes")),
         edges=tuple(_edge(part) for part in root.parts("edges")),
+        reasons=tuple(map(_reason, root.parts("reasons"))) if root.has("reasons") else (),
     )
     check_whole(graph)
     return graph
@@ -150,6 +154,19 @@ def _gradient_to_json(gradient: Gradient) -> dict[str, Any]:
     }
 
 
+def _reason_to_json(reason: Reason) -> dict[str, Any]:
+    return {
+        "head": str(reason.head),
+        "query": reason.query,
+        "key": reason.key,
+        "score": reason.score,
+        "capped": reason.capped,
+        "attention": reason.attention,
+        "pairs": [_slots(pair) for pair in reason.pairs],
+        "others": reason.others,
+    }
+
+
 def _by_layer(part: GraphData | Column) -> dict[str, Any]:
     return {
         "hidden": {str(layer): _slots(hidden) for layer, hidden in part.hidden.items()},
@@ -157,7 +174,7 @@ def _by_layer(part: GraphData | Column) -> dict[str, Any]:
     }
 
 
-def _slots(record: TokenProb | Hidden | Effect) -> dict[str, Any]:
+def _slots(record: TokenProb | Hidden | Effect | ScorePair) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
@@ -218,6 +235,26 @@ def _reversed(part: TypedReader, where: NodeId) -> Reversed | None:
     row = inner.items("row", object)
     numbers = (TypedReader({"row": value}, name).number("row") for value in row)
     return Reversed(inner.length("norm"), tuple(numbers))
+
+
+def _reason(part: TypedReader) -> Reason:
+    head = NodeId.parse(part.text("head"))
+    if head.kind != "head" or head.position is not None:
+        raise GraphError(f"a reason is of {head}, which is no head without a position")
+    pairs = (
+        ScorePair(pair.text("query"), pair.text("key"), pair.number("value"))
+        for pair in part.parts("pairs")
+    )
+    return Reason(
+        head=head,
+        query=part.integer("query"),
+        key=part.integer("key"),
+        score=part.number("score"),
+        capped=part.number("capped") if part.optional("capped") else None,
+        attention=part.prob("attention"),
+        pairs=tuple(pairs),
+        others=part.number("others"),
+    )
 
 
 def _node(part: TypedReader) -> Node:

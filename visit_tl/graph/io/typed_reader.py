@@ -32,6 +32,10 @@ class TypedReader:
             raise GraphError(f"{self._where} has no {key!r}")
         return self._data[key]
 
+    def has(self, key: str) -> bool:
+        """Whether there is such a key, for fields that are left out if they are empty."""
+        return isinstance(self._data, Mapping) and key in self._data
+
     def text(self, key: str) -> str:
         """A string."""
         return self._typed(key, self.get(key), str)

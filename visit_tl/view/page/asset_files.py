@@ -31,6 +31,9 @@ _GRADIENTS: Final = "if (GRADIENTS"
 _SEGMENTS: Final = "if (SEGMENTS"
 """How the lines begin that only pages of graphs with segments contain."""
 
+_REASONS: Final = "if (REASONS"
+"""How the lines begin that only pages of graphs with reasons contain."""
+
 _WITHOUT_SEGMENTS: Final = {"lastSeen(": "positionOf(", "edgeWords(": "edgeTip("}
 """Calls of `segments.js`, and what pages of graphs without segments call instead."""
 
@@ -38,7 +41,7 @@ _SIGNED: Final[dict[str, dict[str, str]]] = {
     "light": {"plus": "#2166ac", "minus": "#b2182b"},
     "dark": {"plus": "#6fb1ea", "minus": "#f0806c"},
 }
-"""The colours of reversed attention above and below zero."""
+"""The colours of reversed attention, and of parts of scores, above and below zero."""
 
 _RANKS: Final = 17
 _GREYS: Final = 8
@@ -66,24 +69,26 @@ _PAGE_COLOURS: Final[dict[str, dict[str, str]]] = {
 }
 
 
-def stylesheet(*, gradients: bool = False, segments: bool = False) -> str:
+def stylesheet(*, gradients: bool = False, segments: bool = False, reasons: bool = False) -> str:
     """The style sheet of the page, with the colours of both themes.
 
     Args:
         gradients: Whether the graph of the page has gradients or reversed attention.
         segments: Whether its run had segments.
+        reasons: Whether it has reasons.
     """
     rules = [_variables(theme) for theme in PALETTES]
     whole = "\n".join((*rules, f"body{{font:14px/1.4 {_fonts()}}}", _read("page.css")))
     if segments:
         whole = "\n".join((whole, _read("segments.css")))
-    if not gradients:
+    if not (gradients or reasons):
         return whole
     signed = (
         f':root[data-theme="{theme}"]{{--plus:{own["plus"]};--minus:{own["minus"]}}}'
         for theme, own in _SIGNED.items()
     )
-    return "\n".join((whole, *signed, _read("gradients.css")))
+    more = (*["gradients.css"] * gradients, *["reasons.css"] * reasons)
+    return "\n".join((whole, *signed, _read("signed.css"), *map(_read, more)))
 
 
 def template() -> str:
@@ -91,16 +96,22 @@ def template() -> str:
     return _read("page.html")
 
 
-def script(*, gradients: bool = False, segments: bool = False) -> str:
+def script(*, gradients: bool = False, segments: bool = False, reasons: bool = False) -> str:
     """The script of the page: the files of `assets/` in order, comments left out.
 
     Args:
         gradients: Whether the graph of the page has gradients or reversed attention. The page of a
             graph without them has neither their file nor the lines of other files that call it.
         segments: Whether its run had segments; likewise.
+        reasons: Whether it has reasons; likewise.
     """
     *names, main = SCRIPTS
-    more = (*["gradients.js"] * gradients, *["segments.js"] * segments)
+    more = (
+        *["gradients.js"] * gradients,
+        *["segments.js"] * segments,
+        *["reasons.js"] * reasons,
+        *["signed.js"] * (gradients or reasons),
+    )
     whole = "\n".join(_read(n) for n in (*names, *more, main))
     if not segments:
         for ours, plain in _WITHOUT_SEGMENTS.items():
@@ -108,7 +119,8 @@ def script(*, gradients: bool = False, segments: bool = False) -> str:
     # Comments are for readers of the files; in the page they would be a fifth of the script.
     bare = re.sub(r"/\*\*.*?\*/\s*?", "", whole, flags=re.DOTALL)
     lines = (line.strip() for line in bare.splitlines())
-    left_out = ("//", *[_GRADIENTS] * (not gradients), *[_SEGMENTS] * (not segments))
+    unused = ((_GRADIENTS, gradients), (_SEGMENTS, segments), (_REASONS, reasons))
+    left_out = ("//", *(line for line, used in unused if not used))
     kept = "\n".join(line for line in lines if line and not line.startswith(left_out))
     return f'"use strict";\n{kept}'
 

@@ -63,6 +63,7 @@ def page(
     has = {
         "gradients": any(node.gradient or node.reversed for node in graph.nodes),
         "segments": bool(graph.segments),
+        "reasons": bool(graph.reasons),
     }
     parts = {
         "THEME": for_html(theme),

@@ -51,7 +51,7 @@ def payload(graph: GraphData) -> dict[str, Any]:
     """The graph as plain JSON types for the page's script; see `assets/data.js` for the reader."""
     texts = _Texts()
     order = {node.id: i for i, node in enumerate(graph.nodes)}
-    nodes = _nodes(graph.nodes, texts)
+    nodes = _nodes(graph.nodes, texts) | _reasons(graph, order, texts)
     at = [graph.position, *(column.position for column in graph.columns if column.layers)]
     parts = [_Part(graph, position, order) for position in at]
     drawn = {
@@ -157,6 +157,24 @@ def _gradients(nodes: Sequence[Node], texts: _Texts) -> dict[str, Any]:
         },
         "reversed": {i: [short(r.norm), shorts(r.row, 2)] for i, r in turned.items()},
     }
+
+
+def _reasons(graph: GraphData, order: Mapping[NodeId, int], texts: _Texts) -> dict[str, Any]:
+    """Why heads looked, by node, the most attended key first; no key in a graph without any.
+
+    A reason is its key, score, capped score or null, attention, the sum of the pairs that are not
+    shown, and a flat list of part at the query, part at the key, value, ...
+    """
+    found: dict[int, list[Any]] = {}
+    for reason in sorted(graph.reasons, key=lambda reason: -reason.attention):
+        at = order.get(reason.head.at(None if reason.query == graph.position else reason.query))
+        if at is None:
+            continue
+        pairs = [x for p in reason.pairs for x in (texts(p.query), texts(p.key), short(p.value))]
+        capped = None if reason.capped is None else short(reason.capped)
+        numbers = [short(reason.score), capped, short(reason.attention), short(reason.others)]
+        found.setdefault(at, []).append([reason.key, *numbers, pairs])
+    return {"reasons": found} if found else {}
 
 
 class _Part:

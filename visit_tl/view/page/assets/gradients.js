@@ -107,16 +107,6 @@ function quantity(name, value) {
   ]);
 }
 
-/** A bar from the middle, to the left if the number is negative.
- * @param {number|null} value @param {number} largest */
-function signedTrack(value, largest) {
-  const size = largest > 0 ? 50 * Math.abs(value || 0) / largest : 0, below = (value || 0) < 0;
-  return make("span", { class: "track signed" }, [make("span", {
-    class: "fill " + (below ? "minus" : "plus"),
-    style: { width: size + "%", marginLeft: (below ? 50 - size : 50) + "%" },
-  })]);
-}
-
 /** Lines of a tooltip. @param {Model} model @param {number} i @returns {HTMLElement[]} */
 function gradientTip(model, i) {
   const gradient = gradientAt(model, i), back = reversedAt(model, i), lines = [];

@@ -76,6 +76,7 @@ function showPanel(panel, model, view, tools) {
   panel.append(neighbours(model, i, "into", tools), neighbours(model, i, "outOf", tools));
   panel.append(hookOf(model, i, tools));
   if (GRADIENTS) addGradients(panel, model, i, tools);
+  if (REASONS) addReasons(panel, model, i);
 }
 
 /** What the panel shows while no node is chosen. @param {Model} model @param {any} tools */
