@@ -104,7 +104,7 @@ def world(monkeypatch):
         for verb in ("went", "met")
     ]
     found.append(facts.Fact("Xi gave", "Xi", " cat dog", "P2"))
-    monkeypatch.setattr(facts, "_facts", lambda: tuple(found))
+    monkeypatch.setattr(facts, "all_facts", lambda: tuple(found))
     return found
 
 
