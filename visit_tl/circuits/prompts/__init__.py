@@ -11,7 +11,7 @@ from visit_tl.circuits.prompts.baseline import Baseline, baseline
 from visit_tl.circuits.prompts.eap_ig import read_eap_ig
 from visit_tl.circuits.prompts.greater_than import read_greater_than
 from visit_tl.circuits.prompts.ioi_dataset import read_ioi_dataset
-from visit_tl.circuits.prompts.make import ioi
+from visit_tl.circuits.prompts.ioi_prompts import ioi
 from visit_tl.circuits.prompts.pair import Corrupted, FirstToken, PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report, Unusable, Usable
