@@ -145,7 +145,7 @@ class _Maker:
         others = [name for name in self.names if name not in used]
         names = Draws(*key, "corrupted").some(others, len(slots) + len(_DESCRIBED))
         defined = dict(zip(slots, names, strict=False))
-        described = dict(zip(_DESCRIBED, names[len(slots) :], strict=True))
+        described: dict[str, str] = dict(zip(_DESCRIBED, names[len(slots) :], strict=True))
         return {
             "random-random": defined | described,
             "random-def": defined,
