@@ -39,11 +39,11 @@ SETTINGS = {
         "country-capital",
         "singular-plural",
         "present-past",
-        "landmark-country",
         "product-company",
     ],
     "shots": 5,
     "prompts": 8,
+    "mean over": 3,
     "large": 0.1,
     "resamples": 1000,
 }
@@ -181,12 +181,13 @@ def questions(view: Any, task: str, shots: int, n: int) -> list[Question]:
         ]
     drawn = few_shot(view.model, task, shots=shots, n=n, same_length=True)
     ids = [list(view.tokens.encode(prompt, None).ids) for prompt, _ in drawn]
+    few = range(1, SETTINGS["mean over"] + 1)
     return [
         Question(
-            view, ids[i], view.tokens.single(target), None, [other for other in ids if other is not ids[i]]
+            view, ids[i], view.tokens.single(target), None, [ids[(i + j) % len(ids)] for j in few]
         )
         for i, (_, target) in enumerate(drawn)
-    ]  # fmt: skip
+    ]
 
 
 def measure(folder: Path) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _ROW: Final = 22
 _CELL: Final = 26
 _LEFT, _TOP, _BOTTOM, _GAP, _BARS, _RIGHT = 64, 92, 56, 64, 300, 28
+_NAMES: Final = ("a alone", "b alone", "both")
 _MARKS: Final = ("triangle-left", "triangle-right", "square")
 
 
@@ -28,55 +29,39 @@ def figure(found: CircuitOverlap, theme: str = "light") -> go.Figure:
     to the right in b alone, a square in both. The bars are counts by layer; a line is the number
     that a and a random circuit of the size of b would share there.
     """
-    import plotly.graph_objects as go
-
     colours = palette(theme)
-    rows = [group.name for group in found.layers]
-    heads = found.level == "heads"
-    widest = max(len(row) for row in rows) * 7
-    numbers = [one.item.head or 0 for one in found.items if isinstance(one.item, Part)]
-    n_heads = max(numbers, default=-1) + 1
-    map_width = max(_CELL * n_heads, 150) if heads else 0
-    left = _LEFT + max(0, widest - 20)
-    width = left + map_width + (_GAP if heads else 0) + _BARS + _RIGHT
-    inner = width - left - _RIGHT
-    height = _TOP + _BOTTOM + _ROW * len(rows)
     fills = (*CLASS_COLOURS[theme][:2], colours.text)
-    names = ("a alone", "b alone", "both")
+    heads = found.level == "heads"
     drawn: list[Any] = []
     if heads:
-        drawn += [_heads(found, i, names[i], fills[i], colours) for i in range(3)]
+        drawn += [_heads(found, i, fills[i], colours) for i in range(3)]
     # Both first, from 0 on, so that its end can be compared with the line of chance.
-    drawn += [_bars(found, i, names[i], fills[i], listed=not heads) for i in (2, 0, 1)]
-    drawn += [_chance(found, 5, colours.background, listed=False)]
-    drawn += [_chance(found, 2.5, _css(colours.ranks[1]), listed=True)]
-    split = map_width / inner if heads else 0.0
-    start = (map_width + _GAP) / inner if heads else 0.0
+    drawn += [_bars(found, i, fills[i], listed=not heads) for i in (2, 0, 1)]
+    drawn += [_chance(found, 5.0, colours.background, listed=False)]
+    drawn += [_chance(found, 2.5, f"rgb{colours.ranks[1]}", listed=True)]
+    numbers = [one.item.head or 0 for one in found.items if isinstance(one.item, Part)]
+    return _laid_out(drawn, found, max(numbers, default=-1) + 1, colours)
+
+
+def _laid_out(drawn: list[Any], found: CircuitOverlap, n_heads: int, colours: Palette) -> go.Figure:
+    """The figure of the drawn marks: a map of `n_heads` columns if there are heads, and bars."""
+    import plotly.graph_objects as go
+
+    rows = [group.name for group in found.layers]
+    room = max(_CELL * n_heads, 150) + _GAP if n_heads else 0
+    left = _LEFT + max(0, max(map(len, rows)) * 7 - 20)
+    bars = _BARS if n_heads else _BARS + 150
+    inner = room + bars
     most = max([1, *(max(g.a + g.b - g.shared, g.expected) for g in found.layers)])
-    p = f"{found.whole.p:.2g}"
-    title = (
-        f"{found.whole.shared} {found.level} of {found.whole.a} and {found.whole.b} are shared · "
-        f"by chance {found.whole.expected:.2g}, p {p}"
-    )
     chart = go.Figure(drawn)
     chart.update_layout(
         **ground(colours),
-        width=max(width, 460),
-        height=height,
-        margin={"l": left, "r": _RIGHT + max(0, 460 - width), "t": _TOP, "b": _BOTTOM},
+        width=left + inner + _RIGHT,
+        height=_TOP + _BOTTOM + _ROW * len(rows),
+        margin={"l": left, "r": _RIGHT, "t": _TOP, "b": _BOTTOM},
         barmode="stack",
         bargap=0.25,
-        title={
-            "text": f"{for_plotly(visible_words(title))}<br><span style='font-size:12px;"
-            f"color:{colours.quiet}'>{_sides(found, width)}</span>",
-            "x": 0,
-            "xref": "container",
-            "pad": {"l": 14, "t": 14},
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "font": {"size": 15},
-        },
+        title=_title(found, inner, colours),
         legend={
             "orientation": "h",
             "traceorder": "normal",
@@ -88,15 +73,38 @@ def figure(found: CircuitOverlap, theme: str = "light") -> go.Figure:
             "itemdoubleclick": False,
         },
         yaxis=_rows(rows, colours),
-        xaxis=_axis("head", colours, [0, split] if heads else [0, 1])
+        xaxis=_axis("head", colours, 0.0, max(0.0, room - _GAP) / inner)
         | {"range": [-0.6, n_heads - 0.4], "dtick": 1 if n_heads <= 16 else 4, "showgrid": False},
-        xaxis2=_axis(f"{found.level} in a circuit", colours, [start, 1])
+        xaxis2=_axis(f"{found.level} in a circuit", colours, room / inner, 1.0)
         | {"range": [0, most * 1.05], "anchor": "y"}
         | ({"dtick": 1} if most <= 8 else {}),
     )
-    if not heads:
-        chart.update_layout(xaxis={"visible": False})
+    if not n_heads:
+        chart.update_layout(xaxis={"visible": False, "domain": [0, 1]})
     return chart
+
+
+def _title(found: CircuitOverlap, width: int, colours: Palette) -> dict[str, Any]:
+    words = (
+        f"{found.whole.shared} {found.level} of {found.whole.a} and {found.whole.b} are shared · "
+        f"by chance {found.whole.expected:.2g}, p {found.whole.p:.2g}"
+    )
+    each = max(12, width // 15)
+    sides = " · ".join(
+        f"{which}: {clip(visible_words(name.removeprefix(f'{which}, ')), each)}"
+        for which, name in (("a", found.a), ("b", found.b))
+    )
+    return {
+        "text": f"{for_plotly(words)}<br><span style='font-size:12px;color:{colours.quiet}'>"
+        f"{for_plotly(sides)}</span>",
+        "x": 0,
+        "xref": "container",
+        "pad": {"l": 14, "t": 14},
+        "y": 1,
+        "yref": "container",
+        "yanchor": "top",
+        "font": {"size": 15},
+    }
 
 
 def html(found: CircuitOverlap) -> str:
@@ -109,15 +117,6 @@ def html(found: CircuitOverlap) -> str:
     return f"<table>{cells}</table>"
 
 
-def _sides(found: CircuitOverlap, width: int) -> str:
-    each = max(12, width // 15)
-    named = (
-        f"{which}: {clip(visible_words(name.removeprefix(f'{which}, ')), each)}"
-        for which, name in (("a", found.a), ("b", found.b))
-    )
-    return for_plotly(" · ".join(named))
-
-
 def _where(one: Any) -> int:
     """0: in a alone, 1: in b alone, 2: in both, -1: in none."""
     if one.in_a and one.in_b:
@@ -125,11 +124,10 @@ def _where(one: Any) -> int:
     return 0 if one.in_a else 1 if one.in_b else -1
 
 
-def _heads(
-    found: CircuitOverlap, which: int, name: str, colour: str, colours: Palette
-) -> go.Scatter:
+def _heads(found: CircuitOverlap, which: int, colour: str, colours: Palette) -> go.Scatter:
     import plotly.graph_objects as go
 
+    name = _NAMES[which]
     own = [one for one in found.items if _where(one) == which]
     hovers = [
         f"<b>{one.item}</b> {name}"
@@ -158,9 +156,10 @@ def _heads(
     )
 
 
-def _bars(found: CircuitOverlap, which: int, name: str, colour: str, *, listed: bool) -> go.Bar:
+def _bars(found: CircuitOverlap, which: int, colour: str, *, listed: bool) -> go.Bar:
     import plotly.graph_objects as go
 
+    name = _NAMES[which]
     counts = [(g.a - g.shared, g.b - g.shared, g.shared)[which] for g in found.layers]
     return go.Bar(
         y=[group.name for group in found.layers],
@@ -172,10 +171,6 @@ def _bars(found: CircuitOverlap, which: int, name: str, colour: str, *, listed: 
         xaxis="x2",
         hovertemplate=f"layer %{{y}}: %{{x}} in {name}<extra></extra>",
     )
-
-
-def _css(rgb: tuple[int, int, int]) -> str:
-    return f"rgb{rgb}"
 
 
 def _chance(found: CircuitOverlap, width: float, colour: str, *, listed: bool) -> go.Scatter:
@@ -214,10 +209,10 @@ def _rows(rows: list[str], colours: Palette) -> dict[str, Any]:
     }
 
 
-def _axis(title: str, colours: Palette, domain: list[float]) -> dict[str, Any]:
+def _axis(title: str, colours: Palette, start: float, end: float) -> dict[str, Any]:
     return {
         "title": {"text": title, "standoff": 6},
-        "domain": domain,
+        "domain": [start, end],
         "gridcolor": colours.rule,
         "linecolor": colours.rule,
         "zeroline": False,
