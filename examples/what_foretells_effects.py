@@ -44,8 +44,10 @@ SETTINGS = {
     "shots": 5,
     "prompts": 8,
     "mean over": 3,
+    "largest": 10,
     "large": 0.1,
-    "resamples": 1000,
+    "least whole": 1.0,
+    "resamples": 200,
 }
 RAW = (
     "norm",
@@ -206,11 +208,185 @@ def measure(folder: Path) -> None:
             }
             for asked in questions(view, task, SETTINGS["shots"], SETTINGS["prompts"])
         ]
-        np.savez_compressed(path, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+        np.savez_compressed(
+            path, **{name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        )
         sys.stderr.write(f"{task}: {len(rows)} prompts, {time.time() - start:.0f} s\n")
 
 
+# --- comparing -----------------------------------------------------------------------------------
+
+
+def percentiles(grids: np.ndarray) -> np.ndarray:
+    """Ranks of heads from 0 (lowest) to 1 (highest) within each prompt; ties share their mean."""
+    flat = grids.reshape(len(grids), -1)
+    return np.stack(
+        [(own[:, None] > own).mean(1) + (own[:, None] == own).mean(1) / 2 for own in flat]
+    )
+
+
+def fitted(ranks: dict[str, np.ndarray], sizes: dict[str, np.ndarray], left_out: str) -> np.ndarray:
+    """Coefficients of a least squares fit on all tasks but one.
+
+    What is fitted is the rank of the effect's size in its prompt, from the ranks of the scores and
+    their squares, so that no task counts more than another by the scale of its metric.
+    """
+    others = [task for task in ranks if task != left_out]
+    x = np.concatenate([design(ranks[task]) for task in others])
+    y = np.concatenate([percentiles(sizes[task]).ravel() for task in others])
+    return np.linalg.lstsq(x, y, rcond=None)[0]
+
+
+def design(ranks: np.ndarray) -> np.ndarray:
+    """A row of 1, the ranks of the scores, and their squares, for each head of each prompt."""
+    flat = ranks.reshape(len(ranks), -1).T
+    return np.concatenate([np.ones((len(flat), 1)), flat, flat**2], axis=1)
+
+
+def scores_of(found: dict[str, Grids]) -> dict[str, Grids]:
+    """For each task, every score as `[prompt, head]`, combined ones among them."""
+    made = {
+        task: {name: own[name].reshape(len(own[name]), -1) for name in RAW}
+        for task, own in found.items()
+    }
+    ranks = {
+        task: np.stack([percentiles(own[name]) for name in COMBINED]) for task, own in made.items()
+    }
+    sizes = {task: np.abs(own["effect"]) for task, own in found.items()}
+    for task, own in made.items():
+        own[MEAN_OF_RANKS] = ranks[task].mean(0)
+        own[FITTED] = (design(ranks[task]) @ fitted(ranks, sizes, task)).reshape(own["norm"].shape)
+    return made
+
+
+def largest(sizes: np.ndarray, k: int) -> np.ndarray:
+    """Which heads have the k largest effects, as `agreement` defines them."""
+    members = np.zeros(len(sizes), dtype=bool)
+    members[np.argsort(-sizes, kind="stable")[:k]] = True
+    return members
+
+
+def compared(scores: Grids, effect: np.ndarray, whole: np.ndarray) -> dict[str, Any]:
+    """How well each score finds the heads with large effects, and ranks all."""
+    sizes, n = np.abs(effect.reshape(len(effect), -1)), len(effect)
+    means = np.abs(effect.reshape(n, -1).mean(0))
+    # A tenth of the whole; where heads do next to nothing together, no head does a tenth of it.
+    large = (sizes >= SETTINGS["large"] * whole[:, None]) & (whole >= SETTINGS["least whole"])[
+        :, None
+    ]
+    some = [i for i in range(n) if large[i].any()]
+    draws = np.random.default_rng(0).integers(0, n, (SETTINGS["resamples"], n))
+    k = SETTINGS["largest"]
+
+    def of_means(values: np.ndarray, rows: np.ndarray) -> float:
+        mean = np.abs(effect.reshape(n, -1)[rows].mean(0))
+        return ranking.auroc(values[rows].mean(0), largest(mean, k))
+
+    result: dict[str, Any] = {
+        "n": n,
+        "whole": whole.tolist(),
+        "large": large.sum(1).tolist(),
+        "largest": float(means.max()),
+        "scores": {},
+    }
+    for name, values in scores.items():
+        result["scores"][name] = {
+            "auroc": [ranking.auroc(values[i], largest(sizes[i], k)) for i in range(n)],
+            "spearman": [spearman(values[i], sizes[i]) for i in range(n)],
+            "auroc of large": [ranking.auroc(values[i], large[i]) for i in some],
+            "auroc of means": of_means(values, np.arange(n)),
+            "error of means": float(np.std([of_means(values, rows) for rows in draws])),
+        }
+    return result
+
+
+def compare(folder: Path) -> None:
+    """Compare the scores with the effects, and write the results."""
+    found = {}
+    for task in SETTINGS["tasks"]:
+        with np.load(folder / f"{task}.npz") as kept:
+            found[task] = {name: kept[name] for name in kept.files}
+    scores = scores_of(found)
+    results = {
+        task: compared(scores[task], own["effect"], own["whole"]) for task, own in found.items()
+    }
+    lines = [f"{json.dumps(task)}: {json.dumps(rounded(own))}" for task, own in results.items()]
+    text = f'{{"settings": {json.dumps(SETTINGS)},\n"results": {{\n'
+    DATA.write_text(text + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
+
+
+def rounded(value: Any) -> Any:
+    """Numbers with four digits, in lists and dicts too."""
+    if isinstance(value, float):
+        return None if value != value else round(value, 4)
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, list) else value
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def mean_and_error(values: list[float]) -> str:
+    """A mean with its standard error."""
+    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.2f}"
+
+
+def tables() -> list[str]:
+    """The tables of the page, as lines of Markdown."""
+    kept = json.loads(DATA.read_text(encoding="utf-8"))
+    results, tasks = kept["results"], kept["settings"]["tasks"]
+    lines = table(
+        ["task", "prompts", "whole", "largest mean effect", "heads of a tenth", "prompts with any"],
+        [
+            [
+                task,
+                str(own["n"]),
+                mean_and_error(own["whole"]),
+                f"{own['largest']:.2f}",
+                f"{np.mean(own['large']):.1f}",
+                str(sum(count > 0 for count in own["large"])),
+            ]
+            for task in tasks
+            for own in [results[task]]
+        ],
+    )
+    for key in ("auroc", "spearman"):
+        rows = []
+        for name in SCORES:
+            cells = [results[task]["scores"][name][key] for task in tasks]
+            overall = mean_and_error([float(np.mean(one)) for one in cells])
+            rows.append([name, *map(mean_and_error, cells), overall])
+        lines += ["", *table(["score", *tasks, "mean of tasks"], rows)]
+    rows = []
+    for name in SCORES:
+        own = [results[task]["scores"][name] for task in tasks]
+        cells = [f"{one['auroc of means']:.2f} ± {one['error of means']:.2f}" for one in own]
+        rows.append([name, *cells, mean_and_error([one["auroc of means"] for one in own])])
+    lines += ["", *table(["score", *tasks, "mean of tasks"], rows)]
+    with_large = [task for task in tasks if sum(n > 0 for n in results[task]["large"]) > 2]
+    rows = [
+        [
+            name,
+            *(
+                mean_and_error(results[task]["scores"][name]["auroc of large"])
+                for task in with_large
+            ),
+        ]
+        for name in SCORES
+    ]
+    return [*lines, "", *table(["score", *with_large], rows)]
+
+
+def table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return ["| " + " | ".join(line) + " |" for line in [columns, ["---"] * len(columns), *rows]]
+
+
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    where.mkdir(parents=True, exist_ok=True)
-    measure(where)
+    if sys.argv[1:] != ["tables"]:
+        where = Path(sys.argv[1])
+        where.mkdir(parents=True, exist_ok=True)
+        measure(where)
+        compare(where)
+    sys.stdout.write("\n".join([*tables(), ""]))
