@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from visit_tl.circuits.prompts.task_material import task_material
 from visit_tl.circuits.prompts.templates import material
 
 EXTRA = ("Zed", "Yan", "Xi", "Wes", "Val", "went", "store", "gave", "drink", "met", "cat", "dog")
@@ -23,20 +24,42 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted(words))
 
 
+TASKS = ("gendered_pronoun", "docstring", "colored_objects", "greater_than")
+
+
 @functools.cache
-def words(*, without: tuple[str, ...] = (), bos: bool = True, metaspace: bool = False) -> Any:
+def task_vocabulary() -> tuple[str, ...]:
+    """The words of the tasks other than IOI."""
+    known = {"he", "she", "That", "person"}
+    for name in TASKS:
+        own = task_material(name)
+        text = " ".join(sentence.text for sentence in own.sentences)
+        known |= set(re.findall(r"\w+", re.sub(r"\{\w+\}", " ", text)))
+        known |= {word for several in own.words.values() for word in several}
+    return tuple(sorted(known))
+
+
+@functools.cache
+def words(
+    *,
+    without: tuple[str, ...] = (),
+    bos: bool = True,
+    metaspace: bool = False,
+    tasks: bool = False,
+) -> Any:
     """A word is one token, with or without its space; unknown words are `<unk>`.
 
     Args:
         without: Words that it does not know.
         bos: Whether it has a BOS.
         metaspace: Spaces as SentencePiece has them, with one put before the text.
+        tasks: Whether it knows the words of the other tasks instead of those of IOI.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     space = "\u2581" if metaspace else "\u0120"
-    known = [word for word in vocabulary() if word not in without]
+    known = [word for word in (task_vocabulary() if tasks else vocabulary()) if word not in without]
     entries = ["<unk>", "<bos>", "<eos>", ",", ".", "-", *known, *(space + word for word in known)]
     vocab = {entry: index for index, entry in enumerate(entries)}
     made = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
@@ -62,23 +85,34 @@ def words(*, without: tuple[str, ...] = (), bos: bool = True, metaspace: bool = 
 
 
 @functools.cache
-def numbers(size: int) -> Any:
+def numbers(size: int, whole: tuple[str, ...] = ()) -> Any:
     """Numbers are cut into pieces of this many digits from the left.
 
     Args:
         size: 1: digit by digit. 2: "1352" is 13 and 52. 3: only numbers of three digits are known.
+        whole: Numbers that are one token.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = ["The", "war", "siege", "lasted", "from", "the", "year", "to"]
     digits = [f"{number:0{size}d}" for number in range(10**size)]
-    entries = ["<unk>", "<bos>", "<eos>", "\u0120", *words, *("\u0120" + w for w in words), *digits]
+    entries = [
+        "<unk>",
+        "<bos>",
+        "<eos>",
+        "\u0120",
+        *words,
+        *("\u0120" + w for w in words),
+        *digits,
+        *whole,
+    ]
     vocab = {entry: index for index, entry in enumerate(entries)}
     made = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    pieces = "|".join([*whole, f"[0-9]{{1,{size}}}"])
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(f"[0-9]{{1,{size}}}"), "isolated"),
+            pre_tokenizers.Split(Regex(pieces), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
@@ -88,10 +122,11 @@ def numbers(size: int) -> Any:
     )
 
 
-def model() -> Any:
+def model(*, tasks: bool = False) -> Any:
     """A random model of TransformerLens with the word-level tokenizer."""
     from tests import tiny
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "tokenizer", words)
-        return tiny.native(d_vocab=len(words()))
+        patch.setattr(tiny, "tokenizer", lambda: words(tasks=tasks))
+        room = {"n_ctx": 96} if tasks else {}
+        return tiny.native(d_vocab=len(words(tasks=tasks)), **room)

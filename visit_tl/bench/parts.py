@@ -20,7 +20,7 @@ from visit_tl.bench.report import Figure, Timing
 from visit_tl.calls import flow_graph, flow_graphs
 from visit_tl.causal.metrics import logit_difference
 from visit_tl.causal.patching.node_effects import effects
-from visit_tl.circuits.prompts.make import ioi
+from visit_tl.circuits.prompts.ioi_prompts import ioi
 from visit_tl.errors import VisitError
 from visit_tl.flow import FlowGraph
 from visit_tl.lens import readout as lens

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from visit_tl.causal.circuit.faithfulness_by_size import FaithfulnessCurve, faithfulness_curve
     from visit_tl.causal.circuit.faithfulness_results import Completeness, Faithfulness, Minimality
     from visit_tl.causal.circuit.faithfulness_scores import completeness, faithfulness, minimality
+    from visit_tl.causal.logit_margin import logit_margin
     from visit_tl.causal.metrics import (
         kl,
         log_probability,
@@ -48,6 +49,7 @@ _MODULES = {
     "kl": "metrics",
     "log_probability": "metrics",
     "logit_difference": "metrics",
+    "logit_margin": "logit_margin",
     "probability": "metrics",
     "probability_difference": "metrics",
     "edge_effects": "paths.path_patching",
@@ -78,6 +80,7 @@ __all__ = [
     "kl",
     "log_probability",
     "logit_difference",
+    "logit_margin",
     "minimality",
     "probability",
     "probability_difference",

@@ -52,8 +52,8 @@ class LogitDifference:
 
     def __call__(self, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
         """Compute the metric from the logits of one run."""
-        row = _row(logits, self.position)
-        return row[_id(self.correct, row)] - row[_id(self.wrong, row)]
+        row = logits_at(logits, self.position)
+        return row[token_id(self.correct, row)] - row[token_id(self.wrong, row)]
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Probability:
 
     def __call__(self, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
         """Compute the metric from the logits of one run."""
-        row = _row(logits, self.position)
-        log = row.log_softmax(-1)[_id(self.token, row)]
+        row = logits_at(logits, self.position)
+        log = row.log_softmax(-1)[token_id(self.token, row)]
         return log if self.log else log.exp()
 
 
@@ -129,13 +129,13 @@ class ProbabilityDifference:
 
     def __call__(self, logits: Float[Tensor, "1 pos d_vocab"]) -> Tensor:
         """Compute the metric from the logits of one run; it is in [-1, 1]."""
-        value = _mass(_row(logits, self.position), self.correct, self.wrong)
+        value = _mass(logits_at(logits, self.position), self.correct, self.wrong)
         if self.first is None:
             return value
         token, right, wrong = self.first
         if not (at := self.position % logits.shape[-2]):
             raise InputError("answers of two tokens need the position before theirs; 0 has none")
-        before = _row(logits, at - 1)
+        before = logits_at(logits, at - 1)
         return _mass(before, (token,), ()) * value + _mass(before, right, wrong)
 
 
@@ -174,8 +174,8 @@ class Divergence:
                 f"kl() compares with logits of shape {list(clean.shape)}, but this run has "
                 f"{list(logits.shape)}; both prompts must have the same length"
             )
-        log_p = _row(clean, self.position).to(logits.device).log_softmax(-1)
-        log_q = _row(logits, self.position).log_softmax(-1)
+        log_p = logits_at(clean, self.position).to(logits.device).log_softmax(-1)
+        log_q = logits_at(logits, self.position).log_softmax(-1)
         return (log_p.exp() * (log_p - log_q)).sum()
 
 
@@ -312,7 +312,12 @@ def _last_if_none(position: int | None) -> int:
     return -1 if position is None else position
 
 
-def _row(logits: Tensor, position: int) -> Tensor:
+def logits_at(logits: Tensor, position: int) -> Tensor:
+    """The logits at one position of one run, as float32.
+
+    Raises:
+        InputError: the run has no such position.
+    """
     n = logits.shape[-2]
     if not -n <= position < n:
         raise InputError(
@@ -325,11 +330,16 @@ def _row(logits: Tensor, position: int) -> Tensor:
 def _mass(row: Tensor, correct: Iterable[int | str], wrong: Iterable[int | str]) -> Tensor:
     """Total probability of `correct` minus that of `wrong`; a token given twice counts once."""
     chances = row.softmax(-1)
-    right, other = ([*{_id(token, row) for token in some}] for some in (correct, wrong))
+    right, other = ([*{token_id(token, row) for token in some}] for some in (correct, wrong))
     return chances[right].sum() - chances[other].sum()
 
 
-def _id(token: int | str, row: Tensor) -> int:
+def token_id(token: int | str, row: Tensor) -> int:
+    """The id of a token of a metric that is bound to a model.
+
+    Raises:
+        InputError: it is a text still, or outside the vocabulary.
+    """
     if isinstance(token, str):
         raise InputError(
             f"the metric has the text {token!r} where an id is needed; visit_tl resolves it when "

@@ -12,13 +12,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from visit_tl.circuits.circuit_overlap import CircuitOverlap
     from visit_tl.circuits.compare_scores import compare
     from visit_tl.circuits.comparison import Comparison
     from visit_tl.circuits.known_circuits import available, load
+    from visit_tl.circuits.overlap_of_circuits import overlap
     from visit_tl.circuits.references import Reference
     from visit_tl.graph.circuit_parts import Edge, Part
 
 _MODULES = {
+    "CircuitOverlap": "visit_tl.circuits.circuit_overlap",
+    "overlap": "visit_tl.circuits.overlap_of_circuits",
     "Comparison": "visit_tl.circuits.comparison",
     "compare": "visit_tl.circuits.compare_scores",
     "Edge": "visit_tl.graph.circuit_parts",
@@ -30,7 +34,17 @@ _MODULES = {
 
 _SUBMODULES = ("metrics", "prompts")
 
-__all__ = ["Comparison", "Edge", "Part", "Reference", "available", "compare", "load"]
+__all__ = [
+    "CircuitOverlap",
+    "Comparison",
+    "Edge",
+    "Part",
+    "Reference",
+    "available",
+    "compare",
+    "load",
+    "overlap",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -133,7 +133,7 @@ def _of_graph(graph: GraphData, reference: Reference, by: By, absolute: bool) ->
     if by not in BY:
         raise InputError(f"by = {by!r} is none of {', '.join(BY)}")
     nodes = graph.of_kind("head")
-    check_shape(_shape(graph, nodes), reference, f"the graph is of {graph.model},")
+    check_shape(graph_shape(graph, nodes), reference, f"the graph is of {graph.model},")
     if by == "rank" and absolute:
         raise InputError("a rank has no sign: leave absolute out, or set it to False")
     size = abs if absolute else float
@@ -156,7 +156,7 @@ def _of_graph(graph: GraphData, reference: Reference, by: By, absolute: bool) ->
     return Scores("heads", _floats(values), absolute, by, graph.model, notes)
 
 
-def _shape(graph: GraphData, nodes: tuple[Node, ...]) -> Shape:
+def graph_shape(graph: GraphData, nodes: tuple[Node, ...]) -> Shape:
     """Layers and heads of a graph's model; heads are counted as shown plus hidden in one block."""
     layer = graph.layers[0]
     shown = [n for n in nodes if n.layer == layer and n.id.position is None]

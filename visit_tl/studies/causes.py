@@ -1,4 +1,4 @@
-"""causes: what patching heads does to the logit difference, on many prompts."""
+"""causes: what patching heads does to the metric of a task, on many prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import At, Flag, Model, Name
-from visit_tl.causal.metrics import logit_difference
 from visit_tl.causal.patching.effects_result import Effects
 from visit_tl.causal.patching.node_effects import effects
 from visit_tl.circuits.prompts.pair import END
@@ -32,12 +31,13 @@ def causes(
     """Measure the effect of each head at named positions, on every prompt.
 
     A head's activation at one position is replaced by the one in the corrupted prompt (`effects`,
-    `resample`), one head and one position at a time. The effect is the logit difference (answer
-    minus wrong answer, at END) with the patch, minus that without: below 0 where the head helps.
+    `resample`), one head and one position at a time. The effect is the metric of the task
+    (`prompts.metrics`; the logit difference of IOI, answer minus wrong answer, at END) with the
+    patch, minus that without: below 0 where the head helps.
 
     Args:
         model: As for `flow_graph`.
-        prompts: Prompts with one answer and one wrong answer each.
+        prompts: Prompts of a task with a metric.
         at: The position, by its name in the prompts, at which every head is patched; or a mapping
             from several positions to the heads to patch there (None is all). Other heads are NaN.
         corruption: Name of the corrupted prompts that activations are taken from.
@@ -48,23 +48,23 @@ def causes(
         prompts that are done.
 
     Raises:
-        InputError: there is no such position, corruption or head; a prompt has several answers;
-            or the sweep was interrupted before any prompt was done.
+        InputError: there is no such position, corruption or head; a prompt has no
+            metric; or the sweep was interrupted before any prompt was done.
     """
     from tqdm.auto import tqdm
 
     view = ModelView(model)
     chosen = _chosen(view, prompts, {at: None} if isinstance(at, str) else at)
     require_corruption(prompts, corruption)
-    answers, wrong = prompts.answers.tolist(), prompts.wrong.tolist()
+    metrics = prompts.metrics
     found: dict[str, list[np.ndarray]] = {name: [] for name in chosen}
-    rows = tqdm(zip(prompts, answers, wrong, strict=True), total=len(prompts), disable=not verbose)
-    for pair, answer, against in rows:
+    rows = tqdm(zip(prompts, metrics, strict=True), total=len(prompts), disable=not verbose)
+    for pair, metric in rows:
         where = pair.positions
         measured = effects(
             view.model,
             list(pair.ids),
-            logit_difference(answer, against),
+            metric,
             nodes=[head.at(where[name]) for name, heads in chosen.items() for head in heads],
             corrupted=list(pair.corrupted[corruption].ids),
             verbose=False,

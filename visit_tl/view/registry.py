@@ -57,6 +57,10 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "figure": "figures.comparison:figure",
         "html": "figures.comparison:html",
     },
+    "visit_tl.circuits.circuit_overlap:CircuitOverlap": {
+        "figure": "figures.overlap:figure",
+        "html": "figures.overlap:html",
+    },
 }
 """For each class and form, a function in a module of `visit_tl.view`; subclasses inherit it."""
 

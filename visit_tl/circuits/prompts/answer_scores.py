@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from visit_tl.causal.metrics import ProbabilityDifference
+from visit_tl.causal.logit_margin import LogitMargin
+from visit_tl.causal.metrics import LogitDifference, ProbabilityDifference
 from visit_tl.circuits.prompts.pair import END, PromptPair
 from visit_tl.errors import InputError
+
+TaskMetric = LogitDifference | LogitMargin | ProbabilityDifference
+
+GREATER_THAN: Final = "greater-than"
+
+
+def metric_of(task: str, index: int, pair: PromptPair) -> TaskMetric:
+    """The metric by which a task's own papers judge an answer; see `PromptSet.metrics`.
+
+    Raises:
+        InputError: the pair has several right answers, or no wrong one, and is not of greater-than.
+    """
+    if task == GREATER_THAN or pair.first is not None:
+        return ProbabilityDifference(pair.answers, pair.wrong, -1, pair.first)
+    if len(pair.answers) != 1 or not pair.wrong:
+        raise InputError(
+            f"prompt {index} has {len(pair.answers)} right answers and {len(pair.wrong)} wrong "
+            f"ones, and the metric of {task!r} needs one and at least one; make a metric of "
+            f"prompts[{index}].answers yourself, such as vt.causal.probability_difference"
+        )
+    if len(pair.wrong) == 1:
+        return LogitDifference(pair.answers[0], pair.wrong[0])
+    return LogitMargin(pair.answers[0], pair.wrong)
 
 
 def probability_differences(

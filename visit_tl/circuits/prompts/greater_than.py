@@ -16,18 +16,13 @@ from visit_tl.circuits.prompts.csv_table import (
     take_columns,
 )
 from visit_tl.circuits.prompts.foreign import notes_on
-from visit_tl.circuits.prompts.pair import END, Corrupted, PromptPair, check_alone
+from visit_tl.circuits.prompts.pair import PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report
 from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens
 from visit_tl.circuits.prompts.unusable import DISAGREE, MALFORMED, YEARS, PairError, RowErrors
-from visit_tl.circuits.prompts.year_tokens import (
-    YearTokens,
-    digits_note,
-    split_years,
-    with_digit,
-    year_tokens,
-)
+from visit_tl.circuits.prompts.year_pairs import year_pair
+from visit_tl.circuits.prompts.year_tokens import YearTokens, digits_note, year_tokens
 from visit_tl.model.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -102,34 +97,8 @@ def greater_than_of_table(
     def parse(row: dict[str, str]) -> PromptPair:
         need_cells(row)
         year = _year(row["clean"], row[label])
-        # The year itself is a wrong answer, as in the paper.
-        answers, wrong = years.years[year + 1 :], years.years[: year + 1]
-        if years.digits:
-            later, others = range(year + 1, 100), range(year + 1)
-            answers, wrong, first = split_years(years.digits, later, others)
-            digit = (str(year // 10), first.token)
-            read = {
-                name: with_digit(tokens, row[name], prepend_bos, *digit)
-                for name in ("clean", *corrupted)
-            }
-        else:
-            first = None
-            read = {
-                name: (row[name], tokens.encode(row[name], prepend_bos).ids)
-                for name in ("clean", *corrupted)
-            }
-        text, ids = read["clean"]
-        pair = PromptPair(
-            text=text,
-            ids=ids,
-            answers=answers,
-            wrong=wrong,
-            positions={END: len(ids) - 1},
-            corrupted={name: Corrupted(*read[name]) for name in corrupted},
-            first=first,
-        )
-        check_alone(pair)
-        return pair
+        others = {name: row[name] for name in corrupted}
+        return year_pair(tokens, years, year, row["clean"], others, prepend_bos)
 
     found = errors.each(cells, parse)
     pairs = tuple(found.values())

@@ -14,7 +14,12 @@ from torch import Tensor
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import TENSOR, File, Flag, Integer, Name, Whole
 from visit_tl.circuits.prompts import files
-from visit_tl.circuits.prompts.answer_scores import probability_differences, require_fit
+from visit_tl.circuits.prompts.answer_scores import (
+    TaskMetric,
+    metric_of,
+    probability_differences,
+    require_fit,
+)
 from visit_tl.circuits.prompts.pair import END, PromptPair, check
 from visit_tl.circuits.prompts.report import Report
 from visit_tl.errors import InputError
@@ -186,6 +191,21 @@ class PromptSet:
             InputError: a prompt does not have exactly one; read `pair.wrong` of each instead.
         """
         return self._single("wrong")
+
+    @property
+    def metrics(self) -> tuple[TaskMetric, ...]:
+        """The task's own metric of each prompt, for `effects`, `edge_effects` and `faithfulness`.
+
+        - greater-than: the probability of the right years minus that of the wrong ones.
+        - several wrong answers (docstring, coloured objects): the logit of the answer minus the
+          largest logit of a wrong one.
+        - one wrong answer (IOI, gendered pronouns): the logit difference.
+
+        Raises:
+            InputError: a prompt has several right answers, or no wrong one, and is not of
+                greater-than.
+        """
+        return tuple(metric_of(self.task, index, pair) for index, pair in enumerate(self.pairs))
 
     @checked
     def logit_difference(

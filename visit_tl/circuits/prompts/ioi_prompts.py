@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Count, Flag, Model, NameOrNames, Names, Seed
 from visit_tl.circuits.prompts.corrupt import NAMES_NEEDED, corrupted_names, replaced
-from visit_tl.circuits.prompts.draws import Draws
+from visit_tl.circuits.prompts.different_pairs import (
+    Key,
+    all_usable,
+    different_pairs,
+    digits_of,
+    distinct,
+    of_one_length,
+    radices_of,
+)
 from visit_tl.circuits.prompts.ioi_positions import ioi_positions
 from visit_tl.circuits.prompts.pair import PromptPair
 from visit_tl.circuits.prompts.records import PromptSet
-from visit_tl.circuits.prompts.report import Report, Usable
+from visit_tl.circuits.prompts.report import Report
 from visit_tl.circuits.prompts.templates import Template, choose, material
-from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens, pieces, token_after_space
+from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens
+from visit_tl.circuits.prompts.word_lists import usable_words
 from visit_tl.errors import InputError
 from visit_tl.model.tokens import Tokens
 
-_SPLIT: Final = "not a single token with its space"
 _SLOTS: Final = {"PLACE": "places", "OBJECT": "objects"}
-
-
-@dataclass(frozen=True)
-class _Words:
-    """Usable words of one kind with their token ids."""
-
-    ids: Mapping[str, int]
-    usable: Usable
 
 
 @dataclass(frozen=True)
@@ -52,24 +50,19 @@ class _Maker:
     def radices(self, template: Template) -> list[int]:
         """Number of choices for each slot: IO, S (any name except IO), and the fillers."""
         fillers = [len(words) for slot, words in self.fillers.items() if template.has(slot)]
-        return [len(self.names), len(self.names) - 1, *fillers]
+        return [*radices_of(len(self.names), 2), *fillers]
 
     def choice(self, template: Template, number: int) -> tuple[str, str, dict[str, str]]:
         """IO, S and the fillers of the template's prompt with this number (mixed radix)."""
-        digits = []
-        for radix in self.radices(template):
-            number, digit = divmod(number, radix)
-            digits.append(digit)
-        names = list(self.names)
-        io = names.pop(digits[0])
-        s = names[digits[1]]
+        digits = digits_of(number, self.radices(template))
+        io, s = distinct(list(self.names), digits[:2])
         slots = [slot for slot in self.fillers if template.has(slot)]
         fillers = {
             slot: self.fillers[slot][digit] for slot, digit in zip(slots, digits[2:], strict=True)
         }
         return io, s, fillers
 
-    def pair(self, template: Template, number: int, key: tuple[str | int, ...]) -> PromptPair:
+    def pair(self, template: Template, number: int, key: Key) -> PromptPair:
         """Make one prompt and its corruptions.
 
         Raises:
@@ -150,14 +143,14 @@ def ioi(
     tokens = open_tokens(model)
     own = material()
     kinds = {
-        "names": _usable(tokens, "names", names, own.names, NAMES_NEEDED),
-        "places": _usable(tokens, "places", places, own.places, 1),
-        "objects": _usable(tokens, "objects", objects, own.objects, 1),
+        "names": usable_words(tokens, "names", names, own.names, NAMES_NEEDED),
+        "places": usable_words(tokens, "places", places, own.places, 1),
+        "objects": usable_words(tokens, "objects", objects, own.objects, 1),
     }
     fillers = {slot: tuple(kinds[kind].ids) for slot, kind in _SLOTS.items()}
     maker = _Maker(tokens, prepend_bos, kinds["names"].ids, fillers)
-    chosen, used = _of_one_length(maker, chosen) if same_length else (chosen, _all_usable(chosen))
-    pairs = _make(maker, chosen, n, seed)
+    chosen, used = of_one_length(maker, chosen) if same_length else (chosen, all_usable(chosen))
+    pairs = different_pairs("ioi", maker, chosen, n, seed, f"{len(maker.names)} names")
     eos = tokens.eos
     return PromptSet(
         pairs=pairs,
@@ -166,79 +159,3 @@ def ioi(
         pad_id=0 if eos is None else eos,
         report=Report((*(kind.usable for kind in kinds.values()), used)),
     )
-
-
-def _usable(
-    tokens: Tokens, kind: str, given: Sequence[str] | None, own: Sequence[str], needed: int
-) -> _Words:
-    """Select the words that are single tokens; words that the caller gave must all be.
-
-    Raises:
-        InputError: a given word is not a single token, a word is repeated, or too few words are
-            left.
-    """
-    words = own if given is None else list(given)
-    repeated = [word for word, count in Counter(words).items() if count > 1]
-    if repeated:
-        raise InputError(f"the {kind} {', '.join(map(repr, repeated))} were given more than once")
-    found = {word: token_after_space(tokens, word) for word in words}
-    ids = {word: token for word, token in found.items() if token is not None}
-    rejected = [word for word in words if word not in ids]
-    if rejected and given is not None:
-        raise InputError(
-            f"these {kind} are not single tokens of {name_of(tokens)} after a space: "
-            f"{pieces(tokens, rejected)}; leave them out or choose others"
-        )
-    if len(ids) < needed:
-        raise InputError(
-            f"{len(ids)} of {len(words)} {kind} are single tokens of {name_of(tokens)} after a "
-            f"space, and {needed} are needed; give {kind}= of your own that are"
-        )
-    return _Words(ids, Usable(kind, tuple(ids), tuple(rejected), _SPLIT))
-
-
-def _all_usable(templates: Sequence[Template]) -> Usable:
-    return Usable("templates", tuple(template.id for template in templates), (), "")
-
-
-def _of_one_length(
-    maker: _Maker, templates: Sequence[Template]
-) -> tuple[tuple[Template, ...], Usable]:
-    """The templates with the most frequent token length; of equally frequent ones the shortest."""
-    # Every inserted word is one token, so all prompts of a template have the length of the first.
-    lengths = {template: len(maker.pair(template, 0, ("length",)).ids) for template in templates}
-    counts = Counter(lengths.values())
-    chosen = min(counts, key=lambda length: (-counts[length], length))
-    kept = tuple(template for template in templates if lengths[template] == chosen)
-    others = tuple(template.id for template in templates if lengths[template] != chosen)
-    reason = f"not of {chosen} tokens"
-    return kept, Usable("templates", tuple(template.id for template in kept), others, reason)
-
-
-def _make(
-    maker: _Maker, templates: Sequence[Template], n: int, seed: int
-) -> tuple[PromptPair, ...]:
-    """Make n different prompts in random order; uses per template differ by at most one."""
-    room = {template: math.prod(maker.radices(template)) for template in templates}
-    total = sum(room.values())
-    taken: dict[Template, set[int]] = {template: set() for template in templates}
-    pairs: list[PromptPair] = []
-    if n > total:
-        raise InputError(
-            f"{n} prompts were asked for, but {len(templates)} templates, {len(maker.names)} names "
-            f"and these fillers make only {total} different ones; give more words"
-        )
-    turn = 0
-    while len(pairs) < n:
-        free = [template for template in templates if len(taken[template]) < room[template]]
-        for template in Draws("ioi", seed, "turn", turn).some(free, len(free)):
-            if len(pairs) == n:
-                break
-            key = ("ioi", seed, "prompt", len(pairs))
-            number = Draws(*key).below(room[template])
-            while number in taken[template]:
-                number = (number + 1) % room[template]
-            taken[template].add(number)
-            pairs.append(maker.pair(template, number, key))
-        turn += 1
-    return tuple(pairs)
