@@ -39,8 +39,8 @@ GOLDEN = {
     "    :param host: horse army\n"
     "    :param",
     "colored objects": "Q: On the carpet, there is a silver bottle, a yellow ball and "
-    "a brown lamp. What color is the bottle?\nA: silver\nQ: On the bench, there is a red pen, a gray plate and a "
-    "green brush. What color is the brush?\nA:",
+    "a brown lamp. What color is the bottle?\nA: silver\nQ: On the bench, there is a red pen, "
+    "a gray plate and a green brush. What color is the brush?\nA:",
     "greater-than": "The siege went on from the year 1220 until the year 122",
 }
 
