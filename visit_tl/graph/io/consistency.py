@@ -40,6 +40,7 @@ def check_whole(graph: GraphData) -> None:
         if not node.top or not node.bottom:
             raise GraphError(f"the node {node.id} has no readout")
         _check_gradients(graph, node)
+        _check_roles(node)
 
 
 def _check_segments(graph: GraphData) -> None:
@@ -51,6 +52,13 @@ def _check_segments(graph: GraphData) -> None:
                 f"{len(graph.tokens)} tokens"
             )
         past = end
+
+
+def _check_roles(node: Node) -> None:
+    if node.roles and node.kind != "head":
+        raise GraphError(f"{node.id} has roles, but is no head")
+    if "" in node.roles or len(set(node.roles)) != len(node.roles):
+        raise GraphError(f"the roles of {node.id} are {list(node.roles)}: one is empty or twice")
 
 
 def _check_gradients(graph: GraphData, node: Node) -> None:
