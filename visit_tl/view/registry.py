@@ -35,6 +35,11 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "circuitsvis": "figures.reversed_attention:circuitsvis",
         "save": "figures.reversed_attention:save",
     },
+    "visit_tl.studies.head_roles.result:HeadRoles": {
+        "figure": "figures.head_roles:figure",
+        "text": "figures.head_roles:text",
+        "html": "figures.head_roles:html",
+    },
     "visit_tl.sweeps.results:SweepRun": {
         "figure": "figures.sweep_curves:figure",
         "html": "figures.sweep_curves:html",

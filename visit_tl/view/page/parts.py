@@ -120,10 +120,11 @@ def heads(graph: GraphData, theme: str) -> str:
             memories[target].append(node)
     shown = [(i, node) for i, node in enumerate(graph.nodes) if node.kind == "head"]
     more = any(node.gradient or node.reversed for _, node in shown)
-    rows = "".join(_head_row(graph, node, memories[i], theme, more=more, roles=roles)
+    roles = any(node.roles for _, node in shown)
+    rows = "".join(
+        _head_row(graph, node, memories[i], theme, more=more, roles=roles)
         for i, node in shown
     )
-    roles = any(node.roles for _, node in shown)
     names = ("head", "promotes", "suppresses", "rank of target", "p", "norm", "entropy", "looks at")
     names = (*names, *["roles"] * roles)
     heads = "".join(f"<th>{n}</th>" for n in names) + (_GRADIENT_HEADS if more else "")

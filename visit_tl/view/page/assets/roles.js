@@ -17,8 +17,8 @@ function addRim(rims, model, depth, slot, scale, colours) {
   if (own) addNode(group(rims, colours.roles[own[0]]), depth, slot, scale, RIM);
 }
 
-/** The label of a node with its first role. @param {Model} model @param {number} i @param {string} text */
+/** The label of a node with its first role, but for roles that most heads have. @param {Model} model @param {number} i @param {string} text */
 function withRole(model, i, text) {
   const own = rolesOf(model, i);
-  return own.length ? text + " · " + own[0] : text;
+  return own.length && !own[0].startsWith("sink") ? text + " · " + own[0] : text;
 }
