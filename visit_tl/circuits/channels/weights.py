@@ -54,7 +54,11 @@ def head_factors(
         rotation: That of the query's position, where the key's is 0 (`rotations`); None is none.
         dtype: Of the factors.
     """
-    weights, before, after = view.weights(layer), view.norm(layer, "ln1"), view.norm(layer, "ln1_post")
+    weights, before, after = (
+        view.weights(layer),
+        view.norm(layer, "ln1"),
+        view.norm(layer, "ln1_post"),
+    )
     W_Q, W_K, W_V = (
         _read_through(before, matrix.to(dtype))
         for matrix in (weights.W_Q, weights.W_K, view.value_weights(layer))

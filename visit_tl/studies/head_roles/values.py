@@ -27,9 +27,7 @@ _ROWS: Final = 4096
 
 CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "digits": tuple("0123456789"),
-    "numbers": tuple(
-        "one two three four five six seven eight nine ten eleven twelve".split()
-    ),
+    "numbers": tuple("one two three four five six seven eight nine ten eleven twelve".split()),
     "ordinals": tuple("first second third fourth fifth sixth seventh eighth ninth tenth".split()),
     "days": tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()),
     "months": tuple(

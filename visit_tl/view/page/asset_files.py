@@ -115,9 +115,7 @@ def template() -> str:
     return _read("page.html")
 
 
-def script(
-    *, gradients: bool = False, segments: bool = False, roles: Sequence[str] = ()
-) -> str:
+def script(*, gradients: bool = False, segments: bool = False, roles: Sequence[str] = ()) -> str:
     """The script of the page: the files of `assets/` in order, comments left out.
 
     Args:

@@ -122,8 +122,7 @@ def heads(graph: GraphData, theme: str) -> str:
     more = any(node.gradient or node.reversed for _, node in shown)
     roles = any(node.roles for _, node in shown)
     rows = "".join(
-        _head_row(graph, node, memories[i], theme, more=more, roles=roles)
-        for i, node in shown
+        _head_row(graph, node, memories[i], theme, more=more, roles=roles) for i, node in shown
     )
     names = ("head", "promotes", "suppresses", "rank of target", "p", "norm", "entropy", "looks at")
     names = (*names, *["roles"] * roles)
