@@ -48,6 +48,21 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "figure": "figures.segment_mask:figure",
         "html": "figures.segment_mask:html",
     },
+    "visit_tl.circuits.channels.composition_result:CompositionScores": {
+        "figure": "figures.composition:figure",
+        "text": "figures.composition:text",
+        "html": "figures.composition:html",
+    },
+    "visit_tl.circuits.channels.channel_result:Channel": {
+        "figure": "figures.channel:figure",
+        "text": "figures.channel:text",
+        "html": "figures.channel:html",
+    },
+    "visit_tl.circuits.channels.channel_result:ChannelUse": {
+        "figure": "figures.channel:use_figure",
+        "text": "figures.channel:use_text",
+        "html": "figures.channel:use_html",
+    },
     "visit_tl.circuits.comparison:Comparison": {
         "figure": "figures.comparison:figure",
         "html": "figures.comparison:html",

@@ -27,12 +27,46 @@ _ROWS: Final = 4096
 
 CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "digits": tuple("0123456789"),
-    "numbers": tuple("one two three four five six seven eight nine ten eleven twelve".split()),
-    "ordinals": tuple("first second third fourth fifth sixth seventh eighth ninth tenth".split()),
-    "days": tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()),
-    "months": tuple(
-        "January February March April May June July August September October November "
-        "December".split()
+    "numbers": (
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+    ),
+    "ordinals": (
+        "first",
+        "second",
+        "third",
+        "fourth",
+        "fifth",
+        "sixth",
+        "seventh",
+        "eighth",
+        "ninth",
+        "tenth",
+    ),
+    "days": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
+    "months": (
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
     ),
     "letters": tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
 }
