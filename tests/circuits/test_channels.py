@@ -133,12 +133,9 @@ def test_the_score_of_an_exact_copy_can_be_worked_out_on_paper():
     zeros = {
         name: torch.zeros(getattr(view.weights(0), name).shape) for name in ("W_Q", "W_K", "W_O")
     }
-    own = [dict(zeros), dict(zeros)]
+    own = [{name: matrix.clone() for name, matrix in zeros.items()} for _ in range(2)]
     V = [torch.zeros(1, 4, 2), torch.zeros(1, 4, 2)]
     V[0][0, 0, 0], own[0]["W_O"][0, 0, 1] = 2.0, 3.0
-    own[1]["W_Q"] = own[1]["W_Q"].clone()
-    own[1]["W_K"] = own[1]["W_K"].clone()
-    own[1]["W_O"] = own[1]["W_O"].clone()
     own[1]["W_Q"][0, 1, 0], own[1]["W_K"][0, 3, 0] = 5.0, 1.0
     V[1][0, 1, 0], V[1][0, 2, 1] = 1.0, 1.0
     own[1]["W_O"][0, 0, 3], own[1]["W_O"][0, 1, 2] = 1.0, 1.0

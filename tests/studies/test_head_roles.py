@@ -108,7 +108,7 @@ def test_attention_equals_transformer_lenss_head_detector(native):
 
 def test_retrieval_is_that_of_loops(model):
     view = vt.ModelView(model)
-    probes = draws(view).needles(4, 24)
+    probes = draws(view).needles(4, 32)
     # A small random model copies nothing: what it says is made the needle, so that it does.
     said = []
     for row in probes.tokens:

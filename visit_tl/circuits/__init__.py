@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visit_tl.circuits.channels.channel_result import Channel, ChannelUse
+    from visit_tl.circuits.channels.channel_result import Channel
+    from visit_tl.circuits.channels.channel_use import ChannelUse
     from visit_tl.circuits.channels.composition import composition_scores
     from visit_tl.circuits.channels.composition_result import CompositionScores
     from visit_tl.circuits.channels.directions import channel
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Channel": "visit_tl.circuits.channels.channel_result",
-    "ChannelUse": "visit_tl.circuits.channels.channel_result",
+    "ChannelUse": "visit_tl.circuits.channels.channel_use",
     "CompositionScores": "visit_tl.circuits.channels.composition_result",
     "channel": "visit_tl.circuits.channels.directions",
     "composition_scores": "visit_tl.circuits.channels.composition",

@@ -1,4 +1,4 @@
-"""Several token sequences of one length in one pass; what their heads do is looked at on the way."""
+"""Token sequences of one length in one pass; what their heads do is looked at on the way."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "text": "figures.channel:text",
         "html": "figures.channel:html",
     },
-    "visit_tl.circuits.channels.channel_result:ChannelUse": {
+    "visit_tl.circuits.channels.channel_use:ChannelUse": {
         "figure": "figures.channel:use_figure",
         "text": "figures.channel:use_text",
         "html": "figures.channel:use_html",

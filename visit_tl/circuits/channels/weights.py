@@ -91,7 +91,7 @@ def _gained(norm: Norm, rows: Tensor) -> Tensor:
 
 
 def _head_norm(norm: Norm | None, matrix: Float[Tensor, "h d_model d_head"]) -> Tensor:
-    """Queries or keys through their norm: one gain for all heads, one a head, or over all of them."""
+    """Queries or keys through their norm: one gain for all heads, or one for each."""
     if norm is None or norm.kind == "none":
         return matrix
     if norm.weight is None:

@@ -41,9 +41,9 @@ def roles(
     seed: Seed = 0,
     verbose: Flag = True,
 ) -> HeadRoles:
-    """Score every head for nine roles on generated token sequences (docs/maths.md, "Roles of heads").
+    """Score every head for eight roles on generated token sequences.
 
-    Works with any tokenizer, and without one (then `successor` has no scores). All scores are
+    The formulas are in docs/maths.md, "Roles of heads". Works with any tokenizer, and without one (then `successor` has no scores). All scores are
     shares from 0 to 1. A head has a role if its score is above the role's threshold: the largest
     score that any head has where the structure is broken (the control), plus a margin.
 

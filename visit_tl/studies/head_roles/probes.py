@@ -1,8 +1,9 @@
 """Token sequences in which a head shows its role, and the same with their structure broken.
 
 Every sequence begins with one token apart: the BOS that the model puts before texts or, where it
-puts none, one more random token. Tokens are drawn uniformly from the first 8192 that are not special:
-in vocabularies that were made by merging, these are the frequent ones, which small models copy.
+puts none, one more random token. Tokens are drawn uniformly from the first 8192 that are not
+special: in vocabularies that were made by merging, these are the frequent ones, which small models
+copy.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Repeated:
 
 @dataclass(frozen=True, eq=False)
 class Needles:
-    """Random tokens with a needle in them: a key and the tokens after it. At the end, the key again.
+    """Random tokens with a key and a needle after it in them, and at the end the key again.
 
     Attributes:
         tokens: First token, hay, key, needle, hay, key, and the needle but for its last token.

@@ -208,15 +208,13 @@ class HeadRoles(Drawn):
         return pd.DataFrame(rows).set_index(["class", "role"])
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per head, by name: layer, head, its roles, and the score of each role."""
+        """One row per head, by name: its roles, and the score of each role."""
         import pandas as pd
 
         n_layers, n_heads = self.shape
         layers, heads = (each.ravel() for each in np.indices((n_layers, n_heads)))
         own = self._roles
         columns = {
-            "layer": layers,
-            "head": heads,
             "roles": [", ".join(own[at]) for at in np.ndindex(n_layers, n_heads)],
             **{name: grid.ravel() for name, grid in self.scores.items()},
         }

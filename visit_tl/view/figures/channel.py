@@ -1,4 +1,4 @@
-"""A channel between two heads: shares and words of its directions, and what goes through in a prompt."""
+"""A channel between two heads: its directions, their words, and what goes through in a prompt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from visit_tl.view.figures.head_map import visible_words
 from visit_tl.view.style import CLASS_COLOURS, FONT_SIZE, ground, palette
 
 if TYPE_CHECKING:
-    from visit_tl.circuits.channels.channel_result import Channel, ChannelUse, Words
+    from visit_tl.circuits.channels.channel_result import Channel, Words
+    from visit_tl.circuits.channels.channel_use import ChannelUse
 
 _RIGHT_SIDE: Final = {
     "q": "keys that are then sought",
@@ -43,7 +44,9 @@ def figure(found: Channel, theme: str = "light") -> go.Figure:
     )
     places = (0.24, 0.5, 0.76)
     heads = ("the writer reads", "it writes", _RIGHT_SIDE[found.edge.input or "q"])
-    notes = [_note(f"<b>{head}</b>", x, 1, "bottom") for x, head in zip(places, heads, strict=True)]
+    notes = [
+        _note(f"<b>{head}</b>", x, 1.0, "bottom") for x, head in zip(places, heads, strict=True)
+    ]
     for i, words in enumerate(found.words):
         for x, plus, minus in zip(places, _sides(words), _opposites(words), strict=True):
             told = f"+ {for_plotly(_tokens(plus))}<br>− {for_plotly(_tokens(minus))}"

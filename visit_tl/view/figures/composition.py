@@ -1,4 +1,4 @@
-"""Composition scores: the strongest pair of every two blocks, and the strongest edges; and as text."""
+"""Composition scores: the strongest pair of every two blocks, and the strongest edges."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from visit_tl.escaping import for_plotly, table
+from visit_tl.view import save_figures
 from visit_tl.view.figures.head_map import colour_scale, visible_words
 from visit_tl.view.style import CLASS_COLOURS, FONT_SIZE, ground, palette
 
 if TYPE_CHECKING:
+    from visit_tl.circuits.channels.channel_result import Channel
     from visit_tl.circuits.channels.composition_result import CompositionScores
 
 KIND_COLOURS: Final = {"q": 0, "k": 1, "v": 2}
@@ -222,3 +224,17 @@ def text(found: CompositionScores, n: int = 12) -> str:
 def html(found: CompositionScores) -> str:
     """The text, for a notebook."""
     return f"<pre>{html_text.escape(text(found))}</pre>"
+
+
+def content(found: CompositionScores | Channel, theme: str) -> save_figures.Content:
+    """What can be written of scores or of a channel: the figure, the text, and the table."""
+    return save_figures.Content(
+        figure=lambda: found.figure(theme),  # type: ignore[arg-type]
+        text=found.text,
+        table=lambda: found.to_dataframe().reset_index(),
+        sections=lambda: [
+            save_figures.Section("Channels", [found.figure(theme)], found.text())  # type: ignore[arg-type]
+        ],
+        title=f"channels between heads of {found.model}",
+        theme=theme,
+    )

@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from visit_tl.escaping import for_plotly, table
+from visit_tl.view import save_figures
 from visit_tl.view.figures.head_map import colour_scale, visible_words
 from visit_tl.view.style import FONT_SIZE, ground, palette, role_colour
 
@@ -244,3 +245,15 @@ def html(found: HeadRoles) -> str:
             + "</tr>"
         )
     return f"<table>{''.join(rows)}</table>"
+
+
+def content(found: HeadRoles, theme: str) -> save_figures.Content:
+    """What can be written of them: the maps, the text, and a row for each head."""
+    return save_figures.Content(
+        figure=lambda: figure(found, theme),
+        text=lambda: text(found),
+        table=lambda: found.to_dataframe().reset_index(),
+        sections=lambda: [save_figures.Section("Roles", [figure(found, theme)], text(found))],
+        title=f"roles of heads of {found.model}",
+        theme=theme,
+    )
