@@ -141,6 +141,17 @@ def things():
         "visit_tl.circuits.load": {"name": "ioi-wang-2022"},
         "visit_tl.studies.HeadScores.joined": {"other": scores},
         "visit_tl.studies.HeadScores.where": {"prompts": [True]},
+        "visit_tl.studies.roles": {
+            "only": "induction",
+            "probes": 1,
+            "length": 4,
+            "context": 24,
+        },
+        "visit_tl.circuits.channel": {"writer": "L0H1", "reader": "L1H0", "kind": "q"},
+        "visit_tl.studies.HeadRoles.top": {"role": "induction"},
+        "visit_tl.studies.HeadRoles.passing": {"role": "induction"},
+        "visit_tl.studies.HeadRoles.__getitem__": {"role": "induction"},
+        "visit_tl.circuits.CompositionScores.__getitem__": {"edge": "L0H1->L1H0<q>"},
         "visit_tl.FlowGraph.diff": {"other": graph},
         "visit_tl.circuits.Part.feeds": {"other": vt.circuits.Part.parse("L1H0")},
         "visit_tl.circuits.Part.parse": {"spelled": "L1H0"},
@@ -184,7 +195,13 @@ def things():
         "MatrixReadout": lens.matrices["W_out"], "Edit": edit,
         "Segments": vt.Segments(((0, 2),)), "SegmentCollator": vt.segments.SegmentCollator(0),
         "AttentionView": vt.attention(model, prompt, ["L0H1"]),
+        "HeadRoles": vt.studies.HeadRoles(
+            "native", {"induction": grid[0].repeat(2, 1)}, {"induction": grid[0].repeat(2, 1)}, 0.1, 0
+        ),
+        "CompositionScores": vt.circuits.composition_scores(model, verbose=False),
+        "Channel": vt.circuits.channel(model, "L0H1", "L1H0", "q", n=1),
     }  # fmt: skip
+    objects["ChannelUse"] = objects["Channel"].in_prompt(prompt)
     objects["SweepRun"] = sweep_of(model)
     objects["PaperRun"] = vt.sweeps.PaperRun(objects["SweepRun"], None)
     objects["Study"] = vt.sweeps.studies()["heads_ov"]
@@ -209,7 +226,7 @@ def unfit(name, argument, value):
         return True
     if argument == "segments" and value is int:  # as a rule of segments
         return True
-    many = argument in ("random", "n", "batch_size") and isinstance(value, int)
+    many = argument in ("random", "n", "batch_size", "probes") and isinstance(value, int)
     return many and 10 < value < 2**63
 
 

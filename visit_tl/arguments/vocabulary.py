@@ -72,6 +72,7 @@ FigureKind = Annotated[
 ]
 BackwardKind = Annotated[str, Taken("'table', 'norms' or 'ranks'", "'norms'", classes=(str,))]
 ReversedKind = Annotated[str, Taken("'norms' or 'maps'", "'maps'", classes=(str,))]
+HeadInput = Annotated[str, Taken("'q', 'k' or 'v'", "'k'", classes=(str,))]
 Unusable = Annotated[str, Taken("'raise' or 'skip'", "'skip'", classes=(str,))]
 Schema = Annotated[str, Taken("'visit_tl' or 'neuronpedia'", "'neuronpedia'", classes=(str,))]
 NumberName = Annotated[str, Taken("the name of a number", "'rank'", classes=(str,))]

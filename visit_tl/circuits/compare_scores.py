@@ -31,8 +31,9 @@ def compare(
     """Compare scores of heads or edges with a reference circuit.
 
     Args:
-        scores: A FlowGraph; the result of `effects` or `edge_effects`; an array, tensor or nested
-            list [layer, head]; or a mapping of heads or of edges, in any spelling, to numbers.
+        scores: A FlowGraph; the result of `effects`, `edge_effects` or `composition_scores`; an
+            array, tensor or nested list [layer, head]; or a mapping of heads or of edges, in any
+            spelling, to numbers.
         reference: A Reference, the name of one, or the path of your own file.
         by: Which value of a graph's heads is the score: `norm` (the default); `prob` of the
             target; `rank` of the target (the best rank scores highest); `attention`, the largest

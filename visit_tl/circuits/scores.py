@@ -49,8 +49,8 @@ def read_scores(source: Any, reference: Reference, by: By | None, absolute: bool
     """Read scores for the heads or edges of a reference's model.
 
     Args:
-        source: A FlowGraph, the result of `effects` or `edge_effects`, an array, tensor or nested
-            list [layer, head], or a mapping of heads or of edges, in any spelling, to numbers.
+        source: A FlowGraph, the result of `effects`, `edge_effects` or `composition_scores`, an
+            array, tensor or nested list [layer, head], or a mapping of heads or of edges, in any spelling, to numbers.
         reference: The reference that the scores will be compared with.
         by: Which value of a graph's heads to use. None is `norm` for a graph; for any other source
             it must be None.
@@ -196,10 +196,15 @@ _MISSING: Final = {
 
 
 def _of_effects(source: Any, reference: Reference, absolute: bool | None) -> Scores | None:
-    """The scores of an Effects or EdgeEffects, with their model; None for anything else."""
+    """The scores of an Effects, EdgeEffects or CompositionScores, with their model; else None."""
     from visit_tl.causal.patching.effects_result import Effects
     from visit_tl.causal.paths.edge_effects_result import EdgeEffects
+    from visit_tl.circuits.channels.composition_result import CompositionScores
 
+    if isinstance(source, CompositionScores):
+        check_shape(Shape(*source.shape), reference, f"the scores are of {source.model},")
+        read = _edges(source.edges, reference, bool(absolute))
+        return replace(read, what="composition score", model=source.model)
     sizes = True if absolute is None else absolute
     if isinstance(source, EdgeEffects):
         read = _edges(source.scores, reference, sizes)

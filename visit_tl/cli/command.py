@@ -14,9 +14,11 @@ from visit_tl.cli import atlas
 from visit_tl.cli.about import models, version
 from visit_tl.cli.backward import backward
 from visit_tl.cli.bench import bench
+from visit_tl.cli.channels import channels
 from visit_tl.cli.check import check
 from visit_tl.cli.graph import graph
 from visit_tl.cli.reversed import reversed_
+from visit_tl.cli.roles import roles
 from visit_tl.cli.sweep import summary, sweep
 from visit_tl.cli.why import why
 
@@ -34,7 +36,8 @@ def _root() -> None:
     """Keep `graph` a named subcommand, even if it were the only one."""
 
 
-for command in (graph, why, backward, reversed_, sweep, summary, check, bench, models, version):
+commands = (graph, why, backward, reversed_, roles, channels, sweep, summary, check, bench)
+for command in (*commands, models, version):
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(atlas.app, name="atlas")
 

@@ -174,6 +174,8 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
             facts.append(f"a step down the gradient adds: {token_list(node.gradient.bottom)}")
     if node.reversed is not None:
         facts.append(f"reversed attention: norm {number(node.reversed.norm)}")
+    if node.roles:
+        facts.append(f"roles: {', '.join(node.roles)}")
     if places := looks_at(node, graph):
         here = graph.position if node.id.position is None else node.id.position
         told = (f"{t} @{i}{' (later)' * (i > here)} {number(a)}" for i, t, a in places)

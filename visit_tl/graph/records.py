@@ -237,6 +237,8 @@ class Node:
         effect: What patching it does to a metric, where measured; else None.
         gradient: The gradient of a loss there, where measured; else None.
         reversed: For heads, the reversed attention of a loss, where measured; else None.
+        roles: For heads, the roles that they have on other prompts, the strongest first; empty
+            where there are none or none were measured.
     """
 
     id: NodeId
@@ -254,6 +256,7 @@ class Node:
     effect: Effect | None = None
     gradient: Gradient | None = None
     reversed: Reversed | None = None
+    roles: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:

@@ -133,6 +133,28 @@ class Tokens:
             raise InputError(f"{message}; did you mean {spaced!r}, with its space?")
         raise InputError(f"{message}; choose a target that is one token, such as the first one")
 
+    def bos(self, prepend_bos: bool | None) -> int | None:
+        """The BOS that `encode` puts before a text; None if it puts none.
+
+        Raises:
+            InputError: `prepend_bos` is True, but there is no tokenizer or no BOS.
+        """
+        found = getattr(self._tokenizer, "bos_token_id", None)
+        if prepend_bos and found is None:
+            raise InputError(f"{self.name} has no BOS to prepend; leave prepend_bos out")
+        if prepend_bos is False or found is None:
+            return None
+        ids = self._encode_text("a", prepend_bos)
+        return found if self._begins_with_bos(ids) else None
+
+    def plain(self) -> list[int]:
+        """The ids that a text is made of: no special tokens, and none that only pad the matrix."""
+        if self._tokenizer is None:
+            return list(range(self._d_vocab))
+        special = set(getattr(self._tokenizer, "all_special_ids", ()))
+        known = min(len(self._tokenizer), self._d_vocab)
+        return [i for i in range(known) if i not in special]
+
     def split(self, text: str) -> list[int]:
         """The ids of a text, without a BOS."""
         self._need_tokenizer()

@@ -136,6 +136,11 @@ class ModelView:
         return _nonzero(
             self.adapters.shown(attn, f"_{name}" if hasattr(attn, f"_{name}") else name)
         )
+    def value_weights(self, layer: int) -> Float[Tensor, "kv_head d_model d_head"]:
+        """W_V of one block, per K/V head, float32; apart from `weights`, since graphs need none."""
+        attn = self.model.blocks[layer].attn
+        name = "_W_V" if hasattr(attn, "_W_V") else "W_V"
+        return self._weight(attn, name, f"blocks.{layer}")
 
     def _weight(self, module: Any, name: str, where: str) -> Tensor:
         return _readable(self.adapters.shown(module, name), module, name, where).float()
@@ -258,10 +263,10 @@ class ModelView:
 
     def run(
         self,
-        tokens: Int[Tensor, "1 pos"],
+        tokens: Int[Tensor, "batch pos"],
         fwd_hooks: Sequence[tuple[Any, Any]],
         segments: Segments | None = None,
-    ) -> Float[Tensor, "1 pos d_vocab"]:
+    ) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits of one run with hooks, without gradients.
 
         The outputs of adapted layers are recorded; weights that are read afterwards must reproduce

@@ -11,6 +11,9 @@ prompts, targets = zip(*few_shot(model, "antonym", shots=5, n=30))
 scores = importances(model, prompts[:10], targets[:10])
 perturbation_test(model, scores, prompts[10:], targets[10:]).auc()
 
+from visit_tl.studies import roles
+roles(model).passing("induction")
+
 The results are tables. What is measured on one prompt is in `causal/`, `gradients/` and `xray/`.
 """
 
@@ -18,6 +21,8 @@ from visit_tl.studies.agreement import agreement
 from visit_tl.studies.causes import causes
 from visit_tl.studies.facts import Fact, edits, known_facts
 from visit_tl.studies.head_importance import importances
+from visit_tl.studies.head_roles.measure import roles
+from visit_tl.studies.head_roles.result import HeadRoles
 from visit_tl.studies.head_scores import HeadScores
 from visit_tl.studies.later_tokens import later_attention
 from visit_tl.studies.observe import observe
@@ -27,6 +32,7 @@ from visit_tl.studies.task_prompts import few_shot, tasks
 
 __all__ = [
     "Fact",
+    "HeadRoles",
     "HeadScores",
     "Perturbation",
     "agreement",
@@ -39,5 +45,6 @@ __all__ = [
     "observe",
     "one_matrix_trained",
     "perturbation_test",
+    "roles",
     "tasks",
 ]

@@ -40,6 +40,11 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "text": "figures.score_parts:text",
         "html": "figures.score_parts:html",
     },
+    "visit_tl.studies.head_roles.result:HeadRoles": {
+        "figure": "figures.head_roles:figure",
+        "text": "figures.head_roles:text",
+        "html": "figures.head_roles:html",
+    },
     "visit_tl.sweeps.results:SweepRun": {
         "figure": "figures.studies.choose:figure",
         "html": "figures.studies.choose:html",
@@ -52,6 +57,21 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
     "visit_tl.segments.spans:Segments": {
         "figure": "figures.segment_mask:figure",
         "html": "figures.segment_mask:html",
+    },
+    "visit_tl.circuits.channels.composition_result:CompositionScores": {
+        "figure": "figures.composition:figure",
+        "text": "figures.composition:text",
+        "html": "figures.composition:html",
+    },
+    "visit_tl.circuits.channels.channel_result:Channel": {
+        "figure": "figures.channel:figure",
+        "text": "figures.channel:text",
+        "html": "figures.channel:html",
+    },
+    "visit_tl.circuits.channels.channel_use:ChannelUse": {
+        "figure": "figures.channel:use_figure",
+        "text": "figures.channel:use_text",
+        "html": "figures.channel:use_html",
     },
     "visit_tl.circuits.comparison:Comparison": {
         "figure": "figures.comparison:figure",

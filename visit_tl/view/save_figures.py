@@ -26,8 +26,10 @@ SUFFIXES: Final = (".html", ".svg", ".png", ".pdf", ".csv", ".txt")
 _DRAWN: Final = (".svg", ".png", ".pdf")
 _MARKS: Final = {
     **files.MARKS,
-    ".csv": rb"matrix,layer,position,token,reads,|head,layer,norm,forward_norm",
-    ".txt": rb'model {7}[^\n]*\nprompt {6}"[^\n]*\n(?:loss|metric) ',
+    ".csv": rb"matrix,layer,position,token,reads,|head,layer,norm,forward_norm|head,roles[,\n]"
+    rb"|edge,source,target,input,score,|direction,singular_value,",
+    ".txt": rb'model {7}[^\n]*\nprompt {6}"[^\n]*\n(?:loss|metric) |roles of \d+ x \d+ heads of '
+    rb"|[^\n]*(?:: composition of heads|, [qkv]-composition \d)",
 }
 _POLICY: Final = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "

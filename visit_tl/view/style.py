@@ -93,6 +93,33 @@ PALETTES: Final[dict[str, Palette]] = {
 }
 
 
+CLASS_COLOURS: Final[dict[str, tuple[str, ...]]] = {
+    "light": ("#d55e00", "#009e73", "#a3288a", "#e6b800", "#000000", "#e78ac3", "#7a4a1e"),
+    "dark": ("#ff8a3c", "#2fd3a0", "#f08ac8", "#f0e442", "#ffffff", "#b39dff", "#c99a6b"),
+}
+"""Of classes of heads; see `figures/head_map.py`."""
+
+_ROLES: Final = ("previous", "duplicate", "induction", "retrieval", "copying", "successor")
+_IDLE: Final = {"sink": 0.45, "sink-free": 0.75}
+"""Roles of heads that look at the first token or not: greys, by how near to the background."""
+
+
+def role_colour(role: str, number: int, theme: str) -> str:
+    """The colour of a role of heads.
+
+    Args:
+        role: Its name. Names that `studies.roles` does not give have colours too.
+        number: Its place among the roles of a graph.
+        theme: `light` or `dark`.
+    """
+    colours = palette(theme)
+    if role in _IDLE:
+        return _css(_mix(colours.certain, colours.vague, _IDLE[role]))
+    known = CLASS_COLOURS[theme]
+    at = _ROLES.index(role) if role in _ROLES else len(_ROLES) + number
+    return known[at % len(known)]
+
+
 def palette(theme: str) -> Palette:
     """The colours of a theme.
 

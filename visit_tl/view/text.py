@@ -180,7 +180,8 @@ def _descent(node: Node) -> list[str]:
 def _head_table(graph: GraphData, heads: list[Node]) -> list[str]:
     """Heads with their top tokens and what they attend to; what was measured of them, if anything.
 
-    Measured are attributions, effects, norms of gradients and norms of reversed attention.
+    Measured are attributions, effects, norms of gradients, norms of reversed attention, and
+    roles.
     """
     measured = [
         (name, found)
@@ -206,6 +207,7 @@ _MEASURED: Final[dict[str, Callable[[Node], str]]] = {
     "effect": lambda node: "" if node.effect is None else _effect(node.effect),
     "gradient": lambda node: "" if node.gradient is None else number(node.gradient.norm),
     "reversed": lambda node: "" if node.reversed is None else number(node.reversed.norm),
+    "roles": lambda node: " ".join(node.roles),
 }
 """What may have been measured of a head, by the name of its column; empty where it was not."""
 

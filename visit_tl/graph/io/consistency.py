@@ -66,6 +66,7 @@ def _check_reasons(graph: GraphData) -> None:
         places.add((reason.head, reason.query, reason.key))
     if len(places) != len(graph.reasons):
         raise GraphError("two reasons are of the same head, query and key")
+        _check_roles(node)
 
 
 def _check_segments(graph: GraphData) -> None:
@@ -77,6 +78,13 @@ def _check_segments(graph: GraphData) -> None:
                 f"{len(graph.tokens)} tokens"
             )
         past = end
+
+
+def _check_roles(node: Node) -> None:
+    if node.roles and node.kind != "head":
+        raise GraphError(f"{node.id} has roles, but is no head")
+    if "" in node.roles or len(set(node.roles)) != len(node.roles):
+        raise GraphError(f"the roles of {node.id} are {list(node.roles)}: one is empty or twice")
 
 
 def _check_gradients(graph: GraphData, node: Node) -> None:

@@ -29,6 +29,7 @@ NODE_COLUMNS: Final = {
     "gradient": "double",
     "gradient_rank": "int64",
     "reversed": "double",
+    "roles": "list of string",
 }
 """Columns of the table of nodes, with their types."""
 
@@ -40,11 +41,12 @@ EDGE_COLUMNS: Final = {
 """Columns of the table of edges, with their types."""
 
 _LATER: Final = ("gradient", "gradient_rank", "reversed")
+_LATEST: Final = ("roles",)
 """The columns of nodes that tables of earlier releases do not have."""
 
 NODES_HEAD: Final = (
-    re.escape(",".join(name for name in NODE_COLUMNS if name not in _LATER)).encode()
-    + f"(,{','.join(_LATER)})?\n".encode()
+    re.escape(",".join(n for n in NODE_COLUMNS if n not in (*_LATER, *_LATEST))).encode()
+    + f"(,{','.join(_LATER)}(,{','.join(_LATEST)})?)?\n".encode()
 )
 EDGES_HEAD: Final = re.escape(f"{','.join(EDGE_COLUMNS)}\n".encode())
 """Patterns of the first lines of our CSV files, which mark them as ours."""

@@ -29,11 +29,12 @@ def heads_table(graph: GraphData) -> pd.DataFrame:
             "attribution": node.attribution,
             "effect": None if node.effect is None else node.effect.value,
             **gradient_facts(node),
+            "roles": list(node.roles),
         }
         for node in graph.of_kind("head")
     ]
     columns = ["head", "top", "bottom", "rank", "prob", "norm", "looks_at", "entropy"]
-    columns += ["attribution", "effect", "gradient", "gradient_rank", "reversed"]
+    columns += ["attribution", "effect", "gradient", "gradient_rank", "reversed", "roles"]
     return pd.DataFrame(rows, columns=columns).set_index("head")
 
 
@@ -72,4 +73,5 @@ def _node_row(node: Node) -> dict[str, Any]:
         "hook": None if node.hook is None else node.hook.name,
         "index": None if node.hook is None else node.hook.index,
         **gradient_facts(node),
+        "roles": list(node.roles),
     }

@@ -72,6 +72,7 @@ def node_facts(node: Node, graph: GraphData) -> dict[str, Any]:
         "hook": None if node.hook is None else node.hook.name,
         "index": None if node.hook is None else _json(node.hook.index),
         **gradient_facts(node),
+        "roles": _json(node.roles) if node.roles else None,
     }
     return {name: fact for name, fact in facts.items() if fact is not None}
 

@@ -153,6 +153,8 @@ def _label(node: Node) -> str:
         facts.append(gradient_words(node.gradient))
     if node.reversed is not None:
         facts.append(f"reversed attention {number(node.reversed.norm)}")
+    if node.roles:
+        facts.append(_safe(f"roles {', '.join(node.roles)}"))
     return " · ".join(facts)
 
 

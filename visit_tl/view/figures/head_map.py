@@ -16,15 +16,11 @@ from jaxtyping import Float
 
 from visit_tl.circuits.scores import check_shape, matrix
 from visit_tl.escaping import clip, for_plotly, visible
-from visit_tl.view.style import FONT_SIZE, Palette, ground, palette
+from visit_tl.view.style import CLASS_COLOURS, FONT_SIZE, Palette, ground, palette
 
 if TYPE_CHECKING:
     from visit_tl.circuits.references import Reference
 
-CLASS_COLOURS: Final[dict[str, tuple[str, ...]]] = {
-    "light": ("#d55e00", "#009e73", "#a3288a", "#e6b800", "#000000", "#e78ac3", "#7a4a1e"),
-    "dark": ("#ff8a3c", "#2fd3a0", "#f08ac8", "#f0e442", "#ffffff", "#b39dff", "#c99a6b"),
-}
 SHAPES: Final = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "hexagon")
 """One more than there are colours, so that 56 classes have different pairs."""
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-from visit_tl.view.style import FONT, PALETTES, entropy_colour, palette, rank_colour, sign_colour
+from visit_tl.view.style import (
+    FONT,
+    PALETTES,
+    entropy_colour,
+    palette,
+    rank_colour,
+    role_colour,
+    sign_colour,
+)
 
 SCRIPTS: Final = (
     *("data.js", "ways.js", "choose.js", "search.js", "fragment.js", "labels.js", "shapes.js"),
@@ -33,6 +42,9 @@ _SEGMENTS: Final = "if (SEGMENTS"
 
 _REASONS: Final = "if (REASONS"
 """How the lines begin that only pages of graphs with reasons contain."""
+
+_ROLES: Final = "if (ROLES"
+"""How the lines begin that only pages of graphs with roles of heads contain."""
 
 _WITHOUT_SEGMENTS: Final = {"lastSeen(": "positionOf(", "edgeWords(": "edgeTip("}
 """Calls of `segments.js`, and what pages of graphs without segments call instead."""
@@ -69,18 +81,34 @@ _PAGE_COLOURS: Final[dict[str, dict[str, str]]] = {
 }
 
 
-def stylesheet(*, gradients: bool = False, segments: bool = False, reasons: bool = False) -> str:
+def stylesheet(
+    *,
+    gradients: bool = False,
+    segments: bool = False,
+    reasons: bool = False,
+    roles: Sequence[str] = (),
+) -> str:
     """The style sheet of the page, with the colours of both themes.
 
     Args:
         gradients: Whether the graph of the page has gradients or reversed attention.
         segments: Whether its run had segments.
         reasons: Whether it has reasons.
+        roles: The roles of its heads.
     """
     rules = [_variables(theme) for theme in PALETTES]
     whole = "\n".join((*rules, f"body{{font:14px/1.4 {_fonts()}}}", _read("page.css")))
     if segments:
         whole = "\n".join((whole, _read("segments.css")))
+    if roles:
+        each = [(i, name) for i, name in enumerate(roles)]
+        own = (
+            f':root[data-theme="{theme}"]{{'
+            + ";".join(f"--role-{i}:{role_colour(name, i, theme)}" for i, name in each)
+            + "}"
+            for theme in PALETTES
+        )
+        whole = "\n".join((whole, *own, _read("roles.css")))
     if not (gradients or reasons):
         return whole
     signed = (
@@ -96,7 +124,13 @@ def template() -> str:
     return _read("page.html")
 
 
-def script(*, gradients: bool = False, segments: bool = False, reasons: bool = False) -> str:
+def script(
+    *,
+    gradients: bool = False,
+    segments: bool = False,
+    reasons: bool = False,
+    roles: Sequence[str] = (),
+) -> str:
     """The script of the page: the files of `assets/` in order, comments left out.
 
     Args:
@@ -104,6 +138,7 @@ def script(*, gradients: bool = False, segments: bool = False, reasons: bool = F
             graph without them has neither their file nor the lines of other files that call it.
         segments: Whether its run had segments; likewise.
         reasons: Whether it has reasons; likewise.
+        roles: The roles of its heads; likewise.
     """
     *names, main = SCRIPTS
     more = (
@@ -111,6 +146,7 @@ def script(*, gradients: bool = False, segments: bool = False, reasons: bool = F
         *["segments.js"] * segments,
         *["reasons.js"] * reasons,
         *["signed.js"] * (gradients or reasons),
+        *["roles.js"] * bool(roles),
     )
     whole = "\n".join(_read(n) for n in (*names, *more, main))
     if not segments:
@@ -119,14 +155,19 @@ def script(*, gradients: bool = False, segments: bool = False, reasons: bool = F
     # Comments are for readers of the files; in the page they would be a fifth of the script.
     bare = re.sub(r"/\*\*.*?\*/\s*?", "", whole, flags=re.DOTALL)
     lines = (line.strip() for line in bare.splitlines())
-    unused = ((_GRADIENTS, gradients), (_SEGMENTS, segments), (_REASONS, reasons))
+    unused = (
+        (_GRADIENTS, gradients),
+        (_SEGMENTS, segments),
+        (_REASONS, reasons),
+        (_ROLES, bool(roles)),
+    )
     left_out = ("//", *(line for line, used in unused if not used))
     kept = "\n".join(line for line in lines if line and not line.startswith(left_out))
     return f'"use strict";\n{kept}'
 
 
-def colours(theme: str) -> dict[str, Any]:
-    """The colours that the script draws with."""
+def colours(theme: str, roles: Sequence[str] = ()) -> dict[str, Any]:
+    """The colours that the script draws with, those of the roles of heads among them."""
     plain = palette(theme)
     ranks = [rank_colour(i / (_RANKS - 1), theme) for i in range(_RANKS)]
     return {
@@ -140,6 +181,7 @@ def colours(theme: str) -> dict[str, Any]:
         "greys": [_grey(i / (_GREYS - 1), theme) for i in range(_GREYS)],
         "positive": sign_colour(False, theme),
         "negative": sign_colour(True, theme),
+        **({"roles": [role_colour(r, i, theme) for i, r in enumerate(roles)]} if roles else {}),
         **{
             name: _PAGE_COLOURS[theme][name]
             for name in ("stream", "faintEdge", "faintNode", "way", "found")

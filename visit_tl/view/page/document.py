@@ -17,7 +17,7 @@ from visit_tl.graph.subgraphs import to_position
 from visit_tl.view import window
 from visit_tl.view.page import parts as page_parts
 from visit_tl.view.page.asset_files import colours, script, stylesheet, template
-from visit_tl.view.page.payload import payload, to_json
+from visit_tl.view.page.payload import payload, roles_of, to_json
 from visit_tl.view.style import PALETTES, palette
 from visit_tl.view.text import text
 
@@ -60,10 +60,12 @@ def page(
     palette(theme)
     own = to_position(graph, graph.position)
     words = heading(graph)
+    roles = roles_of(graph.nodes)
     has = {
         "gradients": any(node.gradient or node.reversed for node in graph.nodes),
         "segments": bool(graph.segments),
         "reasons": bool(graph.reasons),
+        "roles": tuple(roles),
     }
     parts = {
         "THEME": for_html(theme),
@@ -74,11 +76,11 @@ def page(
         "FIRST": str(graph.layers[0]),
         "LAST": str(graph.layers[-1]),
         "POSITIONS": page_parts.positions(graph),
-        "LEGEND": page_parts.legend(graph.d_vocab, later=bool(graph.segments)),
+        "LEGEND": page_parts.legend(graph.d_vocab, later=bool(graph.segments), roles=roles),
         "HEADS": page_parts.heads(own, theme),
         "TEXT": for_html(text(graph, layers=graph.layers or None)),
         "DATA": to_json(payload(graph)),
-        "THEMES": to_json({name: colours(name) for name in PALETTES}),
+        "THEMES": to_json({name: colours(name, roles) for name in PALETTES}),
         "OPENING": to_json(_opening(own, theme, layers)),
         "SCRIPT": script(**has),
     }

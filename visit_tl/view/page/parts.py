@@ -75,12 +75,13 @@ def positions(graph: GraphData) -> str:
     )
 
 
-def legend(d_vocab: int, *, later: bool = False) -> str:
+def legend(d_vocab: int, *, later: bool = False, roles: Sequence[str] = ()) -> str:
     """The legend of colours, shapes and widths, for the route and for the other depths.
 
     Args:
         d_vocab: The size of the vocabulary.
         later: Whether there may be memories of later tokens, whose edges are dashed.
+        roles: The roles of heads, whose colours are around the heads.
     """
 
     def gradient(name: str) -> str:
@@ -105,6 +106,7 @@ def legend(d_vocab: int, *, later: bool = False) -> str:
         f'<div data-depth="flow">{gradient("greys")}{GREY_LEGEND}</div>'
         f'<div data-depth="flow">{EDGE_LEGEND}</div>'
         f"{_LATER * later}"
+        f"{_role_legend(roles)}"
         "<div>␣ space &nbsp;⏎ newline &nbsp;⇥ tab &nbsp;\\x00 a byte &nbsp;− subtracted neuron "
         "&nbsp;a → b: token a's memory reads b</div>"
     )
@@ -118,10 +120,26 @@ def heads(graph: GraphData, theme: str) -> str:
             memories[target].append(node)
     shown = [(i, node) for i, node in enumerate(graph.nodes) if node.kind == "head"]
     more = any(node.gradient or node.reversed for _, node in shown)
-    rows = "".join(_head_row(graph, node, memories[i], theme, more) for i, node in shown)
+    roles = any(node.roles for _, node in shown)
+    rows = "".join(
+        _head_row(graph, node, memories[i], theme, more=more, roles=roles) for i, node in shown
+    )
     names = ("head", "promotes", "suppresses", "rank of target", "p", "norm", "entropy", "looks at")
+    names = (*names, *["roles"] * roles)
     heads = "".join(f"<th>{n}</th>" for n in names) + (_GRADIENT_HEADS if more else "")
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _role_legend(roles: Sequence[str]) -> str:
+    """The colours of roles, or nothing; a head has that of its first role."""
+    if not roles:
+        return ""
+    each = "".join(
+        f'<span class="role"><span class="swatch" style="background:var(--role-{i})"></span>'
+        f"<bdi>{for_html(visible(role))}</bdi></span>"
+        for i, role in enumerate(roles)
+    )
+    return f'<div data-part="roles">rim of a head: its first role{each}</div>'
 
 
 _LATER: Final = (
@@ -148,11 +166,18 @@ def _gradient_cells(head: Node) -> str:
     return f"{norm(gradient)}<td class=n>{rank}</td><td>{adds}</td>{norm(head.reversed)}"
 
 
+def visible_words(roles: Sequence[str]) -> str:
+    """Roles in one line."""
+    return ", ".join(" ".join(visible(word) for word in role.split(" ")) for role in roles)
+
+
 def _tokens(reads: Sequence[TokenProb]) -> str:
     return " ".join(f"<bdi>{for_html(visible(read.token))}</bdi>" for read in reads[:3])
 
 
-def _head_row(graph: GraphData, head: Node, values: list[Node], theme: str, more: bool) -> str:
+def _head_row(
+    graph: GraphData, head: Node, values: list[Node], theme: str, *, more: bool, roles: bool
+) -> str:
     memories = [
         f"<bdi>{for_html(visible(node.token or ''))}</bdi>@{node.id.key_position}"
         f"{' (later)' * from_later(node, graph)} "
@@ -167,6 +192,7 @@ def _head_row(graph: GraphData, head: Node, values: list[Node], theme: str, more
         f'<td class=n><span class="dot" style="background:{colour}"></span>{head.rank}</td>',
         *(f"<td class=n>{n}</td>" for n in numbers),
         f"<td>{', '.join(memories)}</td>",
+        *[f"<td>{for_html(visible_words(head.roles))}</td>"] * roles,
         *([_gradient_cells(head)] if more else []),
     ]
     return f"<tr>{''.join(cells)}</tr>"

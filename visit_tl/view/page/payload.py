@@ -133,6 +133,7 @@ def _nodes(nodes: Sequence[Node], texts: _Texts) -> dict[str, Any]:
         },
         "effect": _effects(node.effect for node in nodes),
         **_gradients(nodes, texts),
+        **_roles(nodes),
         "hook": names,
         "index": [[] if node.hook is None else list(node.hook.index) for node in nodes],
         "hooks": list(hooks.index),
@@ -175,6 +176,18 @@ def _reasons(graph: GraphData, order: Mapping[NodeId, int], texts: _Texts) -> di
         numbers = [short(reason.score), capped, short(reason.attention), short(reason.others)]
         found.setdefault(at, []).append([reason.key, *numbers, pairs])
     return {"reasons": found} if found else {}
+def roles_of(nodes: Iterable[Node]) -> list[str]:
+    """The roles of some nodes, each once, in the order of the graph."""
+    return list(dict.fromkeys(role for node in nodes for role in node.roles))
+
+
+def _roles(nodes: Sequence[Node]) -> dict[str, Any]:
+    """Roles by node, as places in `roleNames`; a graph without any has neither key."""
+    names = roles_of(nodes)
+    if not names:
+        return {}
+    found = {i: [names.index(r) for r in node.roles] for i, node in enumerate(nodes) if node.roles}
+    return {"roles": found, "roleNames": [visible(name) for name in names]}
 
 
 class _Part:

@@ -122,7 +122,7 @@ function isLit(lit, s, t) {
 function nodeShapes(model, view, colours, slots, scale, size, lit, hits) {
   const depth = model.depths[view.depth], groups = new Map(), onWay = new Set(lit.way);
   const faint = emptyPath(), ring = emptyPath(), found = emptyPath();
-  const rim = emptyPath(), hollow = emptyPath();
+  const rim = emptyPath(), hollow = emptyPath(), rims = new Map();
   const room = sight(size), many = slots.length > MANY;
   for (const slot of slots) {
     const i = depth.node[slot], x = (nodeMiddle(depth, slot)[0] - scale.x0) * scale.sx;
@@ -132,11 +132,13 @@ function nodeShapes(model, view, colours, slots, scale, size, lit, hits) {
     if (onWay.has(i)) addNode(rim, depth, slot, scale, 2);
     const bright = !lit.marks || lit.marks[i] > 0;
     const colour = colours.ranks[rankBin(model, i, colours)];
+    if (ROLES && bright) addRim(rims, model, depth, slot, scale, colours);
     addNode(bright ? group(groups, colour) : faint, depth, slot, scale, 0);
     if (depth.role[slot] === 2) addNode(hollow, depth, slot, scale, -2);
   }
   /** @type {[Path, string][]} */
   const layers = [[faint, colours.faintNode], [found, colours.found], [ring, colours.text], [rim, colours.way]];
+  for (const [colour, path] of rims) layers.push([path, colour]);
   for (const [colour, path] of groups) layers.push([path, colour]);
   layers.push([hollow, colours.background]);
   return layers.map(([path, colour]) => ({ path, colour, many }));
@@ -164,7 +166,8 @@ function labels(model, view, slots, scale, size, lit, hits) {
       + (route && depth.role[slot] === 1 && promotedRank(model, i) < FIRST_RANKS ? 2 : 0);
     const head = kindOf(model, i) === "head", short = head ? (route ? nodeName(model, i).split("@")[0] : "H" + model.nodes.head[i]) : "";
     // In the route, a head is drawn between two columns, so its label has the layer too.
-    const text = route && head ? short + " " + clip(promoted(model, i), 14) : clip(shortLabel(model, i), 26);
+    let text = route && head ? short + " " + clip(promoted(model, i), 14) : clip(shortLabel(model, i), 26);
+    if (ROLES) text = withRole(model, i, text);
     const wide = textWidth(text), near = i === view.selected ? 7 : 4;
     const right = [x + w + near, y], left = [x - w - near - wide, y];
     const under = [x + w - wide, y + h + 9], above = [x - 4, y - 13], middle = [x - wide / 2, y - 13];

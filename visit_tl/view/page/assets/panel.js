@@ -100,6 +100,7 @@ function numbersOf(model, i) {
   ];
   if (n.token[i] >= 0) facts.push(["made by", madeBy(model, i)]);
   if (SEGMENTS && isLater(model, i)) facts.push(["seen because", "it is in the same segment"]);
+  if (ROLES && n.roles[i]) facts.push(["roles", rolesOf(model, i).join(", ")]);
   if (n.coefficient[i] !== null) facts.push(["coefficient", number(n.coefficient[i])]);
   if (n.attribution[i] !== undefined) {
     facts.push(["direct logit attribution", signed(n.attribution[i])]);
