@@ -125,6 +125,7 @@ def things():
         },
         "visit_tl.sweeps.visit_paper": {"out": "absent/run", "prompts": [], "only": None},
         "visit_tl.sweeps.PaperRun.figure": {"study": "heads_ov"},
+        "visit_tl.circuits.overlap": {"b": graph, "n": 1, "permutations": 1},
         "visit_tl.sweeps.study": {"columns": {"x": "int64"}},
         "visit_tl.sweeps.SweepRun.summary": {"study": "heads_ov"},
         "visit_tl.sweeps.SweepRun.figure": {"study": "heads_ov"},
@@ -196,11 +197,16 @@ def things():
         "Segments": vt.Segments(((0, 2),)), "SegmentCollator": vt.segments.SegmentCollator(0),
         "AttentionView": vt.attention(model, prompt, ["L0H1"]),
         "HeadRoles": vt.studies.HeadRoles(
-            "native", {"induction": grid[0].repeat(2, 1)}, {"induction": grid[0].repeat(2, 1)}, 0.1, 0
+            "native",
+            {"induction": grid[0].repeat(2, 1)},
+            {"induction": grid[0].repeat(2, 1)},
+            0.1,
+            0,
         ),
         "CompositionScores": vt.circuits.composition_scores(model, verbose=False),
         "Channel": vt.circuits.channel(model, "L0H1", "L1H0", "q", n=1),
     }  # fmt: skip
+    objects["CircuitOverlap"] = vt.circuits.overlap(graph, graph, n=1, permutations=1)
     objects["ChannelUse"] = objects["Channel"].in_prompt(prompt)
     objects["SweepRun"] = sweep_of(model)
     objects["PaperRun"] = vt.sweeps.PaperRun(objects["SweepRun"], None)

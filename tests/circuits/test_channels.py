@@ -1,4 +1,4 @@
-"""Composition scores and channels, against whole matrices, hand-computed cases and TransformerLens."""
+"""Composition scores and channels, against whole matrices, cases by hand and TransformerLens."""
 
 import numpy as np
 import pytest

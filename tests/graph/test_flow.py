@@ -90,7 +90,7 @@ def test_the_table_of_heads_says_what_each_says_and_where_it_looks(graph):
     table = graph.heads()
     assert list(table.columns) == [
         "top", "bottom", "rank", "prob", "norm", "looks_at", "entropy", "attribution", "effect",
-        "gradient", "gradient_rank", "reversed",
+        "gradient", "gradient_rank", "reversed", "roles",
     ]  # fmt: skip
     assert list(table.index) == [f"L{layer}H{h}" for layer in (0, 1) for h in range(4)]
     row = table.loc["L1H2"]

@@ -38,7 +38,7 @@ def check(table, graph):
 
 def test_tables_end_with_the_new_columns():
     for table in (GRAPH.to_dataframe(), GRAPH.heads()):
-        assert list(table.columns)[-3:] == NAMES
+        assert list(table.columns)[-4:] == [*NAMES, "roles"]
         check(table, GRAPH)
     assert GRAPH.to_dataframe()["gradient"].notna().sum() == 5 * 3 + 30
     for table in (PLAIN.to_dataframe(), PLAIN.heads()):
@@ -46,9 +46,9 @@ def test_tables_end_with_the_new_columns():
 
 
 def test_files_of_tables_end_with_the_new_columns(tmp_path):
-    assert list(NODE_COLUMNS)[-3:] == NAMES
+    assert list(NODE_COLUMNS)[-4:] == [*NAMES, "roles"]
     read = pd.read_csv(GRAPH.save(tmp_path / "g.csv"), na_filter=True)
-    assert list(read.columns)[-3:] == NAMES
+    assert list(read.columns)[-4:] == [*NAMES, "roles"]
     check(read.set_index("id"), GRAPH)
     pytest.importorskip("pyarrow")
     check(pd.read_parquet(GRAPH.save(tmp_path / "g.parquet")).set_index("id"), GRAPH)
@@ -57,8 +57,8 @@ def test_files_of_tables_end_with_the_new_columns(tmp_path):
 def test_a_table_of_an_earlier_release_is_replaced_as_one_of_ours(tmp_path):
     path = GRAPH.save(tmp_path / "g.csv")
     head, _, rest = path.read_bytes().partition(b"\n")
-    assert head.endswith(b",index,gradient,gradient_rank,reversed")
-    path.write_bytes(head.removesuffix(b",gradient,gradient_rank,reversed") + b"\n" + rest)
+    assert head.endswith(b",index,gradient,gradient_rank,reversed,roles")
+    path.write_bytes(head.removesuffix(b",gradient,gradient_rank,reversed,roles") + b"\n" + rest)
     GRAPH.save(path)
     assert path.read_bytes().startswith(head)
 

@@ -1,4 +1,4 @@
-"""Roles of heads: against loops, TransformerLens's head detector, and a model whose roles are set."""
+"""Roles of heads: against loops, TransformerLens's detector, and a model whose roles are set."""
 
 import numpy as np
 import pytest
@@ -282,7 +282,7 @@ def graph_with_roles(native):
     sink = grid.copy()
     sink[1, 2] = sink[1, 3] = 1.0
     scores = {"induction": strong, "sink": sink, "copying": strong * 0.5}
-    found = HeadRoles("native", scores, {name: grid for name in scores}, 0.1, 0)
+    found = HeadRoles("native", scores, dict.fromkeys(scores, grid), 0.1, 0)
     return found, found.onto(graph)
 
 
@@ -327,9 +327,9 @@ def test_refusals(native):
         roles(native, only=[])
     with pytest.raises(vt.InputError, match="4 tokens twice"):
         roles(native, length=2, only="induction")
+    bare = tiny.native()
+    bare.tokenizer = None
     with pytest.raises(vt.InputError, match="no BOS"):
-        bare = tiny.native()
-        bare.tokenizer = None
         roles(bare, prepend_bos=True)
     found = roles(native, only="induction", **SMALL)
     with pytest.raises(vt.InputError, match="measured are induction"):

@@ -14,12 +14,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visit_tl.circuits.circuit_overlap import CircuitOverlap
     from visit_tl.circuits.channels.channel_result import Channel
     from visit_tl.circuits.channels.channel_use import ChannelUse
     from visit_tl.circuits.channels.composition import composition_scores
     from visit_tl.circuits.channels.composition_result import CompositionScores
     from visit_tl.circuits.channels.directions import channel
+    from visit_tl.circuits.circuit_overlap import CircuitOverlap
     from visit_tl.circuits.compare_scores import compare
     from visit_tl.circuits.comparison import Comparison
     from visit_tl.circuits.known_circuits import available, load

@@ -50,7 +50,8 @@ def read_scores(source: Any, reference: Reference, by: By | None, absolute: bool
 
     Args:
         source: A FlowGraph, the result of `effects`, `edge_effects` or `composition_scores`, an
-            array, tensor or nested list [layer, head], or a mapping of heads or of edges, in any spelling, to numbers.
+            array, tensor or nested list [layer, head], or a mapping of heads or of edges, in any
+            spelling, to numbers.
         reference: The reference that the scores will be compared with.
         by: Which value of a graph's heads to use. None is `norm` for a graph; for any other source
             it must be None.

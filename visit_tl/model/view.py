@@ -136,6 +136,7 @@ class ModelView:
         return _nonzero(
             self.adapters.shown(attn, f"_{name}" if hasattr(attn, f"_{name}") else name)
         )
+
     def value_weights(self, layer: int) -> Float[Tensor, "kv_head d_model d_head"]:
         """W_V of one block, per K/V head, float32; apart from `weights`, since graphs need none."""
         attn = self.model.blocks[layer].attn

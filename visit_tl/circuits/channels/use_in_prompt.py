@@ -55,12 +55,13 @@ def use(
     head = edge.target.head or 0
     if key is None:
         pattern = Trace.run(view, tokens, position=query, layers=[layer]).layers[layer].pattern
-        key = int(pattern[head].argmax())
-    key = view.check_position(key, len(tokens.ids))
-    if key > query:
-        raise InputError(f"the key {key} is after the query {query}, which cannot see it")
-    run = _run(found, tokens, query, key)
-    whole, total, far, scale = _whole(found, run, head, key)
+        at = int(pattern[head].argmax())
+    else:
+        at = view.check_position(key, len(tokens.ids))
+    if at > query:
+        raise InputError(f"the key {at} is after the query {query}, which cannot see it")
+    run = _run(found, tokens, query, at)
+    whole, total, far, scale = _whole(found, run, head, at)
     z = run.writer.z[edge.source.head or 0].double().cpu().numpy()
     along = scale * found.singular_values * (z @ found.from_z)
     if kind == "v":
@@ -79,7 +80,7 @@ def use(
         )
     texts = tuple(view.tokens.text(i) for i in tokens.ids)
     unit = "norm" if kind == "v" else "q·k"
-    return ChannelUse(found, texts, query, key, unit, terms, rest, whole, total)
+    return ChannelUse(found, texts, query, at, unit, terms, rest, whole, total)
 
 
 def _require_plain(view: ModelView, found: Channel) -> None:

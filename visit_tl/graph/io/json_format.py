@@ -142,7 +142,7 @@ def _node_to_json(node: Node) -> dict[str, Any]:
         "reversed": None
         if node.reversed is None
         else {"norm": node.reversed.norm, "row": list(node.reversed.row)},
-        "roles": list(node.roles),
+        **({"roles": list(node.roles)} if node.roles else {}),
     }
 
 
@@ -284,7 +284,7 @@ def _node(part: TypedReader) -> Node:
         effect=_effect(part),
         gradient=_gradient(part, node_id),
         reversed=_reversed(part, node_id),
-        roles=tuple(part.items("roles", str)),
+        roles=tuple(part.items("roles", str)) if part.has("roles") else (),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from visit_tl.errors import GraphError
 
-SCHEMA: Final = 4
+SCHEMA: Final = 3
 """The schema of the files that are written."""
 
 _Json = dict[str, Any]
@@ -24,7 +24,6 @@ _ADDED_IN_2: Final[dict[str, _Json]] = {
     "edges": {"effect": None},
 }
 _ADDED_IN_3: Final[dict[str, _Json]] = {"nodes": {"gradient": None, "reversed": None}}
-_ADDED_IN_4: Final[dict[str, _Json]] = {"nodes": {"roles": []}}
 
 
 def _filled(data: _Json, added: dict[str, _Json]) -> _Json:
@@ -53,16 +52,7 @@ def _with_gradients(data: _Json) -> _Json:
     return {"segments": []} | late | data | _filled(data, _ADDED_IN_3) | {"schema": 3}
 
 
-def _with_roles(data: _Json) -> _Json:
-    """Schema 3 to 4: schema 3 had no roles of heads."""
-    return data | _filled(data, _ADDED_IN_4) | {"schema": 4}
-
-
-STEPS: Final[dict[int, Callable[[_Json], _Json]]] = {
-    1: _with_columns,
-    2: _with_gradients,
-    3: _with_roles,
-}
+STEPS: Final[dict[int, Callable[[_Json], _Json]]] = {1: _with_columns, 2: _with_gradients}
 """For each older schema, the function that converts it to the next one."""
 
 

@@ -43,9 +43,10 @@ def roles(
 ) -> HeadRoles:
     """Score every head for eight roles on generated token sequences.
 
-    The formulas are in docs/maths.md, "Roles of heads". Works with any tokenizer, and without one (then `successor` has no scores). All scores are
-    shares from 0 to 1. A head has a role if its score is above the role's threshold: the largest
-    score that any head has where the structure is broken (the control), plus a margin.
+    The formulas are in docs/maths.md, "Roles of heads". Works with any tokenizer, and without one
+    (then `successor` has no scores). All scores are shares from 0 to 1. A head has a role if its
+    score is above the role's threshold: the largest score that any head has where the structure is
+    broken (the control), plus a margin.
 
     - `previous`: mean attention to the token before, on random tokens.
     - `duplicate`, `induction`: on random tokens twice in a row, mean attention from the second half

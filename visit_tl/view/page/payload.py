@@ -176,6 +176,8 @@ def _reasons(graph: GraphData, order: Mapping[NodeId, int], texts: _Texts) -> di
         numbers = [short(reason.score), capped, short(reason.attention), short(reason.others)]
         found.setdefault(at, []).append([reason.key, *numbers, pairs])
     return {"reasons": found} if found else {}
+
+
 def roles_of(nodes: Iterable[Node]) -> list[str]:
     """The roles of some nodes, each once, in the order of the graph."""
     return list(dict.fromkeys(role for node in nodes for role in node.roles))
