@@ -1,7 +1,7 @@
 """The full run of the study "What foretells effects?" in SmolLM2-135M; results go to docs/data.
 
 python examples/what_foretells_effects.py RAW     measure into the folder RAW, then compare
-python examples/what_foretells_effects.py tables  print the tables of the page
+python examples/what_foretells_effects.py tables  write the tables into the page
 
 A run that was stopped goes on where it was: what the folder has is not measured again.
 """
@@ -383,10 +383,32 @@ def table(columns: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in [columns, ["---"] * len(columns), *rows]]
 
 
+PAGE = DATA.parents[1] / "studies" / "what_foretells_effects.md"
+MARKS = ("tasks", "largest", "correlation", "means", "tenth")
+
+
+def by_mark() -> dict[str, list[str]]:
+    """The tables by the mark of their place in the page."""
+    parts = "\n".join(tables()).split("\n\n")
+    return {mark: part.splitlines() for mark, part in zip(MARKS, parts, strict=True)}
+
+
+def write_page() -> None:
+    """Write each table into the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    for mark, lines in by_mark().items():
+        before, _, rest = text.partition(f"<!-- {mark} -->\n")
+        text = (
+            "\n".join([f"{before}<!-- {mark} -->", "", *lines, "", ""])
+            + rest[rest.index("<!-- end -->") :]
+        )
+    PAGE.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
     if sys.argv[1:] != ["tables"]:
         where = Path(sys.argv[1])
         where.mkdir(parents=True, exist_ok=True)
         measure(where)
         compare(where)
-    sys.stdout.write("\n".join([*tables(), ""]))
+    write_page()

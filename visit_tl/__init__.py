@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from visit_tl.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from visit_tl import atlas, causal, circuits, gradients, segments, sweeps, view
+    from visit_tl import atlas, causal, circuits, gradients, segments, studies, sweeps, view
     from visit_tl.attention_maps import attention
     from visit_tl.calls import flow_graph, flow_graphs, generate, iter_flow_graphs
     from visit_tl.checks import check
@@ -85,7 +85,7 @@ _HOMES = {
 }
 
 # Packages that are reached by name: vt.circuits.load(...), vt.causal.effects(...).
-_ROOMS = ("atlas", "causal", "circuits", "gradients", "segments", "sweeps", "view")
+_ROOMS = ("atlas", "causal", "circuits", "gradients", "segments", "studies", "sweeps", "view")
 
 __all__ = [
     "ArgumentTypeError",
@@ -126,6 +126,7 @@ __all__ = [
     "release_models",
     "reversed_attention",
     "segments",
+    "studies",
     "sweep",
     "sweeps",
     "view",

@@ -125,7 +125,7 @@ def things():
         },
         "visit_tl.sweeps.visit_paper": {"out": "absent/run", "prompts": [], "only": None},
         "visit_tl.sweeps.PaperRun.figure": {"study": "heads_ov"},
-        "visit_tl.circuits.overlap": {"b": graph, "n": 1, "permutations": 1},
+        "visit_tl.circuits.overlap": {"a": graph, "b": graph, "n": 1, "permutations": 1},
         "visit_tl.sweeps.study": {"columns": {"x": "int64"}},
         "visit_tl.sweeps.SweepRun.summary": {"study": "heads_ov"},
         "visit_tl.sweeps.SweepRun.figure": {"study": "heads_ov"},

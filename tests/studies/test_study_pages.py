@@ -1,4 +1,4 @@
-"""The page of the paper's measurements says what its data say, and its notebook was run."""
+"""Pages of studies say what their data say, and their notebook was run."""
 
 from __future__ import annotations
 
@@ -62,3 +62,11 @@ def test_the_notebook_was_run_from_top_to_bottom_without_an_error():
     outputs = [out for cell in cells for out in cell["outputs"]]
     assert not [out for out in outputs if out["output_type"] == "error"]
     assert not [out for out in outputs if out.get("name") == "stderr"]
+
+
+def test_the_tables_of_what_foretells_effects_are_those_of_the_data():
+    page = ROOT / "docs" / "studies" / "what_foretells_effects.md"
+    text = page.read_text(encoding="utf-8")
+    for mark, lines in script("what_foretells_effects").by_mark().items():
+        found = text.split(f"<!-- {mark} -->\n")[1].split("<!-- end -->")[0]
+        assert found.strip().splitlines() == lines, mark
