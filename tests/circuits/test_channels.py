@@ -87,6 +87,8 @@ def test_scores_are_those_of_whole_matrices(model):
 @pytest.mark.skipif(not tiny.HAS_BRIDGE, reason="these are bridges")
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_and_terms_hold_on_every_architecture(name):
+    if name == "cohere-qk-norm" and tiny.RELEASE < (4,):
+        pytest.skip("TransformerLens 3.9 does not open it")
     model = ARCHITECTURES[name].bridge()
     view = vt.ModelView(model)
     found = vt.circuits.composition_scores(model, verbose=False)
