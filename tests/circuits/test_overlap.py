@@ -307,3 +307,12 @@ def test_parts_and_edges_are_the_packages_own():
     assert all(isinstance(part, Part) for part in overlap(A, B, n=3).shared)
     shared = overlap("ioi-acdc-182", "ioi-acdc-182", level="edges", permutations=2).shared
     assert all(isinstance(edge, Edge) for edge in shared)
+
+
+def test_any_integer_is_a_seed():
+    scores = np.arange(6.0).reshape(2, 3)
+    one, same, other = (
+        vt.circuits.overlap(scores, scores**2, n=2, permutations=50, seed=seed)
+        for seed in (-3, -3, 3)
+    )
+    assert one.whole.weighted == same.whole.weighted != other.whole.weighted

@@ -85,7 +85,8 @@ def permuted(
     Returns:
         For each division, the mean over permutations by group, and the p-value by group.
     """
-    stream = np.random.default_rng(seed)
+    # NumPy takes no negative seeds.
+    stream = np.random.default_rng(seed if seed >= 0 else [1, -seed])
     observed = [weighted_jaccard(a, b, groups) for groups in groupings]
     sums = [np.zeros(len(one)) for one in observed]
     reached = [np.ones(len(one)) for one in observed]
