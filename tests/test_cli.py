@@ -82,6 +82,13 @@ def test_gradients_are_printed_or_written(run, tmp_path):
     assert (quiet.exit_code, quiet.output) == (0, "")
 
 
+def test_why_prints_the_text_of_the_call(run):
+    found = vt.causal.attention_attribution(made("native"), PROMPT, "L1H2", -1, 1, top=5)
+    asked = ("why", "--prompt", PROMPT, "--head", "L1H2", "--key", "1", "--top", "5")
+    assert run(*asked).output == str(found)
+    assert "comes after the query 0" in run(*asked, "--query", "0").stderr
+
+
 def test_gradients_do_not_replace_a_foreign_file(run, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("my thesis")
