@@ -264,6 +264,37 @@ def test_the_paper_is_measured_with_one_command_and_drawn_on_one_page(run, tmp_p
     assert (again.exit_code, again.output) == (0, "")
 
 
+def test_prompts_are_made_told_and_written_for_a_sweep(monkeypatch, tmp_path):
+    import visit_tl.model.load as load
+    from tests.circuits import prompt_tokenizers
+
+    words = prompt_tokenizers.model(tasks=True)
+    monkeypatch.setattr(load, "load_model", lambda name, **_: words)
+
+    def run(*arguments):
+        return CliRunner().invoke(app, ["prompts", *arguments])
+
+    file, kept = tmp_path / "doc.jsonl", tmp_path / "doc.json"
+    result = run("docstring", "--n", "3", "--seed", "5", "--out", str(file))
+    assert result.exit_code == 0, result.output
+    expected = vt.circuits.prompts.docstring(words, 3, seed=5)
+    found = vt.circuits.prompts.baseline(words, expected, verbose=False)
+    assert repr(expected) in result.output and repr(found) in result.output
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(row["prompt"], row["target"]) for row in rows] == [
+        (list(pair.ids), pair.answers[0]) for pair in expected
+    ]
+    run_of = vt.sweep(words, file, ["observed_heads"], tmp_path / "run", verbose=False)
+    assert len(run_of.table("observed_heads")) == 3 * 2 * 4
+    assert run("docstring", "--n", "3", "--out", str(file)).exit_code == 1
+    quiet = run("docstring-acdc-24", "--n", "3", "--no-bos", "--out", str(kept), "--quiet")
+    assert (quiet.exit_code, quiet.output) == (0, "")
+    loaded = vt.circuits.prompts.PromptSet.load(kept)
+    assert loaded == vt.circuits.prompts.docstring(words, 3, prepend_bos=False)
+    assert run("tracr-sort-zero").exit_code == run("x").exit_code == 1
+    assert run("docstring", "--out", "x.csv").exit_code == 2
+
+
 def test_debug_shows_the_traceback(run):
     result = run("graph", "", "--debug")
     assert isinstance(result.exception, vt.InputError)

@@ -206,3 +206,30 @@ def test_text_and_controls_stand_out_as_wcag_asks(theme):
         assert contrast(named["--control"], ground) >= 3
         assert contrast(named["--focus"], ground) >= 3
     assert contrast(own["way"], own["background"]) >= 4.5
+
+
+def rows_of(text):
+    """The first cell of each row of the table of heads."""
+    table = re.search(r"<table><thead>.*?</table>", text, re.S)[0]
+    return re.findall(r"<tr><td>(L\d+H\d+)", table), table
+
+
+def test_heads_are_in_the_order_of_their_effects_where_they_have_some(made):
+    from dataclasses import replace
+
+    from visit_tl.graph.records import Effect
+
+    graph = realistic((0, 1), 6)
+    before, table = rows_of(page(graph))
+    assert before == [str(node.id) for node in graph.of_kind("head")] and "effect" not in table
+    sizes = {name: -0.5 * i for i, name in enumerate(before[:3])}
+    nodes = tuple(
+        replace(node, effect=Effect(sizes[str(node.id)], str(node.id) != before[1]))
+        if str(node.id) in sizes
+        else node
+        for node in graph.nodes
+    )
+    after, table = rows_of(page(replace(graph, nodes=nodes)))
+    # The largest size first; one of 0 and those without an effect keep their order.
+    assert after == [before[2], before[1], before[0], *before[3:]]
+    assert "<th>effect</th>" in table and "-0.5 (estimated)" in table.replace("\N{MINUS SIGN}", "-")

@@ -17,6 +17,7 @@ from visit_tl.cli.bench import bench
 from visit_tl.cli.channels import channels
 from visit_tl.cli.check import check
 from visit_tl.cli.graph import graph
+from visit_tl.cli.prompts import prompts
 from visit_tl.cli.reversed import reversed_
 from visit_tl.cli.roles import roles
 from visit_tl.cli.sweep import summary, sweep
@@ -36,7 +37,7 @@ def _root() -> None:
     """Keep `graph` a named subcommand, even if it were the only one."""
 
 
-commands = (graph, why, backward, reversed_, roles, channels, sweep, summary, check, bench)
+commands = (graph, why, backward, reversed_, roles, channels, prompts, sweep, summary, check, bench)
 for command in (*commands, models, version):
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(atlas.app, name="atlas")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from visit_tl.escaping import for_html, visible
 from visit_tl.graph.container import GraphData
@@ -112,20 +112,33 @@ def legend(d_vocab: int, *, later: bool = False, roles: Sequence[str] = ()) -> s
     )
 
 
+class _Columns(NamedTuple):
+    """Which columns the table of heads has beside those of every graph."""
+
+    effects: bool
+    roles: bool
+    gradients: bool
+
+
 def heads(graph: GraphData, theme: str) -> str:
-    """The heads as a table, as an alternative to the picture."""
+    """The heads as a table, as an alternative to the picture.
+
+    If heads have effects, measured or estimated, the largest comes first; docs/studies/
+    what_foretells_effects.md says why. Otherwise they are in the order of the forward pass.
+    """
     memories: dict[int, list[Node]] = defaultdict(list)
     for source, target in zip(*graph.ends, strict=True):
         if (node := graph.nodes[source]).kind == "value":
             memories[target].append(node)
     shown = [(i, node) for i, node in enumerate(graph.nodes) if node.kind == "head"]
+    effects = any(node.effect for _, node in shown)
+    shown.sort(key=lambda one: -abs(one[1].effect.value) if one[1].effect else 0.0)
     more = any(node.gradient or node.reversed for _, node in shown)
     roles = any(node.roles for _, node in shown)
-    rows = "".join(
-        _head_row(graph, node, memories[i], theme, more=more, roles=roles) for i, node in shown
-    )
+    columns = _Columns(effects, roles, more)
+    rows = "".join(_head_row(graph, node, memories[i], theme, columns) for i, node in shown)
     names = ("head", "promotes", "suppresses", "rank of target", "p", "norm", "entropy", "looks at")
-    names = (*names, *["roles"] * roles)
+    names = (*names, *["roles"] * roles, *["effect"] * effects)
     heads = "".join(f"<th>{n}</th>" for n in names) + (_GRADIENT_HEADS if more else "")
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
@@ -153,6 +166,13 @@ _GRADIENT_HEADS: Final = (
 )
 
 
+def _effect_cell(head: Node) -> str:
+    if head.effect is None:
+        return "<td class=n></td>"
+    estimated = "" if head.effect.exact else " (estimated)"
+    return f"<td class=n>{number(head.effect.value)}{estimated}</td>"
+
+
 def _gradient_cells(head: Node) -> str:
     def norm(found: Gradient | Reversed | None) -> str:
         if found is None:
@@ -176,7 +196,7 @@ def _tokens(reads: Sequence[TokenProb]) -> str:
 
 
 def _head_row(
-    graph: GraphData, head: Node, values: list[Node], theme: str, *, more: bool, roles: bool
+    graph: GraphData, head: Node, values: list[Node], theme: str, columns: _Columns
 ) -> str:
     memories = [
         f"<bdi>{for_html(visible(node.token or ''))}</bdi>@{node.id.key_position}"
@@ -192,7 +212,8 @@ def _head_row(
         f'<td class=n><span class="dot" style="background:{colour}"></span>{head.rank}</td>',
         *(f"<td class=n>{n}</td>" for n in numbers),
         f"<td>{', '.join(memories)}</td>",
-        *[f"<td>{for_html(visible_words(head.roles))}</td>"] * roles,
-        *([_gradient_cells(head)] if more else []),
+        *[f"<td>{for_html(visible_words(head.roles))}</td>"] * columns.roles,
+        *([_effect_cell(head)] if columns.effects else []),
+        *([_gradient_cells(head)] if columns.gradients else []),
     ]
     return f"<tr>{''.join(cells)}</tr>"
