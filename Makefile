@@ -54,13 +54,13 @@ SHARED := OMP_NUM_THREADS=1 $(RUN_OFFLINE)
 
 # The longest file comes first, so that no worker is left alone with it at the end.
 # To check shapes and types at every call takes five times as long as the tests themselves. So all
-# tests are run without, and then of each test of small models one in eight with. `pytest` by itself
+# tests are run without, and then of each test of small models one in twelve with. `pytest` by itself
 # always checks.
 test: $(VENV)/test  ## every test
 	$(SHARED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(UNCHECKED) \
 		tests/test_docs.py tests
 	$(SHARED) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not model and not browser" \
-		--each 8 tests
+		--each 12 tests
 
 # The core tests beside other versions, each lane in an environment of its own under build/. What is
 # about pages, browsers and the embedded model is not about versions.
@@ -78,9 +78,10 @@ RELEASES := 2.18 3.9
 # beartype that TransformerLens 2.x insists on cannot. `newest` checks them in some files.
 UNCHECKED := -o addopts='-ra --strict-markers --strict-config'
 CHECKED_TOO := tests/test_components.py tests/test_lens.py tests/test_states.py tests/test_trace.py
-OPTIONS_tl-2.18 := $(UNCHECKED)
-OPTIONS_tl-3.9 := $(UNCHECKED)
-OPTIONS_oldest := $(UNCHECKED)
+# A lane runs one in two of each parametrised test; between them they run all.
+OPTIONS_tl-2.18 := $(UNCHECKED) --each 2:0
+OPTIONS_tl-3.9 := $(UNCHECKED) --each 2:1
+OPTIONS_oldest := $(UNCHECKED) --each 2:0
 
 .PRECIOUS: build/%/ready
 build/%/ready: pyproject.toml constraints/%.txt
@@ -109,7 +110,7 @@ newest:  ## the core tests with the newest release of everything, in build/newes
 	build/newest/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
 	build/newest/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[test]'
 	@build/newest/bin/python tests/releases/versions.py
-	$(SHARED) build/newest/bin/python $(CORE_TESTS) $(UNCHECKED) $(CORE)
+	$(SHARED) build/newest/bin/python $(CORE_TESTS) $(UNCHECKED) --each 2:1 $(CORE)
 	$(SHARED) build/newest/bin/python $(CORE_TESTS) $(CHECKED_TOO)
 
 # Another version of Python, the one that is furthest from the usual first: what a version of Python

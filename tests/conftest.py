@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # What one test reads, another must not find on disk.
@@ -52,13 +53,19 @@ NOT_HOOKED = {
 }
 
 
+def _each(text: str) -> tuple[int, int]:
+    """How `--each` is written: N, or N:FIRST."""
+    each, _, first = text.partition(":")
+    return int(each), int(first or 0)
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--each",
-        type=int,
-        default=1,
-        metavar="N",
-        help="of each parametrised test, run the first and every Nth after it",
+        type=_each,
+        default=(1, 0),
+        metavar="N[:FIRST]",
+        help="of each parametrised test, run the one at FIRST (default 0) and every Nth after it",
     )
 
 
@@ -80,14 +87,17 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _thin_out(config, items):
-    each, seen = config.getoption("--each"), {}
+    each, first = config.getoption("--each")
     if each < 2:
         return
+    names = [item.nodeid.split("[")[0] for item in items]
+    counts, seen = Counter(names), Counter()
     kept, left_out = [], []
-    for item in items:
-        name = item.nodeid.split("[")[0]
-        place = seen[name] = seen.get(name, -1) + 1
-        (left_out if place % each else kept).append(item)
+    for item, name in zip(items, names, strict=True):
+        # A test with fewer parameters than FIRST is run with one of them all the same.
+        wanted = first % min(each, counts[name])
+        (kept if seen[name] % each == wanted else left_out).append(item)
+        seen[name] += 1
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
 
