@@ -149,6 +149,8 @@ class FlowGraph(GraphData, Drawn):
         from visit_tl.causal.patching.node_effects import effects
 
         options.setdefault("nodes", self)
+        if self.feature_sets:
+            options.setdefault("saes", getattr(self.source, "modules", ()) or None)
         options.setdefault("segments", self.segments or None)
         return effects(self._model(model), list(self.token_ids), metric, **options)
 
@@ -243,6 +245,19 @@ class FlowGraph(GraphData, Drawn):
         from visit_tl.graph.io.dataframes import heads_table
 
         return heads_table(self)
+
+    def features(self) -> pd.DataFrame:
+        """Table with one row per shown feature, and per error and bias of an SAE or transcoder.
+
+        Columns: feature (the id), layer, site, index, explanation, activation, norm (of the row of
+        the decoder, as the residual stream sees it), adds (|activation| x norm), promotes, rank
+        (the target's among what it promotes), attribution and effect (missing where not measured),
+        and of its SAE: sae (the name), error_share, explained, neuronpedia (the feature's id
+        there). The rows are in the order of the forward pass.
+        """
+        from visit_tl.graph.io.dataframes import features_table
+
+        return features_table(self)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Table with one row per node and its fields.
