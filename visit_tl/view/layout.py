@@ -260,7 +260,8 @@ def _lines(
     lines: dict[int | str, list[int]] = defaultdict(list)
     for i in members:
         index = nodes[i].id.neuron
-        lines[nodes[i].kind if index is None else index].append(i)
+        place = f"{KINDS.index(nodes[i].kind):02}"  # of two without an index, the earlier kind first
+        lines[place if index is None else index].append(i)
     # The row of W_O or W_out decides: the column of W_in has a coefficient of another kind.
     signed = {
         neuron: next((i for i in line if nodes[i].kind != "neuron_key"), line[0])

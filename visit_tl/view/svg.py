@@ -179,15 +179,17 @@ def _outline(one: Ribbon) -> str:
 
 def _nodes(graph: GraphData, place: Layout, theme: str, ringed: Collection[NodeId]) -> list[str]:
     drawn = []
-    rim = f' stroke="{FEATURE_COLOUR[theme]}" stroke-width="2"'
     for node in graph.nodes:
         if (box := place.boxes.get(node.id)) is None:
             continue
         says = "\n".join([node_title(node), *node_facts(node, graph)])
+        if node.kind in FEATURE_KINDS:  # outside the node, whose colour would else be covered
+            around = (box.left - 2, box.top - 2, NODE_WIDTH + 4, box.height + 4)
+            drawn.append(_box(*around, FEATURE_COLOUR[theme]))
         drawn.append(
             f'<rect x="{_px(box.left)}" y="{_px(box.top)}" width="{NODE_WIDTH}" '
             f'height="{_px(box.height)}" fill="{node_colour(node, graph.d_vocab, theme)}"'
-            f"{rim * (node.kind in FEATURE_KINDS)}><title>{for_xml(says)}</title></rect>"
+            f"><title>{for_xml(says)}</title></rect>"
         )
     for name in ringed:
         # The ring is outside the node: inside, it would cover the colour of a thin node.

@@ -145,7 +145,7 @@ def figure(
             "domain": [1 - y[1] / height, 1 - y[0] / height],
             "range": [len(heads) - 0.5, -0.5],
             "tickvals": list(range(len(heads))),
-            "ticktext": heads,
+            "ticktext": [f"{head} " for head in heads],
             "anchor": "x",
         },
         xaxis2=_sums(cells.sum(1), "x", colours)
