@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visit_tl.features.feature_module import FeatureModule, FeatureRun
-    from visit_tl.features.open_features import open
+    from visit_tl.features.open_features import open  # noqa: A004
 
 _MODULES = {
     "FeatureModule": "feature_module",
