@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 from visit_tl.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from visit_tl import atlas, causal, circuits, gradients, segments, studies, sweeps, view
+    from visit_tl import (
+        atlas,
+        causal,
+        circuits,
+        features,
+        gradients,
+        segments,
+        studies,
+        sweeps,
+        view,
+    )
     from visit_tl.attention_maps import attention
     from visit_tl.calls import flow_graph, flow_graphs, generate, iter_flow_graphs
     from visit_tl.checks import check
@@ -85,7 +95,9 @@ _HOMES = {
 }
 
 # Packages that are reached by name: vt.circuits.load(...), vt.causal.effects(...).
-_ROOMS = ("atlas", "causal", "circuits", "gradients", "segments", "studies", "sweeps", "view")
+_ROOMS = (
+    "atlas", "causal", "circuits", "features", "gradients", "segments", "studies", "sweeps", "view",
+)  # fmt: skip
 
 __all__ = [
     "ArgumentTypeError",
@@ -113,6 +125,7 @@ __all__ = [
     "causal",
     "check",
     "circuits",
+    "features",
     "flow_graph",
     "flow_graphs",
     "generate",

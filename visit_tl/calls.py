@@ -30,6 +30,7 @@ from visit_tl.arguments.vocabulary import (
 )
 from visit_tl.arguments.words import short
 from visit_tl.errors import InputError
+from visit_tl.features.several import modules_of
 from visit_tl.flow import FlowGraph
 from visit_tl.model.batch import unpadded
 from visit_tl.model.tokens import Prompt
@@ -92,8 +93,8 @@ def flow_graph(
         segments: Ranges of tokens that see each other in both directions, as `vt.Segments`, a list
             such as `[(0, 8), (8, 15)]`, or a function of the token ids that gives one of them. None
             is the model's own causal attention.
-        options: `layers`, `prepend_bos`, `preset`, `heads`, `values`, `neurons` and `k`; see
-            `visit_tl.xray.graph_options.GraphOptions`.
+        options: `layers`, `prepend_bos`, `preset`, `heads`, `values`, `neurons`, `k`, `saes`,
+            `features` and `labels`; see `visit_tl.xray.graph_options.GraphOptions`.
 
     Returns:
         The graph; it draws itself in a notebook.
@@ -103,7 +104,7 @@ def flow_graph(
         InputError: a prompt, target, layer, position or budget that does not fit.
         DecompositionError: parts do not sum to their whole.
     """
-    asked = {**GRAPH_OPTIONS, **options}
+    asked = _asked(options)
     view = ModelView(model)
     tokens = view.encode(prompt, asked["prepend_bos"], segments)
     job = GraphRequest(view, target, asked)
@@ -156,7 +157,7 @@ def flow_graphs(
     targets = [target] * len(rows) if target is None or isinstance(target, str | int) else target
     if len(targets) != len(rows):
         raise InputError(f"there are {len(rows)} prompts but {len(targets)} targets; give one each")
-    asked = {**GRAPH_OPTIONS, **options}
+    asked = _asked(options)
     view = ModelView(model)
     each = segments_of_each(segments, len(rows))
     encoded = [
@@ -211,7 +212,7 @@ def iter_flow_graphs(
     Raises:
         InputError: as `flow_graphs`.
     """
-    asked = {**GRAPH_OPTIONS, **options}
+    asked = _asked(options)
     view = ModelView(model)
     rows, n = _stream(prompts, attention_mask)
     several = None if target is None or isinstance(target, str | int) else list(target)
@@ -268,13 +269,13 @@ def generate(
     """
     from tqdm.auto import tqdm
 
-    asked = {**GRAPH_OPTIONS, **options}
+    asked = _asked(options)
     view = ModelView(model)
     job = GraphRequest(view, target, asked)
 
     def plans(tokens: Prompt) -> Iterator[Plan]:
         for _ in tqdm(range(n), desc="tokens", disable=not verbose):
-            trace = Trace.run(view, tokens, layers=job.layers)
+            trace = Trace.run(view, tokens, layers=job.layers, extra=job.extra)
             yield job.chosen(trace)
             after = prediction(view, trace)
             if after == view.tokens.eos or len(tokens.ids) == view.n_ctx:
@@ -284,6 +285,14 @@ def generate(
 
     start = view.encode(prompt, asked["prepend_bos"], segments)
     return _wrapped(view, asked["k"], plans(start))
+
+
+def _asked(options: GraphOptions) -> dict[str, Any]:
+    """All options; SAEs are opened here, once for all prompts."""
+    asked = {**GRAPH_OPTIONS, **options}
+    if asked["saes"] is not None:
+        asked["saes"] = modules_of(asked["saes"])
+    return asked
 
 
 def _wrapped(view: ModelView, k: int, plans: Iterable[Plan]) -> list[FlowGraph]:

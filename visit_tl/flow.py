@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import (
     Count,
+    FeatureModules,
     FigureKind,
     File,
     Flag,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from visit_tl.causal.attribution.direct import Attribution
+    from visit_tl.causal.attribution.feature_attribution_result import FeatureAttribution
     from visit_tl.causal.circuit.edges_of_graph import GraphEdgeEffects
     from visit_tl.causal.patching.effects_result import Effects
     from visit_tl.causal.qk.attribution_result import AttentionAttribution
@@ -149,6 +151,8 @@ class FlowGraph(GraphData, Drawn):
         from visit_tl.causal.patching.node_effects import effects
 
         options.setdefault("nodes", self)
+        if self.feature_sets:
+            options.setdefault("saes", getattr(self.source, "modules", ()) or None)
         options.setdefault("segments", self.segments or None)
         return effects(self._model(model), list(self.token_ids), metric, **options)
 
@@ -192,6 +196,31 @@ class FlowGraph(GraphData, Drawn):
         from visit_tl.causal.qk.reasons import why
 
         return why(self, head, key, query, model, **options)
+
+    @checked
+    def feature_attribution(
+        self,
+        feature: NodeName,
+        *,
+        sae: FeatureModules | None = None,
+        model: Model = None,
+    ) -> FeatureAttribution:
+        """Which heads and source positions made a feature of hook_z active.
+
+        See `visit_tl.causal.feature_attribution`.
+
+        Args:
+            feature: The feature, such as `L9.z.F123`; it need not be in the graph.
+            sae: Its SAE; None is that of the graph.
+            model: The model; required if the graph was loaded from a file.
+
+        Raises:
+            GraphError: it is no feature, or its SAE is not at hand.
+            InputError: as `visit_tl.causal.feature_attribution`.
+        """
+        from visit_tl.causal.attribution.feature_attribution import of_graph
+
+        return of_graph(self._model(model), self, self.name_of(feature), sae)
 
     @checked
     def with_why(
@@ -243,6 +272,19 @@ class FlowGraph(GraphData, Drawn):
         from visit_tl.graph.io.dataframes import heads_table
 
         return heads_table(self)
+
+    def features(self) -> pd.DataFrame:
+        """Table with one row per shown feature, and per error and bias of an SAE or transcoder.
+
+        Columns: feature (the id), layer, site, index, explanation, activation, norm (of the row of
+        the decoder, as the residual stream sees it), adds (|activation| x norm), promotes, rank
+        (the target's among what it promotes), attribution and effect (missing where not measured),
+        and of its SAE: sae (the name), error_share, explained, neuronpedia (the feature's id
+        there). The rows are in the order of the forward pass.
+        """
+        from visit_tl.graph.io.dataframes import features_table
+
+        return features_table(self)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Table with one row per node and its fields.

@@ -133,6 +133,13 @@ SegmentsOfEach = Annotated[
     Any, Unchecked("segments_of_each says what segments are, and which do not fit")
 ]
 
+FeatureModules = Annotated[
+    Any, Unchecked("features.open says what an SAE is, and the model's hooks which of them fits")
+]
+FeatureLabels = Annotated[
+    Any, Unchecked("explanations_of says what labels are, and which of them it cannot place")
+]
+
 # --- what is asked of runs ---------------------------------------------------------------------
 
 _LOGITS = "a callable on logits [1, pos, d_vocab]"

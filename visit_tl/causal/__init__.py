@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visit_tl.causal.attribution.direct import Attribution, attribute
+    from visit_tl.causal.attribution.feature_attribution import feature_attribution
+    from visit_tl.causal.attribution.feature_attribution_result import FeatureAttribution
     from visit_tl.causal.circuit.edges_of_graph import GraphEdgeEffects, graph_edge_effects
     from visit_tl.causal.circuit.faithfulness_by_size import FaithfulnessCurve, faithfulness_curve
     from visit_tl.causal.circuit.faithfulness_results import Completeness, Faithfulness, Minimality
@@ -37,6 +39,8 @@ _MODULES = {
     "Attribution": "attribution.direct",
     "attention_attribution": "qk.score_parts",
     "attribute": "attribution.direct",
+    "FeatureAttribution": "attribution.feature_attribution_result",
+    "feature_attribution": "attribution.feature_attribution",
     "FaithfulnessCurve": "circuit.faithfulness_by_size",
     "faithfulness_curve": "circuit.faithfulness_by_size",
     "EdgeEffects": "paths.edge_effects_result",
@@ -67,6 +71,7 @@ __all__ = [
     "Effects",
     "Faithfulness",
     "FaithfulnessCurve",
+    "FeatureAttribution",
     "GraphEdgeEffects",
     "Minimality",
     "attention_attribution",
@@ -76,6 +81,7 @@ __all__ = [
     "effects",
     "faithfulness",
     "faithfulness_curve",
+    "feature_attribution",
     "graph_edge_effects",
     "kl",
     "log_probability",

@@ -14,7 +14,7 @@ from visit_tl.arguments.kinds import Taken
 from visit_tl.arguments.vocabulary import Kinds, Word
 from visit_tl.errors import GraphError
 from visit_tl.graph.ids import KINDS, NodeId, NodeName, NodeNames
-from visit_tl.graph.records import Column, Edge, Hidden, Node, Reason, total
+from visit_tl.graph.records import Column, Edge, FeatureSet, Hidden, Node, Reason, total
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class GraphData:
         segments: Half-open ranges of tokens that saw each other in both directions; empty if the
             attention was causal.
         reasons: Why heads looked where they looked, where asked (`why`, `with_why`).
+        feature_sets: The SAEs and transcoders whose features the graph shows, by block and site.
 
     Raises:
         GraphError: two nodes have the same id, or an edge names a node that is not there or does
@@ -80,6 +81,7 @@ class GraphData:
     bos_in_prompt: bool = False
     segments: tuple[tuple[int, int], ...] = ()
     reasons: tuple[Reason, ...] = field(default=(), repr=False)
+    feature_sets: tuple[FeatureSet, ...] = field(default=(), repr=False)
     source: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -218,12 +220,16 @@ class GraphData:
 
     @checked
     def find(self, word: Word) -> tuple[Node, ...]:
-        """The nodes that have a word among the tokens that they promote (case is ignored)."""
+        """The nodes that have a word among the tokens that they promote (case is ignored).
+
+        Features are also found by what their explanation says.
+        """
         wanted = word.strip().casefold()
         return tuple(
             node
             for node in self.nodes
             if any(read.token.strip().casefold() == wanted for read in node.promoted)
+            or (node.explanation is not None and wanted and wanted in node.explanation.casefold())
         )
 
     @cached_property

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from visit_tl.escaping import visible
+from visit_tl.escaping import clip, visible
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.ids import Kind
-from visit_tl.graph.records import Edge, Effect, Gradient, Hidden, Node, TokenProb
+from visit_tl.graph.ids import FEATURE_KINDS, Kind
+from visit_tl.graph.records import (
+    Edge,
+    Effect,
+    FeatureSet,
+    Gradient,
+    Hidden,
+    Node,
+    TokenProb,
+)
 
 KIND_WORDS: Final[dict[Kind, str]] = {
     "resid_pre": "residual stream entering block {layer}",
@@ -31,6 +39,9 @@ KIND_WORDS: Final[dict[Kind, str]] = {
     "resid_post": "residual stream leaving block {layer}",
     "final_norm": "last residual stream after the final norm",
     "logits": "the model's prediction",
+    "feature": "feature {neuron} of {site} in block {layer}",
+    "feature_error": "what the features of {site} in block {layer} miss",
+    "feature_bias": "what the reconstruction of {site} in block {layer} has besides features",
 }
 
 COLUMN_WORDS: Final[dict[Kind, str]] = {
@@ -54,6 +65,9 @@ COLUMN_WORDS: Final[dict[Kind, str]] = {
     "resid_post": "resid_post",
     "final_norm": "ln_final",
     "logits": "logits",
+    "feature": "features",
+    "feature_error": "features",
+    "feature_bias": "features",
 }
 
 SCORE_WORDS: Final[dict[str, str]] = {
@@ -69,6 +83,7 @@ COEFFICIENT_WORDS: Final[dict[str, str]] = {
     "attn_neuron": "entry of z",
     "neuron_key": "pre-activation",
     "neuron": "activation",
+    "feature": "activation",
 }
 
 LATER: Final = ", a later token of the same segment"
@@ -116,7 +131,19 @@ def short_label(node: Node, graph: GraphData) -> str:
         return f"{later}{came_from} → {says}"
     if node.kind in ("b_O", "b_out"):
         return f"{node.kind} {says}"
+    if node.kind in FEATURE_KINDS:
+        return feature_label(node)
     return f"− {says}" if node.negative else says
+
+
+def feature_label(node: Node, limit: int = 2 * SHORT) -> str:
+    """The label of a feature: its index and explanation, else the token that it promotes."""
+    says = promoted_label(node, SHORT)
+    if node.kind != "feature":
+        return f"{'error' if node.kind == 'feature_error' else 'b_dec'} {says}"
+    known = node.explanation
+    what = f"{'− ' * node.negative}{says}" if known is None else clip(readable(known), limit)
+    return f"F{node.id.neuron} {what}"
 
 
 def node_title(node: Node) -> str:
@@ -126,6 +153,7 @@ def node_title(node: Node) -> str:
         head=node.id.head,
         key_position=node.id.key_position,
         neuron=node.id.neuron,
+        site=node.id.site,
     )
     return f"{node.id} · {words}"
 
@@ -149,6 +177,8 @@ def looks_at(node: Node, graph: GraphData, count: int = 5) -> list[tuple[int, st
 def node_facts(node: Node, graph: GraphData) -> list[str]:
     """All other facts of a node, one per line."""
     facts = []
+    if node.explanation is not None:
+        facts.append(f"said to be: {readable(node.explanation)}")
     if node.token is not None:
         later = LATER if from_later(node, graph) else ""
         facts.append(f"made by {visible(node.token)} at position {node.id.key_position}{later}")
@@ -180,9 +210,29 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
         here = graph.position if node.id.position is None else node.id.position
         told = (f"{t} @{i}{' (later)' * (i > here)} {number(a)}" for i, t, a in places)
         facts.append("looks at: " + "  ".join(told))
+    if node.kind == "feature_error":
+        own = (s for s in graph.feature_sets if (s.layer, s.site) == (node.layer, node.id.site))
+        facts += [
+            f"{error_words(one)} of {one.site}; {number(100 * one.explained)}% explained"
+            for one in own
+        ]
     if node.hook is not None:
         facts.append(f"{node.hook.name}[{', '.join(map(str, node.hook.index))}]")
     return facts
+
+
+def feature_set_words(one: FeatureSet) -> str:
+    """Which SAE or transcoder it is, how many features are active, and what its error is."""
+    name = clip(readable(one.name), 3 * SHORT)
+    return (
+        f"L{one.layer}.{one.site}: {name} ({one.architecture}), {one.active} of {one.n_features} "
+        f"active, {error_words(one)}"
+    )
+
+
+def error_words(one: FeatureSet) -> str:
+    """The norm of the error as a share of the norm of the whole."""
+    return f"error {number(100 * one.error_share)}% of the norm"
 
 
 def edge_fact(edge: Edge, graph: GraphData) -> str:
@@ -222,8 +272,8 @@ def heading(graph: GraphData) -> dict[str, str]:
 
     Returns:
         Plain text by name, in the order to show it. Some are there only if they apply:
-        `prediction` if the graph has the logits, `followed` if it was expanded, `patched` if the
-        run was patched, `adapters` if the model had active ones, `segments` if attention was not
+        `prediction` if the graph has the logits, `features` if it shows those of SAEs, `followed`
+        if it was expanded, `patched` if the run was patched, `adapters` if the model had active ones, `segments` if attention was not
         causal.
     """
     inside = 0 <= graph.position < len(graph.tokens)
@@ -240,6 +290,8 @@ def heading(graph: GraphData) -> dict[str, str]:
             f"{visible(r.token)} {number(r.prob)}" for r in graph["logits"].top[:3]
         )
     words["hidden"] = hidden_words(graph.hidden_in_all)
+    if graph.feature_sets:
+        words["features"] = "  ".join(map(feature_set_words, graph.feature_sets))
     if graph.pruning.get("expand"):
         words["followed"] = followed_words(graph)
     if graph.patched:
@@ -293,4 +345,6 @@ def hidden_words(hidden: Hidden) -> str:
         (hidden.attn_neurons, "W_O rows"),
         (hidden.neurons, "MLP neurons"),
     )
+    if hidden.features:
+        parts = (*parts, (hidden.features, "active features"))
     return ", ".join(f"{count} {name}" for count, name in parts) + " not shown"

@@ -22,7 +22,11 @@
 | `resid_post`  | `L9.resid_post`  | residual stream leaving block 9                              |
 | `final_norm`  | `final_norm`     | the last resid_post after the final norm                     |
 | `logits`      | `logits`         | the model's prediction                                       |
+| `feature`     | `L9.z.F123`      | row 123 of the decoder of an SAE or transcoder               |
+| `feature_error` | `L9.z.error`   | what the reconstruction misses                               |
+| `feature_bias`  | `L9.z.b_dec`   | what the reconstruction has besides its features             |
 
+The sites of features are `resid_pre`, `z`, `attn_out`, `resid_mid`, `mlp_out` and `resid_post`.
 In a graph whose memory values were followed back, the id of a node at another position than the
 graph's own ends in that position: `L9H6@4`, `L9H6.v3@4`, `L9.resid_post@4`.
 
@@ -64,23 +68,33 @@ Kind = Literal[
     "resid_post",
     "final_norm",
     "logits",
+    "feature",
+    "feature_error",
+    "feature_bias",
 ]
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-"""Every kind, in the order in which a forward pass reaches it inside a block."""
+"""Every kind, in the order in which a forward pass reaches it inside a block; then the kinds of
+features, whose place depends on their site."""
+
+FeatureSite = Literal["resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+FEATURE_SITES: Final[tuple[FeatureSite, ...]] = get_args(FeatureSite)
+"""The vectors that features can be parts of."""
+FEATURE_KINDS: Final[tuple[Kind, ...]] = ("feature", "feature_error", "feature_bias")
 
 _FINAL: Final = ("final_norm", "logits")
 _HEAD_KINDS: Final = ("head_query", "key", "value", "head")
 _MEMORY_KINDS: Final = ("key", "value")
 _NEURON_KINDS: Final = ("attn_neuron", "neuron_key", "neuron")
-_STATES: Final = tuple(k for k in KINDS if k not in (*_FINAL, *_HEAD_KINDS, *_NEURON_KINDS))
+_NOT_STATES: Final = (*_FINAL, *_HEAD_KINDS, *_NEURON_KINDS, *FEATURE_KINDS)
+_STATES: Final = tuple(k for k in KINDS if k not in _NOT_STATES)
 
 _NEEDS: Final = {
     kind: (
         ("layer", kind not in _FINAL),
         ("head", kind in _HEAD_KINDS),
         ("key_position", kind in _MEMORY_KINDS),
-        ("neuron", kind in _NEURON_KINDS),
+        ("neuron", kind in (*_NEURON_KINDS, "feature")),
     )
     for kind in KINDS
 }
@@ -89,6 +103,9 @@ _NEEDS: Final = {
 _HEAD = re.compile(r"L([0-9]{1,9})H([0-9]{1,9})(?:\.(q|[kv]([0-9]{1,9})))?")
 _NEURON = re.compile(r"L([0-9]{1,9})([NO])([0-9]{1,9})(\.k)?")
 _STATE = re.compile(r"L([0-9]{1,9})\.(" + "|".join(_STATES) + ")")
+_FEATURE = re.compile(
+    r"L([0-9]{1,9})\.(" + "|".join(FEATURE_SITES) + r")\.(?:F([0-9]{1,9})|(error|b_dec))"
+)
 _AT = re.compile(r"(.+)@([0-9]{1,9})", re.DOTALL)
 _FOREIGN_HEAD = re.compile(r"[aA]?([0-9]{1,9})\.h?([0-9]{1,9})")
 
@@ -102,8 +119,11 @@ class NodeId:
         layer: Block index; None for `final_norm` and `logits`.
         head: Query head index, for `head_query`, `key`, `value` and `head`.
         key_position: Position of the token that made a memory key or value.
-        neuron: Row of W_O (`attn_neuron`) or W_out (`neuron`), column of W_in (`neuron_key`).
+        neuron: Row of W_O (`attn_neuron`) or W_out (`neuron`), column of W_in (`neuron_key`), row
+            of a decoder (`feature`).
         position: Query position, if it differs from the graph's own; else None.
+        site: For the kinds of features, which vector of the block they are parts of, one of
+            `FEATURE_SITES`; else None.
 
     Raises:
         GraphError: an index is missing, superfluous or negative, or the kind is unknown.
@@ -115,6 +135,7 @@ class NodeId:
     key_position: int | None = None
     neuron: int | None = None
     position: int | None = None
+    site: FeatureSite | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -128,6 +149,11 @@ class NodeId:
                 )
             if not needed and value is not None:
                 raise GraphError(f"a node of kind {self.kind} has no {name}, got {value!r}")
+        if (self.kind in FEATURE_KINDS) != (self.site in FEATURE_SITES):
+            raise GraphError(
+                f"a node of kind {self.kind} has the site {self.site!r}; features, their error and "
+                f"their bias have one of {', '.join(FEATURE_SITES)}, other nodes have None"
+            )
         at = self.position
         if at is not None and (self.kind in _FINAL or type(at) is not int or at < 0):
             raise GraphError(
@@ -160,6 +186,8 @@ class NodeId:
             return f"L{self.layer}N{self.neuron}"
         if self.kind == "neuron_key":
             return f"L{self.layer}N{self.neuron}.k"
+        if self.kind in FEATURE_KINDS:
+            return f"L{self.layer}.{self.site}.{_feature_part(self)}"
         return f"L{self.layer}.{self.kind}"
 
     @classmethod
@@ -180,13 +208,15 @@ class NodeId:
         text = cast("str", text)
         at = _AT.fullmatch(text)
         name = text if at is None else at[1]
-        found = _read_head(name) or _read_neuron(name) or _read_state(name)
+        found = (
+            _read_head(name) or _read_neuron(name) or _read_state(name) or _read_feature(name)
+        )
         if at is not None and found is not None and found.kind not in _FINAL:
             return found.at(int(at[2]))
         if found is None or at is not None:
             raise GraphError(
                 f"{text!r} is no node id; ids look like L9H6, L9H6.q, L9H6.k3, L9H6.v3, L9O120, "
-                f"L9N120, L9N120.k, L9.resid_mid, logits or, at another position, L9H6@4"
+                f"L9N120, L9N120.k, L9.z.F3, L9.resid_mid, logits or, at another position, L9H6@4"
             )
         return found
 
@@ -235,6 +265,22 @@ def _read_state(text: str) -> NodeId | None:
         return NodeId(text)
     match = _STATE.fullmatch(text)
     return None if match is None else NodeId(match[2], int(match[1]))  # type: ignore[arg-type]
+
+
+def _read_feature(text: str) -> NodeId | None:
+    match = _FEATURE.fullmatch(text)
+    if match is None:
+        return None
+    layer, site = int(match[1]), cast("FeatureSite", match[2])
+    if match[3] is not None:
+        return NodeId("feature", layer, neuron=int(match[3]), site=site)
+    return NodeId("feature_error" if match[4] == "error" else "feature_bias", layer, site=site)
+
+
+def _feature_part(node: NodeId) -> str:
+    if node.kind == "feature":
+        return f"F{node.neuron}"
+    return "error" if node.kind == "feature_error" else "b_dec"
 
 
 class HasId(Protocol):

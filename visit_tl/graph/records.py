@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, get_args, overload
 
-from visit_tl.graph.ids import Kind, NodeId
+from visit_tl.graph.ids import FeatureSite, Kind, NodeId
 
 EdgeKind = Literal["coefficient", "sum", "flow"]
 """What an edge's score is (paper, A.4).
@@ -239,6 +239,7 @@ class Node:
         reversed: For heads, the reversed attention of a loss, where measured; else None.
         roles: For heads, the roles that they have on other prompts, the strongest first; empty
             where there are none or none were measured.
+        explanation: For features, what somebody says that they are; None where nobody did.
     """
 
     id: NodeId
@@ -257,6 +258,7 @@ class Node:
     gradient: Gradient | None = None
     reversed: Reversed | None = None
     roles: tuple[str, ...] = ()
+    explanation: str | None = None
 
     @property
     def kind(self) -> Kind:
@@ -270,9 +272,9 @@ class Node:
 
     @property
     def negative(self) -> bool:
-        """Whether the forward pass subtracts this neuron, so that it promotes its bottom tokens."""
+        """Whether the forward pass subtracts this row, so that it promotes its bottom tokens."""
         return (
-            self.kind in ("attn_neuron", "neuron")
+            self.kind in ("attn_neuron", "neuron", "feature")
             and self.coefficient is not None
             and self.coefficient < 0
         )
@@ -323,18 +325,51 @@ class Hidden:
         values: Memory values not shown, of heads that are shown.
         attn_neurons: Rows of W_O not shown.
         neurons: MLP neurons not shown.
+        features: Active features of SAEs and transcoders not shown.
     """
 
     heads: int = 0
     values: int = 0
     attn_neurons: int = 0
     neurons: int = 0
+    features: int = 0
 
 
 def total(parts: Iterable[Hidden]) -> Hidden:
     """The sums of the counts of several blocks."""
     counts = [[getattr(part, name) for name in Hidden.__slots__] for part in parts]
     return Hidden(*(sum(column) for column in zip(*counts, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSet:
+    """The SAE or transcoder of one site, and how well it reconstructs the site at the position.
+
+    Attributes:
+        name: Its name, such as the name of its folder.
+        layer: The block of its site.
+        site: The vector that its features are parts of.
+        architecture: How it encodes: `standard`, `topk`, `jumprelu`, `gated`, `transcoder` ...
+        hook: The hook that its encoder reads.
+        hook_out: The hook that its decoder reconstructs.
+        n_features: How many features it has.
+        active: How many of them are not 0.
+        error_share: L2 norm of the error, over that of the whole.
+        explained: 1 - the squared norm of the error over that of the whole.
+        neuronpedia: Its id on Neuronpedia, such as `gpt2-small/9-att-kk`; None if it has none.
+    """
+
+    name: str
+    layer: int
+    site: FeatureSite
+    architecture: str
+    hook: str
+    hook_out: str
+    n_features: int
+    active: int
+    error_share: float
+    explained: float
+    neuronpedia: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ def to_layers(graph: G, layers: Layers) -> G:
         residual_error={layer: graph.residual_error[layer] for layer in kept},
         columns=tuple(_cut(c, kept) for c in graph.columns if c.position in positions),
         reasons=tuple(r for r in graph.reasons if r.head.layer in kept),
+        feature_sets=tuple(one for one in graph.feature_sets if one.layer in kept),
     )
 
 
@@ -83,6 +84,7 @@ def to_position(graph: G, position: int) -> G:
             for edge in _among(graph, there)
         ),
         columns=(),
+        feature_sets=(),
         reasons=tuple(
             r for r in graph.reasons if r.query == position and r.head.layer in column.layers
         ),

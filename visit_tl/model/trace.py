@@ -105,6 +105,7 @@ class Trace:
             if `fwd_hooks` acted, since another run of the model would not repeat those.
         embeddings: What the token and its learned position add to the residual stream; None where
             positions are not learned or no hook shows both.
+        extra: The rows of further hooks that were asked for, by name.
     """
 
     prompt: Prompt
@@ -115,6 +116,7 @@ class Trace:
     replaced: frozenset[str] = frozenset()
     standing: Standing | None = field(default_factory=dict)
     embeddings: Float[Tensor, "two d_model"] | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def run(
@@ -124,6 +126,7 @@ class Trace:
         *,
         position: int = -1,
         layers: Sequence[int] | None = None,
+        extra: Sequence[str] = (),
     ) -> Trace:
         """Run the model once and keep what a graph of these layers needs.
 
@@ -135,7 +138,7 @@ class Trace:
             InputError: a position or layer is out of range.
         """
         position = view.check_position(position, len(prompt.ids))
-        return cls.run_at(view, prompt, [position], layers=layers)[position]
+        return cls.run_at(view, prompt, [position], layers=layers, extra=extra)[position]
 
     @classmethod
     def run_at(
@@ -146,6 +149,7 @@ class Trace:
         *,
         layers: Sequence[int] | None = None,
         fwd_hooks: FwdHooks = (),
+        extra: Sequence[str] = (),
     ) -> dict[int, Trace]:
         """The traces of several positions from one forward pass; otherwise as `run`.
 
@@ -155,6 +159,7 @@ class Trace:
             positions: Query positions.
             layers: Blocks to trace; None is all.
             fwd_hooks: Hooks as for `run_with_hooks`; they act before anything is read.
+            extra: Further hooks of which the rows are kept, none of those in `hook_names`.
         """
         at = [view.check_position(position, len(prompt.ids)) for position in positions]
         names = {layer: hook_names(view, layer) for layer in view.check_layers(layers)}
@@ -164,7 +169,8 @@ class Trace:
             for slots in names.values()
             for slot, name in slots.items()
         ]
-        hooks += [(name, keeper(kept, name, "row", at)) for name in embedding_hooks(view)]
+        others = (*embedding_hooks(view), *extra)
+        hooks += [(name, keeper(kept, name, "row", at)) for name in others]
         tokens = torch.tensor([prompt.ids], device=view.W_U.device)
         patched, replaced = patched_hooks(view, fwd_hooks)
         with watched(view.model) as changes:
@@ -176,7 +182,8 @@ class Trace:
             "replaced": replaced | changes.names,
             "standing": None if patched else changes.standing,
         }
-        return {j: replace(t, **acted) for j, t in traces.items()}
+        more = _extra(kept, extra, at)
+        return {j: replace(t, **acted, extra=more[j]) for j, t in traces.items()}
 
     @classmethod
     def from_cache(
@@ -217,6 +224,7 @@ class Trace:
         *,
         layers: Sequence[int] | None = None,
         batch: int | None = None,
+        extra: Sequence[str] = (),
     ) -> dict[int, Trace]:
         """The traces of several positions from one cache; otherwise as `from_cache`."""
         at = [view.check_position(position, len(prompt.ids)) for position in positions]
@@ -232,7 +240,18 @@ class Trace:
         read.require_mask_of_prompt({i: kept[slots["pattern"]] for i, slots in names.items()}, at)
         logits = read.optional("hook_unembed", "unembed.hook_out")
         rows = None if logits is None else logits[0, at]
-        return _traces(view, prompt, at, names, kept, rows)
+        traces = _traces(view, prompt, at, names, kept, rows)
+        for name in extra:
+            keeper(kept, name, "row", at)(read(name), None)
+        more = _extra(kept, extra, at)
+        return {j: replace(t, extra=more[j]) for j, t in traces.items()}
+
+
+def _extra(
+    kept: Mapping[str, Tensor], names: Sequence[str], at: Sequence[int]
+) -> dict[int, dict[str, Tensor]]:
+    """By position, the rows of further hooks; those that did not fire are missing."""
+    return {j: {n: kept[n][i] for n in names if n in kept} for i, j in enumerate(at)}
 
 
 def _traces(

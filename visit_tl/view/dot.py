@@ -8,6 +8,7 @@ from visit_tl.escaping import isolated
 from visit_tl.files import MARK
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.descriptions import edge_fact, edge_from_later, node_title, short_label
+from visit_tl.graph.ids import FEATURE_KINDS
 from visit_tl.graph.io.networks import carried_facts, edge_facts, graph_facts, node_facts
 from visit_tl.view.style import FONT_SIZE, edge_colour, node_colour, palette
 
@@ -41,6 +42,8 @@ def dot(graph: GraphData, theme: str = "light") -> str:
             "tooltip": _shown(node_title(node)),
             "color": node_colour(node, graph.d_vocab, theme),
         }
+        if node.kind in FEATURE_KINDS:
+            look |= {"style": "rounded", "peripheries": 2}
         facts = {f"{k}_token" if k == "label" else k: v for k, v in node_facts(node, graph).items()}
         lines.append(f"  {_quoted(str(node.id))} {_attributes(facts | look)};")
     for edge in graph.edges:

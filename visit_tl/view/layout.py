@@ -2,9 +2,9 @@
 
 Time runs from left to right, one column for each step of a block. The residual stream is a straight
 lane at the top; the nodes that read from it and write to it are below, attention first, then the
-MLP. In a parallel block the MLP is under the attention instead. A head's query, keys, values and
-output share a strip, a neuron's column and row share a line, so that no edge of a block crosses
-another.
+MLP. In a parallel block the MLP is under the attention instead; features of SAEs are at the bottom.
+A head's query, keys, values and output share a strip, a neuron's column and row share a line, so
+that no edge of a block crosses another.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from visit_tl.escaping import columns as text_columns
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.descriptions import COLUMN_WORDS, short_label
-from visit_tl.graph.ids import KINDS, Kind, NodeId
+from visit_tl.graph.ids import FEATURE_KINDS, KINDS, Kind, NodeId
 from visit_tl.graph.records import Node
 from visit_tl.view.widths import SPINE, column_sums, heights, sources, widths
 
@@ -50,6 +50,7 @@ _BESIDE_ATTENTION: Final[dict[Kind, Kind]] = {
     "mlp_out": "attn_out",
 }
 _HEAD_KINDS: Final = ("head_query", "key", "value", "head")
+_FEATURES: Final = "features of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,11 @@ def _columns(nodes: Sequence[Node], into: Sequence[Sequence[int]]) -> list[int]:
     found: list[int] = []
     for node, before in zip(nodes, into, strict=True):
         layer = last if node.layer is None else node.layer
+        if node.kind in FEATURE_KINDS:
+            # The bias has no source; the error, which is before it in the list, has one.
+            right_of = [found[source] + 1 for source in before]
+            found.append(max(right_of, default=found[-1] if found else layer * len(KINDS)))
+            continue
         kind = _BESIDE_ATTENTION.get(node.kind, node.kind) if layer in parallel else node.kind
         right_of = [found[source] + 1 for source in before]
         found.append(max(layer * len(KINDS) + _STEP[kind], *right_of, -1))
@@ -185,8 +191,10 @@ def _down(
     strips = _strips(nodes, [i for i in placed if nodes[i].kind not in _LANE], tall)
     parallel = _parallel(nodes[i] for i in placed)
     below = {(layer, kind) for layer in parallel for kind in _BESIDE_ATTENTION}
+    features = {name for name in strips if name[1].startswith(_FEATURES)}
     tops = dict.fromkeys(lane, _LANE_TOP)
-    for row in (strips.keys() - below, strips.keys() & below):
+    rows = [strips.keys() - below - features, strips.keys() & below]
+    for row in (*rows, *([features] if features else [])):
         deepest = max((strips[name][1] for name in row), default=0.0)
         for middles, depth in (strips[name] for name in row):
             for i, middle in middles.items():
@@ -201,6 +209,8 @@ def _section(node: Node) -> tuple[int | None, str]:
     kind = _BESIDE.get(node.kind, node.kind)
     if kind in _HEAD_KINDS:
         return node.layer, "heads"
+    if kind in FEATURE_KINDS:
+        return node.layer, f"{_FEATURES} {node.id.site}"
     return node.layer, "neuron" if kind == "neuron_key" else kind
 
 
@@ -246,17 +256,19 @@ def _heads(
 def _lines(
     nodes: Sequence[Node], members: list[int], tall: list[float]
 ) -> tuple[dict[int, float], float]:
-    """One line for each neuron, from the largest coefficient to the lowest; biases last."""
-    lines: dict[int | None, list[int]] = defaultdict(list)
+    """One line for each neuron or feature, from the largest coefficient to the lowest; biases last."""
+    lines: dict[int | str, list[int]] = defaultdict(list)
     for i in members:
-        lines[nodes[i].id.neuron].append(i)
+        index = nodes[i].id.neuron
+        place = f"{KINDS.index(nodes[i].kind):02}"  # of two without an index, the earlier kind first
+        lines[place if index is None else index].append(i)
     # The row of W_O or W_out decides: the column of W_in has a coefficient of another kind.
     signed = {
         neuron: next((i for i in line if nodes[i].kind != "neuron_key"), line[0])
         for neuron, line in lines.items()
     }
     size = {n: _number(nodes[i].coefficient) or 0.0 for n, i in signed.items()}
-    order = sorted(lines, key=lambda n: (n is None, -size[n], -1 if n is None else n))
+    order = sorted(lines, key=lambda n: (isinstance(n, str), -size[n], n))
     middles: dict[int, float] = {}
     depth = 0.0
     for neuron in order:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from visit_tl.view.layout import NODE_WIDTH, Layout
 from visit_tl.view.style import (
+    FEATURE_COLOUR,
     FONT_SIZE,
     entropy_colour,
     palette,
@@ -26,6 +27,8 @@ WIDTH: Final = 960
 
 RANK_LEGEND: Final = "node: rank of the target among what the node promotes"
 EDGE_LEGEND: Final = "edge: wider = larger score, within its group; hover for the score"
+
+FEATURE_LEGEND: Final = "rim: feature of an SAE, its error or b_dec"
 
 LATER_LEGEND: Final = "dashed outline: memory of a later token"
 
@@ -69,7 +72,7 @@ def headings(layout: Layout, theme: str) -> Drawn:
     return notes, shapes
 
 
-def legend(d_vocab: int, theme: str, *, later: bool = False) -> Drawn:
+def legend(d_vocab: int, theme: str, *, later: bool = False, features: bool = False) -> Drawn:
     """The legend under a Plotly figure: the scale of ranks, the two signs and the greys.
 
     It is laid out in px from the left edge, so that it stays together at any width.
@@ -78,6 +81,7 @@ def legend(d_vocab: int, theme: str, *, later: bool = False) -> Drawn:
         d_vocab: The size of the vocabulary.
         theme: `light` or `dark`.
         later: Whether edges of later tokens' memories are drawn, which have an outline.
+        features: Whether features of SAEs are drawn, which have a rim.
     """
     text = palette(theme).text
     notes, shapes = [], []
@@ -101,6 +105,10 @@ def legend(d_vocab: int, theme: str, *, later: bool = False) -> Drawn:
         rim = _swatch(left + 280, 22, 10, "rgba(0,0,0,0)", -31)
         shapes.append(rim | {"line": {"width": 1, "color": text, "dash": "4px,3px"}})
         notes.append(_under(LATER_LEGEND, left + 308, -26, text))
+    if features:
+        rim = _swatch(12, 10, 10, "rgba(0,0,0,0)", -64)
+        shapes.append(rim | {"line": {"width": 2, "color": FEATURE_COLOUR[theme]}})
+        notes.append(_under(FEATURE_LEGEND, 30, -60, text))
     for i in range(12):
         colour = entropy_colour((i + 0.5) / 12, theme)
         shapes.append(_swatch(left + i * 6, 6, 10, colour, -51))

@@ -40,6 +40,11 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "text": "figures.score_parts:text",
         "html": "figures.score_parts:html",
     },
+    "visit_tl.causal.attribution.feature_attribution_result:FeatureAttribution": {
+        "figure": "figures.feature_attribution:figure",
+        "text": "figures.feature_attribution:text",
+        "html": "figures.feature_attribution:html",
+    },
     "visit_tl.studies.head_roles.result:HeadRoles": {
         "figure": "figures.head_roles:figure",
         "text": "figures.head_roles:text",

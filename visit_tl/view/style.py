@@ -99,6 +99,9 @@ CLASS_COLOURS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Of classes of heads; see `figures/head_map.py`."""
 
+FEATURE_COLOUR: Final = {"light": "#7a3fb8", "dark": "#c79bff"}
+"""The rim of features of SAEs and transcoders, of their error and of their bias."""
+
 _ROLES: Final = ("previous", "duplicate", "induction", "retrieval", "copying", "successor")
 _IDLE: Final = {"sink": 0.45, "sink-free": 0.75}
 """Roles of heads that look at the first token or not: greys, by how near to the background."""

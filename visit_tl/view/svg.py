@@ -23,13 +23,14 @@ from visit_tl.graph.descriptions import (
     node_title,
     short_label,
 )
-from visit_tl.graph.ids import NodeId
+from visit_tl.graph.ids import FEATURE_KINDS, NodeId
 from visit_tl.graph.subgraphs import to_position
 from visit_tl.view import legend
 from visit_tl.view.caption import caption
 from visit_tl.view.layout import NODE_WIDTH, Layout, layout
 from visit_tl.view.ribbons import Ribbon, ribbons
 from visit_tl.view.style import (
+    FEATURE_COLOUR,
     FONT,
     FONT_SIZE,
     edge_colour,
@@ -182,6 +183,9 @@ def _nodes(graph: GraphData, place: Layout, theme: str, ringed: Collection[NodeI
         if (box := place.boxes.get(node.id)) is None:
             continue
         says = "\n".join([node_title(node), *node_facts(node, graph)])
+        if node.kind in FEATURE_KINDS:  # outside the node, whose colour would else be covered
+            around = (box.left - 2, box.top - 2, NODE_WIDTH + 4, box.height + 4)
+            drawn.append(_box(*around, FEATURE_COLOUR[theme]))
         drawn.append(
             f'<rect x="{_px(box.left)}" y="{_px(box.top)}" width="{NODE_WIDTH}" '
             f'height="{_px(box.height)}" fill="{node_colour(node, graph.d_vocab, theme)}"'
@@ -231,6 +235,12 @@ def _legend(shown: GraphData, theme: str) -> list[str]:
             f'<rect x="680.5" y="30.5" width="21" height="9" fill="none" '
             f'stroke="{text}" stroke-dasharray="4 3"/>',
             _text(legend.LATER_LEGEND, 708, 40, text),
+        ]
+    if shown.of_kind(*FEATURE_KINDS):
+        drawn += [
+            f'<rect x="13" y="62" width="8" height="8" fill="none" '
+            f'stroke="{FEATURE_COLOUR[theme]}" stroke-width="2"/>',
+            _text(legend.FEATURE_LEGEND, 30, 70, text),
         ]
     for i in range(12):
         colour, opacity = _paint(entropy_colour((i + 0.5) / 12, theme))

@@ -17,6 +17,7 @@ from visit_tl.graph.descriptions import (
     hidden_words,
     number,
     promoted_label,
+    readable,
 )
 from visit_tl.graph.ids import Kind
 from visit_tl.graph.records import Effect, Hidden, Node, total
@@ -43,6 +44,7 @@ _STATES: Final = (
     "resid_post",
 )
 _TOKEN: Final = 14
+_EXPLANATION: Final = 36
 _NARROW: Final = 9
 
 
@@ -83,7 +85,7 @@ def _header(graph: GraphData, shown: GraphData) -> list[str]:
     words["tokens"] = f"{_tokens(graph)}  ({bos_words(graph)}; {here})"
     words["layers"] = notice(graph, shown, "text")
     order = ("model", "prompt", "tokens", "position", "target", "prediction")
-    order = (*order, "layers", "hidden", "followed", "patched", "adapters", "segments")
+    order = (*order, "layers", "hidden", "features", "followed", "patched", "adapters", "segments")
     lines = []
     for name in (n for n in order if n in words):
         first, *rest = _wrap(words[name], WIDTH - 12)
@@ -108,6 +110,9 @@ def _block(graph: GraphData, layer: int, here: list[Node]) -> list[str]:
     for kind, words in (("attn_neuron", "W_O rows"), ("neuron", "neurons")):
         if neurons := [node for node in nodes if node.kind == kind]:
             lines += ["", *_neuron_table(neurons, words, graph.d_vocab)]
+    for site in dict.fromkeys(node.id.site for node in nodes if node.id.site is not None):
+        own = [node for node in nodes if node.id.site == site]
+        lines += ["", *_feature_table(graph, own)]
     if elsewhere := [node for node in here if node.id.position is not None]:
         lines += ["", *_column_table(graph, layer, elsewhere)]
     return [*lines, "", f"  hidden: {hidden_words(_hidden(graph, layer))}"]
@@ -249,6 +254,35 @@ def _neuron_table(neurons: list[Node], words: str, d_vocab: int) -> list[str]:
     lines = table(rows, right=(2, 3, 4))
     more = len(neurons) - NEURONS
     return [*lines, f"  and {more} more in the graph"] if more > 0 else lines
+
+
+def _feature_table(graph: GraphData, nodes: list[Node]) -> list[str]:
+    """The features of one site, the largest first, then what they miss and the bias."""
+    features = [node for node in nodes if node.kind == "feature"]
+    features.sort(key=lambda n: (-_adds(n), str(n.id)))
+    rest = [node for node in nodes if node.kind != "feature"]
+    more = len(features) - NEURONS
+    shown = [*features[:NEURONS], *rest]
+    effects = any(node.effect is not None for node in shown)
+    named = any(node.explanation is not None for node in shown)
+    rows = [["features", "promotes", "rank", "activation", "adds"]]
+    rows[0] += ["effect"] * effects + ["said to be"] * named
+    for node in shown:
+        says = " ".join(visible(read.token, _NARROW) for read in node.promoted[:3])
+        activation = "" if node.coefficient is None else f"{node.coefficient:+.3g}"
+        row = [str(node.id), says, str(promoted_rank(node, graph.d_vocab)), activation]
+        row.append(number(_adds(node)))
+        row += [_MEASURED["effect"](node)] * effects
+        said = "" if node.explanation is None else readable(node.explanation)
+        row += [clip(said, _EXPLANATION)] * named
+        rows.append(row)
+    lines = table(rows, right=(2, 3, 4, 5)[: 3 + effects])
+    return [*lines, f"  and {more} more in the graph"] if more > 0 else lines
+
+
+def _adds(node: Node) -> float:
+    """L2 norm of what a feature, an error or a bias adds to the residual stream."""
+    return node.norm * (1.0 if node.coefficient is None else abs(node.coefficient))
 
 
 def _wrap(words: str, width: int) -> list[str]:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from visit_tl.graph.container import GraphData
+from visit_tl.graph.ids import FEATURE_KINDS
 from visit_tl.graph.records import Edge
 from visit_tl.view.style import THINNEST
 
@@ -31,7 +32,12 @@ WIDEST_FAN: Final = 130.0
 """The most, in px, that the edges of one group take together at one node."""
 
 # A bias is added to the same sum as the neurons, so both share one scale.
-_SAME: Final = {"b_O": "attn_neuron", "b_out": "neuron"}
+_SAME: Final = {
+    "b_O": "attn_neuron",
+    "b_out": "neuron",
+    "feature_error": "feature",
+    "feature_bias": "feature",
+}
 
 
 def widths(graph: GraphData) -> tuple[float, ...]:
@@ -105,7 +111,7 @@ def column_sums(tall: Sequence[float], into: Sequence[Sequence[int]]) -> list[fl
 
 def _group(edge: Edge) -> tuple[str, ...]:
     source, target = edge.source.kind, edge.target.kind
-    if target in SPINE and (source in SPINE or edge.kind == "sum"):
+    if target in SPINE and source not in FEATURE_KINDS and (source in SPINE or edge.kind == "sum"):
         return ("spine",)
     return (_SAME.get(source, source), target, edge.kind)
 

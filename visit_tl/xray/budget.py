@@ -95,7 +95,7 @@ def _at_least(name: str, number: int, least: int) -> None:
 def keep_heads(norms: Float[Tensor, " head"], budget: Budget) -> Int[Tensor, " kept"]:
     """Indices of the heads to keep, ascending; equal norms go to the lower head."""
     count = len(norms) if budget.heads is None else budget.heads
-    return _highest(norms, count).sort().values
+    return highest(norms, count).sort().values
 
 
 def keep_values(
@@ -126,15 +126,15 @@ def keep_neurons(
     """
     if budget.by == "activation":
         size = coefficients.abs()
-        kept = _highest(size, budget.high + budget.low)
+        kept = highest(size, budget.high + budget.low)
         return kept[size[kept] > 0].sort().values
     score = coefficients * norms
-    high, low = _highest(score, budget.high), _highest(-score, budget.low)
+    high, low = highest(score, budget.high), highest(-score, budget.low)
     return torch.cat((high[score[high] > 0], low[score[low] < 0])).sort().values
 
 
-def _highest(scores: Tensor, count: int) -> Tensor:
-    """Indices of the highest scores; ties go to the lower index, on every machine."""
+def highest(scores: Tensor, count: int) -> Tensor:
+    """Indices of the `count` highest scores; ties go to the lower index, on every machine."""
     candidates = torch.arange(len(scores), device=scores.device)
     if 0 < count < len(scores):
         # Sorting all scores of an MLP takes 4 x as long as first finding the few candidates.

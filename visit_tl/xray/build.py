@@ -8,20 +8,21 @@ still lacks the readouts of rows of weights, which are read for several half gra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.ids import NodeId
-from visit_tl.graph.records import Hook, Node
+from visit_tl.graph.records import FeatureSet, Hook, Node
 from visit_tl.lens import readout as lens
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 from visit_tl.xray import budget as prune
 from visit_tl.xray.block import Block
 from visit_tl.xray.conservation import check_logits
+from visit_tl.xray.feature_nodes import ShownFeatures
 from visit_tl.xray.garbage_collection import uncollected
 from visit_tl.xray.memories import Read
 from visit_tl.xray.node_reader import Half, Reader
@@ -54,6 +55,7 @@ def plan(
     target: int | None = None,
     budget: prune.Budget | None = None,
     follow: Follow | None = None,
+    features: ShownFeatures | None = None,
 ) -> Plan:
     """Choose which nodes of a trace to keep.
 
@@ -64,6 +66,7 @@ def plan(
             prediction.
         budget: What to keep; None is `prune.Budget()`.
         follow: How far to follow memories back; None is not at all.
+        features: Feature modules whose features are shown; None is none.
 
     Raises:
         DecompositionError: the parts of a block do not sum to its whole.
@@ -72,10 +75,16 @@ def plan(
     draft = Draft()
     errors, hidden = {}, {}
     reads: list[Read] = []
+    sets: list[FeatureSet] = []
     for layer, traced in trace.layers.items():
         block = Block(draft, view, trace, layer, budget, None, reads)
         errors[layer] = block.check()
         hidden[layer] = block.add()
+        if features is not None and features.sites.of_layer(layer):
+            found, left, error = features.add(block)
+            sets += found
+            hidden[layer] = replace(hidden[layer], features=left)
+            errors[layer] = max(errors[layer], error)
         if layer - 1 in trace.layers:
             ends = NodeId("resid_post", layer - 1), NodeId("resid_pre", layer)
             draft.link(*ends, "flow", _norm(traced.resid_pre))
@@ -86,6 +95,7 @@ def plan(
     columns = () if follow is None else add_columns(draft, view, trace, reads, follow)
     chosen = prediction(view, trace) if target is None else target
     text = view.tokens.text
+    pruning = budget.as_dict() | ({} if follow is None else _following(follow))
     facts = {
         "model": view.name,
         "prompt": trace.prompt.text,
@@ -99,14 +109,15 @@ def plan(
         "layers": tuple(trace.layers),
         "n_layers": view.n_layers,
         "d_vocab": view.d_vocab,
-        "pruning": budget.as_dict() | ({} if follow is None else _following(follow)),
+        "pruning": pruning | ({} if features is None else {"features": features.count}),
         "hidden": hidden,
         "residual_error": errors,
         "columns": columns,
         "patched": trace.patched,
         "adapters": view.adapters.names,
         "segments": trace.prompt.spans,
-        "source": Source(view.model, trace.standing),
+        "feature_sets": tuple(sets),
+        "source": Source(view.model, trace.standing, () if features is None else features.modules),
     }
     return Plan(draft, chosen, facts)
 

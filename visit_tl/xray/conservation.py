@@ -17,6 +17,7 @@ from visit_tl.model.components import grouped, head_outputs
 from visit_tl.model.standing_hooks import left_on
 from visit_tl.model.trace import LayerTrace, Trace
 from visit_tl.model.view import LayerWeights, ModelView
+from visit_tl.xray.feature_sites import Split
 
 # Allowed relative L2 error of a sum, by the dtype of the model. The error is the model's own
 # rounding, since sums are taken in float32. The largest over SmolLM2-135M's 30 blocks and two
@@ -95,6 +96,23 @@ def check_layer(
             f"whole at {hook} (tolerance {tolerance(view):.0e}); the model computes something that "
             f"visit_tl does not know, or the activations are not of these weights"
             f"{left_on(view.model)}"
+        )
+    return worst
+
+
+def check_features(view: ModelView, name: str, layer: int, split: Split) -> float:
+    """The relative error of the law that features, bias and error sum to their site's vector.
+
+    Raises:
+        DecompositionError: it is above `tolerance`.
+    """
+    parts = split.activations[split.active] @ split.rows + split.offset + split.error
+    worst = relative(parts, split.whole)
+    if not worst <= tolerance(view):
+        raise DecompositionError(
+            f"the features of {name} in block {layer} of {view.name} do not come apart: features x "
+            f"decoder + b_dec + error is off by {worst:.2g} of the whole (tolerance "
+            f"{tolerance(view):.0e})"
         )
     return worst
 

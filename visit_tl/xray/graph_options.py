@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Final, TypedDict
 
 from visit_tl.arguments.shared import shared
-from visit_tl.arguments.vocabulary import Count, Flag, Layers, Neurons, Preset
+from visit_tl.arguments.vocabulary import (
+    Count,
+    FeatureLabels,
+    FeatureModules,
+    Flag,
+    Layers,
+    Neurons,
+    Preset,
+    Whole,
+)
+from visit_tl.xray.feature_nodes import HIGHEST
 
 
 class GraphOptions(TypedDict, total=False):
@@ -20,6 +30,12 @@ class GraphOptions(TypedDict, total=False):
         values: Memory values per head, by attention (default 2).
         neurons: Neurons per matrix: (high, low), default (18, 7), or their sum.
         k: How many top and bottom tokens each node keeps (default 5).
+        saes: SAEs and transcoders whose features are shown, one or several: what
+            `visit_tl.features.open` gives, or what it takes (a folder, a `sae_lens.SAE`).
+        features: Features per site, by |activation| x norm of the decoder's row (default 10).
+        labels: What the features are said to be: a dict such as `{"L9.z.F123": "months"}` or, with
+            one SAE, `{"123": "months"}`; or the path of a JSON file that holds one, or a list of
+            explanations as Neuronpedia exports them.
     """
 
     layers: Layers | None
@@ -29,6 +45,9 @@ class GraphOptions(TypedDict, total=False):
     values: Count | None
     neurons: Neurons | None
     k: Count
+    saes: FeatureModules | None
+    features: Whole
+    labels: FeatureLabels | None
 
 
 GRAPH_OPTIONS: Final = shared(
@@ -40,4 +59,7 @@ GRAPH_OPTIONS: Final = shared(
     values=None,
     neurons=None,
     k=5,
+    saes=None,
+    features=HIGHEST,
+    labels=None,
 )

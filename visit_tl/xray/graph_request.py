@@ -9,6 +9,7 @@ from visit_tl.arguments.several import integers_or_none
 from visit_tl.arguments.vocabulary import Positions
 from visit_tl.atlas.row_cache import open_atlas
 from visit_tl.errors import InputError
+from visit_tl.features.several import modules_of
 from visit_tl.graph.container import GraphData
 from visit_tl.model.given_cache import Cache
 from visit_tl.model.hooks import FwdHooks
@@ -17,6 +18,9 @@ from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 from visit_tl.xray.budget import budget
 from visit_tl.xray.build import HalfGraph, Plan, finish, plan, read
+from visit_tl.xray.feature_explanations import explanations_of
+from visit_tl.xray.feature_nodes import ShownFeatures
+from visit_tl.xray.feature_sites import FeatureSites
 from visit_tl.xray.node_reader import Reader
 from visit_tl.xray.other_positions import Follow
 
@@ -42,12 +46,18 @@ class GraphRequest:
         self.budget = budget(*(asked[name] for name in names))
         self.layers = view.check_layers(asked["layers"])
         self.target = None if target is None else view.tokens.single(target)
+        self.features = shown_features(view, asked, self.layers)
 
     def follow(self, expand: int | None, positions: Positions | None, max_nodes: int) -> None:
         """Whether and how far to follow memories back."""
         self.positions = integers_or_none(positions)
         self.expand = (0 if positions is None else 1) if expand is None else expand
         self.max_nodes = max_nodes
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """The hooks to keep besides those of a trace."""
+        return () if self.features is None else self.features.sites.hooks
 
     def plan(
         self,
@@ -68,13 +78,16 @@ class GraphRequest:
         if cache is None and batch is not None:
             raise InputError("batch is a row of a cache; pass the cache, or call flow_graphs")
 
-        def traces(at: Sequence[int], layers: Sequence[int]) -> dict[int, Trace]:
+        def traces(
+            at: Sequence[int], layers: Sequence[int], extra: Sequence[str] = ()
+        ) -> dict[int, Trace]:
+            own: dict[str, Any] = {"layers": layers, "extra": extra}
             if cache is None:
-                return Trace.run_at(self.view, tokens, at, layers=layers, fwd_hooks=fwd_hooks)
-            return Trace.from_cache_at(self.view, cache, tokens, at, layers=layers, batch=batch)
+                return Trace.run_at(self.view, tokens, at, fwd_hooks=fwd_hooks, **own)
+            return Trace.from_cache_at(self.view, cache, tokens, at, batch=batch, **own)
 
         position = self.view.check_position(-1 if position is None else position, len(tokens.ids))
-        trace = traces([position], self.layers)[position]
+        trace = traces([position], self.layers, self.extra)[position]
         if not self.expand:
             return self.chosen(trace)
         n = len(tokens.ids)
@@ -89,7 +102,30 @@ class GraphRequest:
 
     def chosen(self, trace: Trace, follow: Follow | None = None) -> Plan:
         """Choose what the graph of a trace will hold."""
-        return plan(self.view, trace, target=self.target, budget=self.budget, follow=follow)
+        return plan(
+            self.view,
+            trace,
+            target=self.target,
+            budget=self.budget,
+            follow=follow,
+            features=self.features,
+        )
+
+
+def shown_features(
+    view: ModelView, asked: Mapping[str, Any], layers: Sequence[int]
+) -> ShownFeatures | None:
+    """The features that a graph is asked to show; None if no SAE is given.
+
+    Raises:
+        InputError: an SAE that does not fit, or labels that cannot be placed.
+    """
+    if asked["saes"] is None:
+        if asked["labels"] is not None:
+            raise InputError("labels name the features of SAEs; pass saes= with them")
+        return None
+    sites = FeatureSites(view, modules_of(asked["saes"]), layers)
+    return ShownFeatures(sites, asked["features"], explanations_of(asked["labels"], sites))
 
 
 def graphs_of(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from visit_tl.atlas.row_cache import Atlas
 from visit_tl.atlas.row_table import columns_of
-from visit_tl.graph.ids import KINDS, NodeId
+from visit_tl.graph.ids import KINDS, Kind, NodeId
 from visit_tl.graph.records import Node, TokenProbs
 from visit_tl.lens import readout as lens
 from visit_tl.model import components
@@ -153,7 +153,8 @@ class Reader:
                 half.draft.ids, tops, bottoms, half.norms, half.draft.facts, *numbers, strict=True
             )
         )
-        whole = tuple(sorted(nodes, key=lambda node: _place(node.id, self.view.n_layers)))
+        n, after = self.view.n_layers, half.draft.after
+        whole = tuple(sorted(nodes, key=lambda node: _place(node.id, n, after.get(node.id))))
         half.draft.facts.clear()  # 1 MB per draft
         return whole
 
@@ -183,10 +184,12 @@ _FINAL: Final = ("final_norm", "logits")
 _KIND_PLACE: Final[Mapping[str, int]] = {kind: place for place, kind in enumerate(KINDS)}
 
 
-def _place(node: NodeId, n_layers: int) -> tuple[int, ...]:
-    """Sort key: where a node is in the forward pass."""
+def _place(node: NodeId, n_layers: int, after: Kind | None) -> tuple[int, ...]:
+    """Sort key: where a node is in the forward pass; `after` is a kind that it comes after."""
     layer = n_layers if node.layer is None else node.layer
     # The graph's own position comes last: attention looks back.
     position = sys.maxsize if node.position is None else node.position
-    indices = (node.head, node.key_position, node.neuron)
-    return (layer, _KIND_PLACE[node.kind], position, *(-1 if i is None else i for i in indices))
+    indices = tuple(-1 if i is None else i for i in (node.head, node.key_position, node.neuron))
+    if after is None:
+        return (layer, _KIND_PLACE[node.kind], -1, position, *indices)
+    return (layer, _KIND_PLACE[after], _KIND_PLACE[node.kind], position, *indices)

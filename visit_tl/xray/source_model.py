@@ -48,11 +48,14 @@ class Source:
     Args:
         model: The model.
         standing: The hooks left on the model that changed something; None if `fwd_hooks` acted.
+        modules: The SAEs and transcoders whose features the graph shows.
     """
 
-    def __init__(self, model: Any, standing: Standing | None) -> None:
+    def __init__(
+        self, model: Any, standing: Standing | None, modules: tuple[Any, ...] = ()
+    ) -> None:
         self._model = weakref.ref(model)
-        self.standing = standing
+        self.standing, self.modules = standing, modules
 
     def __call__(self) -> Any:
         """The model; None if it no longer exists."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from visit_tl.graph.ids import NodeId
+from visit_tl.graph.ids import Kind, NodeId
 from visit_tl.graph.records import Edge, EdgeKind, Hook
 
 
@@ -20,12 +20,15 @@ class Draft:
         stacks: Their vectors, in stacks of [component, d_model].
         facts: By node, the attributes of its `Node` besides the readout.
         edges: Edges between them.
+        after: For nodes whose kind does not say where they are in a block, the kind after which
+            they come.
     """
 
     ids: list[NodeId] = field(default_factory=list)
     stacks: list[Tensor] = field(default_factory=list)
     facts: list[dict[str, object]] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
+    after: dict[NodeId, Kind] = field(default_factory=dict)
 
     def add(self, ids: list[NodeId], vectors: Tensor, facts: list[dict[str, object]]) -> None:
         """Add nodes of one kind with their vectors and facts; no nodes add no stack."""

@@ -9,6 +9,7 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.shared import Unpack
 from visit_tl.arguments.vocabulary import (
     Direction,
+    FeatureModules,
     File,
     MetricFunction,
     Model,
@@ -22,6 +23,7 @@ from visit_tl.causal.patching import attribution_patching as screen
 from visit_tl.causal.patching import replacements as ablate
 from visit_tl.causal.patching.batched_runs import Replay
 from visit_tl.causal.patching.effects_result import Effects
+from visit_tl.causal.patching.feature_patches import FeaturePatches
 from visit_tl.causal.patching.options import (
     Asked,
     Prompts,
@@ -31,6 +33,8 @@ from visit_tl.causal.patching.options import (
 from visit_tl.causal.patching.progress_file import Progress, fingerprint
 from visit_tl.causal.patching.replacements import Patcher, Unpatchable
 from visit_tl.causal.patching_options import PATCHING_OPTIONS, PatchingOptions
+from visit_tl.errors import InputError
+from visit_tl.features.several import modules_of
 from visit_tl.graph.container import GraphData, Nodes
 from visit_tl.graph.ids import NodeId
 from visit_tl.model.replay.kept_run import KeptRun
@@ -51,6 +55,7 @@ def effects(
     screen: Screen | None = None,
     top: Whole = 20,
     resume: File | None = None,
+    saes: FeatureModules | None = None,
     **options: Unpack[PatchingOptions],
 ) -> Effects:
     """Measure what each of many nodes does to a metric, by patching one node at a time.
@@ -76,6 +81,10 @@ def effects(
             `top` largest.
         top: With `screen`, how many nodes are measured.
         resume: A JSON file that stores finished effects; an interrupted sweep continues from it.
+        saes: As for `flow_graph`, for nodes that are features (`L9.z.F123`), what features miss
+            (`L9.z.error`) or the rest of a reconstruction (`L9.z.b_dec`). Of a graph that was made
+            with some, None is those. With `mean` and `resample`, the feature's activation in the
+            other runs takes the place of its own; the error stays.
         options: `corrupted`, `how`, `mean_over`, `prepend_bos` and `verbose`; see
             `visit_tl.causal.patching_options.PatchingOptions`.
 
@@ -98,8 +107,27 @@ def effects(
     at = chosen_positions(view, nodes, positions, prompts.clean)
     asked = Asked(given["how"], direction, at, screen, top, metric)
     asked.check(prompts)
-    sweep = _Sweep(view, prompts, asked, chosen, given["verbose"])
+    features = _features(view, nodes, saes, chosen)
+    sweep = _Sweep(view, prompts, asked, chosen, given["verbose"], features)
     return sweep.run(resume)
+
+
+def _features(view: ModelView, nodes: Any, saes: Any, chosen: tuple[NodeId, ...]) -> FeaturePatches:
+    """The SAEs of the nodes to patch.
+
+    Raises:
+        InputError: an SAE does not fit, or a node was named whose SAE was not given.
+    """
+    graph = nodes if isinstance(nodes, GraphData) else None
+    own = () if graph is None else getattr(graph.source, "modules", ())
+    found = FeaturePatches.of(view, own if saes is None else modules_of(saes), chosen)
+    for node in chosen:
+        if node.site is not None and not found.known(node) and graph is None:
+            raise InputError(
+                f"{node} is of an SAE at {node.site} of block {node.layer}, which was not given; "
+                f"pass it in saes="
+            )
+    return found
 
 
 class _Sweep:
@@ -112,13 +140,14 @@ class _Sweep:
         asked: Asked,
         nodes: tuple[NodeId, ...],
         verbose: bool,
+        features: FeaturePatches,
     ) -> None:
         self.view, self.prompts, self.asked, self.verbose = view, prompts, asked, verbose
-        self.nodes = nodes
+        self.nodes, self.features = nodes, features
         where = {*asked.positions, *(n.position for n in nodes if n.position is not None)}
         self.rows = tuple(sorted(where))
-        self.keep = ablate.needed(view, nodes)
-        self.clean = KeptRun(view, prompts.clean, self.keep, self.rows)
+        self.keep = ablate.needed(view, nodes) | features.needed()
+        self.clean = self._kept(prompts.clean)
         corrupted = prompts.corrupted
         self.corrupted = None if corrupted is None else self._kept(corrupted)
         self.metric = bind(asked.metric, view, self.clean.logits)
@@ -201,16 +230,18 @@ class _Sweep:
         """The patcher for the run to patch and the activations to put in."""
         corrupted = self.corrupted
         if self.asked.direction == "denoise" and corrupted is not None:
-            return Patcher(corrupted, self.clean.kept)
+            return Patcher(corrupted, self.clean.kept, self.features)
         if self.asked.how == "resample" and corrupted is not None:
-            return Patcher(self.clean, corrupted.kept)
+            return Patcher(self.clean, corrupted.kept, self.features)
         if self.asked.how == "mean":
             means = (self._kept(prompt).kept for prompt in self.prompts.mean_over)
-            return Patcher(self.clean, ablate.mean_of(means))
-        return Patcher(self.clean, None)
+            return Patcher(self.clean, ablate.mean_of(means), self.features)
+        return Patcher(self.clean, None, self.features)
 
     def _kept(self, prompt: Prompt) -> KeptRun:
-        return KeptRun(self.view, prompt, self.keep, self.rows)
+        run = KeptRun(self.view, prompt, self.keep, self.rows)
+        self.features.split(run)
+        return run
 
     def _about(self) -> dict[str, Any]:
         """Description of the sweep: everything that its effects depend on, except the nodes."""
@@ -228,4 +259,5 @@ class _Sweep:
             "metric of the clean run": self.clean_value,
             "metric of the corrupted run": self.corrupted_value,
             **({"segments": [list(s) for s in spans]} if spans else {}),
+            **({"saes": about} if (about := self.features.about()) else {}),
         }

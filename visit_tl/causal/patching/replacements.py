@@ -15,6 +15,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from visit_tl.causal.patching.feature_patches import FeaturePatches
 from visit_tl.errors import InputError
 from visit_tl.graph.ids import Kind, NodeId
 from visit_tl.model.hooks import ROWS, hook_names
@@ -98,10 +99,16 @@ class Patcher:
         base: The run to patch, with the hooks of `needed` kept.
         other: The activations that replace those of the base, by hook, at the same positions; None
             is zeros.
+        features: The SAEs and transcoders whose nodes are patched; None is none.
     """
 
-    def __init__(self, base: KeptRun, other: Mapping[str, Tensor] | None) -> None:
-        self.base, self.other, self.view = base, other, base.view
+    def __init__(
+        self,
+        base: KeptRun,
+        other: Mapping[str, Tensor] | None,
+        features: FeaturePatches | None = None,
+    ) -> None:
+        self.base, self.other, self.view, self.features = base, other, base.view, features
         self._names = {layer: hook_names(base.view, layer) for layer in range(base.view.n_layers)}
         self._scores: dict[int, tuple[Tensor, Tensor] | None] = {}
         self._summed: dict[int, bool] = {}
@@ -115,6 +122,10 @@ class Patcher:
         """
         if node.kind in LEFT_OUT:
             raise Unpatchable(LEFT_OUT[node.kind])
+        if node.site is not None:
+            if self.features is None or not self.features.known(node):
+                raise Unpatchable("the SAE that it is of is not at hand; pass it in saes=")
+            return [self.features.write(node, self.base, self.other, p) for p in positions]
         if node.kind in ("key", "value"):
             return [self._memory(node, position) for position in positions]
         if node.kind == "resid_mid":

@@ -46,6 +46,29 @@ def check_whole(graph: GraphData) -> None:
             raise GraphError(f"the node {node.id} has no readout")
         _check_gradients(graph, node)
     _check_reasons(graph)
+    _check_features(graph)
+
+
+def _check_features(graph: GraphData) -> None:
+    sets = {(one.layer, one.site): one for one in graph.feature_sets}
+    if len(sets) != len(graph.feature_sets):
+        raise GraphError("two sets of features are at one site")
+    for node in graph.nodes:
+        if node.explanation is not None and node.kind != "feature":
+            raise GraphError(f"{node.id} has an explanation, but is no feature")
+        if node.layer is None or node.id.site is None:
+            continue
+        known = sets.get((node.layer, node.id.site))
+        if known is None:
+            raise GraphError(f"{node.id} is of no set of features in this graph")
+        if node.id.neuron is not None and node.id.neuron >= known.n_features:
+            raise GraphError(f"{node.id} is outside the {known.n_features} of {known.name}")
+    for one in sets.values():
+        if one.layer not in graph.layers or one.active > one.n_features:
+            raise GraphError(
+                f"the features of {one.name}, {one.active} active of {one.n_features} in block "
+                f"{one.layer}, do not fit the graph"
+            )
 
 
 def _check_reasons(graph: GraphData) -> None:

@@ -33,6 +33,9 @@ NODE_COLUMNS: Final = {
 }
 """Columns of the table of nodes, with their types."""
 
+FEATURE_COLUMNS: Final = {"site": "string", "explanation": "string"}
+"""Further columns of a graph with features."""
+
 EDGE_COLUMNS: Final = {
     **dict.fromkeys(("source", "target", "kind"), "string"),
     **dict.fromkeys(("score", "effect"), "double"),
@@ -46,7 +49,7 @@ _LATEST: Final = ("roles",)
 
 NODES_HEAD: Final = (
     re.escape(",".join(n for n in NODE_COLUMNS if n not in (*_LATER, *_LATEST))).encode()
-    + f"(,{','.join(_LATER)}(,{','.join(_LATEST)})?)?\n".encode()
+    + f"(,{','.join(_LATER)}(,{','.join(_LATEST)}(,{','.join(FEATURE_COLUMNS)})?)?)?\n".encode()
 )
 EDGES_HEAD: Final = re.escape(f"{','.join(EDGE_COLUMNS)}\n".encode())
 """Patterns of the first lines of our CSV files, which mark them as ours."""
@@ -68,7 +71,7 @@ def csv(graph: GraphData) -> tuple[bytes, bytes]:
     from visit_tl.escaping import carried
 
     written = []
-    for columns, rows in zip((NODE_COLUMNS, EDGE_COLUMNS), _tables(graph), strict=True):
+    for columns, rows in zip(_columns(graph), _tables(graph), strict=True):
         file = io.StringIO()
         writer = csv_module.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
@@ -97,7 +100,7 @@ def parquet(graph: GraphData) -> tuple[bytes, bytes]:
         "list of int64": pa.list_(pa.int64()),
     }
     written = []
-    for columns, rows in zip((NODE_COLUMNS, EDGE_COLUMNS), _tables(graph), strict=True):
+    for columns, rows in zip(_columns(graph), _tables(graph), strict=True):
         schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
         table = pa.Table.from_pylist([_listed(row, columns) for row in rows], schema)
         file = io.BytesIO()
@@ -119,6 +122,10 @@ def require_pyarrow() -> None:
             "Parquet is written by pyarrow, which is not installed: pip install "
             "'visit-tl[parquet]', or save the same tables as .csv"
         )
+
+
+def _columns(graph: GraphData) -> tuple[dict[str, str], dict[str, str]]:
+    return NODE_COLUMNS | (FEATURE_COLUMNS if graph.feature_sets else {}), EDGE_COLUMNS
 
 
 def _tables(graph: GraphData) -> tuple[list[_Row], list[_Row]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from visit_tl.graph.container import GraphData
+from visit_tl.graph.ids import FEATURE_KINDS
 from visit_tl.graph.io.networks import gradient_facts
 from visit_tl.graph.records import Node
 
@@ -38,6 +39,48 @@ def heads_table(graph: GraphData) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index("head")
 
 
+def features_table(graph: GraphData) -> pd.DataFrame:
+    """One row per shown feature, error and bias; see `FlowGraph.features`."""
+    import pandas as pd
+
+    sets = {(one.layer, one.site): one for one in graph.feature_sets}
+    rows = []
+    for node in graph.of_kind(*FEATURE_KINDS):
+        assert node.layer is not None and node.id.site is not None
+        own = sets[node.layer, node.id.site]
+        index = node.id.neuron
+        known = own.neuronpedia is not None and index is not None
+        adds = node.norm if node.coefficient is None else abs(node.coefficient) * node.norm
+        rows.append(
+            {
+                "feature": str(node.id),
+                "layer": node.layer,
+                "site": node.id.site,
+                "index": index,
+                "explanation": node.explanation,
+                "activation": node.coefficient,
+                "norm": node.norm,
+                "adds": adds,
+                "promotes": [read.token for read in node.promoted],
+                "rank": graph.d_vocab - 1 - node.rank if node.negative else node.rank,
+                "attribution": node.attribution,
+                "effect": None if node.effect is None else node.effect.value,
+                "sae": own.name,
+                "error_share": own.error_share,
+                "explained": own.explained,
+                "neuronpedia": f"{own.neuronpedia}/{index}" if known else None,
+            }
+        )
+    frame = pd.DataFrame(rows, columns=_FEATURE_COLUMNS).set_index("feature")
+    return frame.astype({"index": "Int64"})
+
+
+_FEATURE_COLUMNS = [
+    "feature", "layer", "site", "index", "explanation", "activation", "norm", "adds", "promotes",
+    "rank", "attribution", "effect", "sae", "error_share", "explained", "neuronpedia",
+]  # fmt: skip
+
+
 def _looks_at(values: tuple[Node, ...]) -> list[tuple[str, int | None, float]]:
     """(token, key position, attention) of each value."""
     return [(v.token or "", v.id.key_position, v.coefficient or 0.0) for v in values]
@@ -47,7 +90,11 @@ def nodes_table(graph: GraphData) -> pd.DataFrame:
     """One row per node; see `FlowGraph.to_dataframe`."""
     import pandas as pd
 
-    return pd.DataFrame([_node_row(node) for node in graph.nodes]).set_index("id")
+    frame = pd.DataFrame([_node_row(node) for node in graph.nodes]).set_index("id")
+    if graph.feature_sets:
+        frame["site"] = [node.id.site for node in graph.nodes]
+        frame["explanation"] = [node.explanation for node in graph.nodes]
+    return frame
 
 
 def _node_row(node: Node) -> dict[str, Any]:

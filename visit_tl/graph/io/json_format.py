@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from visit_tl.errors import GraphError
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.ids import NodeId
+from visit_tl.graph.ids import FEATURE_SITES, NodeId
 from visit_tl.graph.io.consistency import check_whole
 from visit_tl.graph.io.migrations import SCHEMA, upgraded
 from visit_tl.graph.io.typed_reader import TypedReader
@@ -15,6 +15,7 @@ from visit_tl.graph.records import (
     Column,
     Edge,
     Effect,
+    FeatureSet,
     Gradient,
     Hidden,
     Hook,
@@ -24,6 +25,10 @@ from visit_tl.graph.records import (
     ScorePair,
     TokenProb,
 )
+
+
+_LATER_COUNTS: Final = ("features",)
+"""Counts of what pruning hid that files leave out where they are 0."""
 
 
 def to_json(graph: GraphData) -> dict[str, Any]:
@@ -64,6 +69,7 @@ def to_json(graph: GraphData) -> dict[str, Any]:
             for e in graph.edges
         ],
         **({"reasons": list(map(_reason_to_json, graph.reasons))} if graph.reasons else {}),
+        **({"feature_sets": list(map(_slots, graph.feature_sets))} if graph.feature_sets else {}),
     }
 
 
@@ -99,6 +105,9 @@ def from_json(data: object) -> GraphData:
         nodes=tuple(_node(part) for part in root.parts("nodes")),
         edges=tuple(_edge(part) for part in root.parts("edges")),
         reasons=tuple(map(_reason, root.parts("reasons"))) if root.has("reasons") else (),
+        feature_sets=tuple(map(_feature_set, root.parts("feature_sets")))
+        if root.has("feature_sets")
+        else (),
     )
     check_whole(graph)
     return graph
@@ -123,6 +132,7 @@ def _node_to_json(node: Node) -> dict[str, Any]:
         "key_position": node.id.key_position,
         "neuron": node.id.neuron,
         "position": node.id.position,
+        **({} if node.id.site is None else {"site": node.id.site}),
         "label": node.label,
         "token": node.token,
         "top": [_slots(t) for t in node.top],
@@ -143,6 +153,7 @@ def _node_to_json(node: Node) -> dict[str, Any]:
         if node.reversed is None
         else {"norm": node.reversed.norm, "row": list(node.reversed.row)},
         **({"roles": list(node.roles)} if node.roles else {}),
+        **({} if node.explanation is None else {"explanation": node.explanation}),
     }
 
 
@@ -170,12 +181,17 @@ def _reason_to_json(reason: Reason) -> dict[str, Any]:
 
 def _by_layer(part: GraphData | Column) -> dict[str, Any]:
     return {
-        "hidden": {str(layer): _slots(hidden) for layer, hidden in part.hidden.items()},
+        "hidden": {str(layer): _hidden_to_json(one) for layer, one in part.hidden.items()},
         "residual_error": {str(layer): error for layer, error in part.residual_error.items()},
     }
 
 
-def _slots(record: TokenProb | Hidden | Effect | ScorePair) -> dict[str, Any]:
+def _hidden_to_json(hidden: Hidden) -> dict[str, Any]:
+    """The counts; those that came later are left out where they are 0."""
+    return {n: c for n, c in _slots(hidden).items() if c or n not in _LATER_COUNTS}
+
+
+def _slots(record: TokenProb | Hidden | Effect | ScorePair | FeatureSet) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
@@ -190,7 +206,13 @@ def _pruning(root: TypedReader) -> dict[str, str | int | None]:
 
 def _hidden_by_layer(part: TypedReader) -> dict[int, Hidden]:
     return {
-        layer: Hidden(*(hidden.integer(name) for name in Hidden.__slots__))
+        layer: Hidden(
+            **{
+                name: hidden.integer(name)
+                for name in Hidden.__slots__
+                if name not in _LATER_COUNTS or hidden.has(name)
+            }
+        )
         for layer, hidden in part.by_layer("hidden")
     }
 
@@ -258,6 +280,27 @@ def _reason(part: TypedReader) -> Reason:
     )
 
 
+def _feature_set(part: TypedReader) -> FeatureSet:
+    site = part.text("site")
+    if site not in FEATURE_SITES:
+        raise GraphError(
+            f"a set of features is at {site!r}; the sites are {', '.join(FEATURE_SITES)}"
+        )
+    return FeatureSet(
+        name=part.text("name"),
+        layer=part.integer("layer"),
+        site=cast(Any, site),
+        architecture=part.text("architecture"),
+        hook=part.text("hook"),
+        hook_out=part.text("hook_out"),
+        n_features=part.integer("n_features"),
+        active=part.integer("active"),
+        error_share=part.length("error_share"),
+        explained=part.number("explained"),
+        neuronpedia=part.text("neuronpedia") if part.optional("neuronpedia") else None,
+    )
+
+
 def _node(part: TypedReader) -> Node:
     hook = None
     if part.optional("hook"):
@@ -285,6 +328,7 @@ def _node(part: TypedReader) -> Node:
         gradient=_gradient(part, node_id),
         reversed=_reversed(part, node_id),
         roles=tuple(part.items("roles", str)) if part.has("roles") else (),
+        explanation=part.text("explanation") if part.has("explanation") else None,
     )
 
 

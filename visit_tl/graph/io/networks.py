@@ -57,6 +57,8 @@ def node_facts(node: Node, graph: GraphData) -> dict[str, Any]:
         "head": node.id.head,
         "key_position": node.id.key_position,
         "neuron": node.id.neuron,
+        "site": node.id.site,
+        "explanation": node.explanation,
         "position": at,
         "token": node.token,
         "top": _json([read.token for read in node.top]),

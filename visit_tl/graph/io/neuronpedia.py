@@ -14,16 +14,22 @@ converted as follows:
 There, `feature` is the index of a feature in a dictionary. Heads and states are in no dictionary,
 so here it is a negative number, different for each node: the viewers then find no feature instead
 of a wrong one.
+
+Features of SAEs and transcoders are in one. Their ids are those of circuit-tracer: `node_id` is
+layer_index_position, `feature` is Cantor's number of layer and index. Where the modules are on
+Neuronpedia, the metadata names their source set, from which it fetches what it knows of a feature.
+A block has one dictionary there; the features of a second site of a block are treated like heads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.descriptions import effect_words, gradient_words, number, readable
 from visit_tl.graph.ids import Kind, NodeId
-from visit_tl.graph.records import Node
+from visit_tl.graph.records import FeatureSet, Node
 from visit_tl.version import __version__
 
 TYPES: Final[dict[Kind, str]] = {
@@ -37,6 +43,9 @@ TYPES: Final[dict[Kind, str]] = {
     "b_O": "bias",
     "b_out": "bias",
     "logits": "logit",
+    "feature": "cross layer transcoder",
+    "feature_error": "mlp reconstruction error",
+    "feature_bias": "bias",
 }
 """The names of our kinds of nodes in the viewers; all others are called `state`."""
 
@@ -54,6 +63,8 @@ def to_neuronpedia(graph: GraphData, slug: str) -> dict[str, Any]:
     """
     embedded = {node.id.position for node in graph.nodes if _is_embedding(node.id)}
     own = range(len(graph.tokens))
+    dictionaries = _dictionaries(graph)
+    named = {node.id: _name(node.id, graph, dictionaries) for node in graph.nodes}
     bare = [i for i in own if (None if i == graph.position else i) not in embedded]
     return {
         "metadata": _metadata(graph, slug),
@@ -66,12 +77,15 @@ def to_neuronpedia(graph: GraphData, slug: str) -> dict[str, Any]:
         },
         "nodes": [
             *(_embedding(f"E_{graph.token_ids[i]}_{i}", i, graph) for i in bare),
-            *(_node(number, node, graph) for number, node in enumerate(graph.nodes, 1)),
+            *(
+                _node(number, node, graph) | _dictionary_entry(node, graph, dictionaries)
+                for number, node in enumerate(graph.nodes, 1)
+            ),
         ],
         "links": [
             {
-                "source": str(edge.source),
-                "target": str(edge.target),
+                "source": named[edge.source],
+                "target": named[edge.target],
                 "weight": edge.score,
                 "kind": edge.kind,
                 **({} if edge.effect is None else {"effect": edge.effect.value}),
@@ -81,8 +95,60 @@ def to_neuronpedia(graph: GraphData, slug: str) -> dict[str, Any]:
     }
 
 
-def _metadata(graph: GraphData, slug: str) -> dict[str, Any]:
+def _dictionaries(graph: GraphData) -> dict[int, FeatureSet]:
+    """By block, the set of features that is its dictionary in the viewers."""
+    found: dict[int, FeatureSet] = {}
+    # Those on Neuronpedia first, then those of an MLP, which is what the viewers are made for.
+    order = sorted(graph.feature_sets, key=lambda s: (s.neuronpedia is None, s.site != "mlp_out"))
+    for one in order:
+        found.setdefault(one.layer, one)
+    return found
 
+
+def _name(node: NodeId, graph: GraphData, dictionaries: Mapping[int, FeatureSet]) -> str:
+    own = None if node.layer is None else dictionaries.get(node.layer)
+    if node.kind != "feature" or own is None or own.site != node.site:
+        return str(node)
+    at = graph.position if node.position is None else node.position
+    return f"{node.layer}_{node.neuron}_{at}"
+
+
+def _dictionary_entry(
+    node: Node, graph: GraphData, dictionaries: Mapping[int, FeatureSet]
+) -> dict[str, Any]:
+    """What a feature has instead of the fields of a node that is in no dictionary."""
+    name, layer, index = _name(node.id, graph, dictionaries), node.layer, node.id.neuron
+    if node.kind == "feature_error" and node.id.site != "mlp_out":
+        attention = node.id.site in ("z", "attn_out")
+        return {"feature_type": "lorsa error" if attention else "residual reconstruction error"}
+    if name == str(node.id) or layer is None or index is None:
+        return {}
+    pair = (layer + index) * (layer + index + 1) // 2 + index
+    known = dictionaries[layer].neuronpedia
+    return {
+        "node_id": name,
+        "jsNodeId": name,
+        "feature": pair,
+        **({} if known is None else {"neuronpedia": f"{known}/{index}"}),
+    }
+
+
+def _of_neuronpedia(graph: GraphData) -> dict[str, Any]:
+    """Model and source set at Neuronpedia, if all sets of features there are of the same."""
+    parts = set()
+    for one in graph.feature_sets:
+        model, _, source = (one.neuronpedia or "").partition("/")
+        layer, _, source_set = source.partition("-")
+        if layer == str(one.layer) and source_set:
+            parts.add((model, source_set))
+    if len(parts) != 1:
+        return {"schema_version": 1} if graph.feature_sets else {}
+    ((model, source_set),) = parts
+    details = {"feature_details": {"neuronpedia_source_set": source_set}}
+    return {"schema_version": 1, "scan": model} | details
+
+
+def _metadata(graph: GraphData, slug: str) -> dict[str, Any]:
     about = (
         "A flow graph, not an attribution graph: heads, memory values, neurons and states of one "
         f"forward pass at position {graph.position}, read by the logit lens. A link's weight is "
@@ -97,6 +163,7 @@ def _metadata(graph: GraphData, slug: str) -> dict[str, Any]:
         "prompt_tokens": [_safe(token) for token in graph.tokens],
         "pruning_settings": dict(graph.pruning),
         "generation_settings": {"target": graph.target, "position": graph.position},
+        **_of_neuronpedia(graph),
     }
 
 
@@ -144,6 +211,8 @@ def _is_embedding(node: NodeId) -> bool:
 
 def _label(node: Node) -> str:
     says = "  ".join(f"“{_safe(read.token)}”" for read in node.promoted[:3])
+    if node.explanation is not None:
+        says = f"{_safe(node.explanation)} · {says}"
     facts = [f"{node.id} {says}", f"rank of target {node.rank}"]
     if node.attribution is not None:
         facts.append(f"attribution {number(node.attribution)}")

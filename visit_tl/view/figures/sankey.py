@@ -23,12 +23,20 @@ from visit_tl.graph.descriptions import (
     node_title,
     short_label,
 )
+from visit_tl.graph.ids import FEATURE_KINDS
 from visit_tl.graph.records import Node
 from visit_tl.graph.subgraphs import to_position
 from visit_tl.view import legend, ribbons
 from visit_tl.view.caption import caption
 from visit_tl.view.layout import NODE_WIDTH, Layout, layout
-from visit_tl.view.style import FONT_SIZE, edge_colour, ground, node_colour, palette
+from visit_tl.view.style import (
+    FEATURE_COLOUR,
+    FONT_SIZE,
+    edge_colour,
+    ground,
+    node_colour,
+    palette,
+)
 from visit_tl.view.window import choose
 
 _NODE_HOVER: Final = "<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>"
@@ -81,7 +89,8 @@ def sankey(
     figure = go.Figure(drawn)
     height = place.height + legend.HEADINGS + _TITLE + legend.LEGEND
     rims = _rims(shown, place, theme)
-    notes, shapes = legend.legend(graph.d_vocab, theme, later=bool(rims))
+    features = bool(shown.of_kind(*FEATURE_KINDS))
+    notes, shapes = legend.legend(graph.d_vocab, theme, later=bool(rims), features=features)
     figure.update_layout(
         height=height,
         width=max(place.width, legend.WIDTH),
@@ -140,7 +149,7 @@ def _trace(graph: GraphData, place: Layout, theme: str) -> dict[str, Any]:
         "node": {
             "pad": 0,
             "thickness": NODE_WIDTH,
-            "line": {"width": 0},
+            "line": _feature_rims(nodes, theme),
             "label": [*(for_plotly(short_label(node, graph)) for node in nodes), "", ""],
             "color": [*(node_colour(node, graph.d_vocab, theme) for node in nodes), _CLEAR, _CLEAR],
             "x": [*(_inside(_centre(place, n), place.width) for n in nodes), -2, 3],
@@ -161,6 +170,14 @@ def _trace(graph: GraphData, place: Layout, theme: str) -> dict[str, Any]:
             **_input_order(),
         },
     }
+
+
+def _feature_rims(nodes: list[Node], theme: str) -> dict[str, Any]:
+    """The outlines of nodes: features have one. The last two nodes only fill the columns."""
+    rims = [node.kind in FEATURE_KINDS for node in nodes]
+    if not any(rims):
+        return {"width": 0}
+    return {"width": [*(2 * rim for rim in rims), 0, 0], "color": FEATURE_COLOUR[theme]}
 
 
 def _rims(graph: GraphData, place: Layout, theme: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from visit_tl.view.style import (
+    FEATURE_COLOUR,
     FONT,
     PALETTES,
     entropy_colour,
@@ -45,6 +46,9 @@ _REASONS: Final = "if (REASONS"
 
 _ROLES: Final = "if (ROLES"
 """How the lines begin that only pages of graphs with roles of heads contain."""
+
+_FEATURES: Final = "if (FEATURES"
+"""How the lines begin that only pages of graphs with features contain."""
 
 _WITHOUT_SEGMENTS: Final = {"lastSeen(": "positionOf(", "edgeWords(": "edgeTip("}
 """Calls of `segments.js`, and what pages of graphs without segments call instead."""
@@ -87,6 +91,7 @@ def stylesheet(
     segments: bool = False,
     reasons: bool = False,
     roles: Sequence[str] = (),
+    features: bool = False,
 ) -> str:
     """The style sheet of the page, with the colours of both themes.
 
@@ -95,11 +100,15 @@ def stylesheet(
         segments: Whether its run had segments.
         reasons: Whether it has reasons.
         roles: The roles of its heads.
+        features: Whether it has features of SAEs.
     """
     rules = [_variables(theme) for theme in PALETTES]
     whole = "\n".join((*rules, f"body{{font:14px/1.4 {_fonts()}}}", _read("page.css")))
     if segments:
         whole = "\n".join((whole, _read("segments.css")))
+    if features:
+        own = (f':root[data-theme="{t}"]{{--feature:{FEATURE_COLOUR[t]}}}' for t in PALETTES)
+        whole = "\n".join((whole, *own, _read("features.css")))
     if roles:
         each = [(i, name) for i, name in enumerate(roles)]
         own = (
@@ -130,6 +139,7 @@ def script(
     segments: bool = False,
     reasons: bool = False,
     roles: Sequence[str] = (),
+    features: bool = False,
 ) -> str:
     """The script of the page: the files of `assets/` in order, comments left out.
 
@@ -139,6 +149,7 @@ def script(
         segments: Whether its run had segments; likewise.
         reasons: Whether it has reasons; likewise.
         roles: The roles of its heads; likewise.
+        features: Whether it has features of SAEs; likewise.
     """
     *names, main = SCRIPTS
     more = (
@@ -147,6 +158,7 @@ def script(
         *["reasons.js"] * reasons,
         *["signed.js"] * (gradients or reasons),
         *["roles.js"] * bool(roles),
+        *["features.js"] * features,
     )
     whole = "\n".join(_read(n) for n in (*names, *more, main))
     if not segments:
@@ -160,14 +172,17 @@ def script(
         (_SEGMENTS, segments),
         (_REASONS, reasons),
         (_ROLES, bool(roles)),
+        (_FEATURES, features),
     )
     left_out = ("//", *(line for line, used in unused if not used))
     kept = "\n".join(line for line in lines if line and not line.startswith(left_out))
     return f'"use strict";\n{kept}'
 
 
-def colours(theme: str, roles: Sequence[str] = ()) -> dict[str, Any]:
-    """The colours that the script draws with, those of the roles of heads among them."""
+def colours(
+    theme: str, roles: Sequence[str] = (), *, features: bool = False
+) -> dict[str, Any]:
+    """The colours that the script draws with, those of roles of heads and of features among them."""
     plain = palette(theme)
     ranks = [rank_colour(i / (_RANKS - 1), theme) for i in range(_RANKS)]
     return {
@@ -181,6 +196,7 @@ def colours(theme: str, roles: Sequence[str] = ()) -> dict[str, Any]:
         "greys": [_grey(i / (_GREYS - 1), theme) for i in range(_GREYS)],
         "positive": sign_colour(False, theme),
         "negative": sign_colour(True, theme),
+        **({"feature": FEATURE_COLOUR[theme]} if features else {}),
         **({"roles": [role_colour(r, i, theme) for i, r in enumerate(roles)]} if roles else {}),
         **{
             name: _PAGE_COLOURS[theme][name]

@@ -1,4 +1,4 @@
-"""The graph of the depth `blocks`: states, heads, and what attention and MLP add."""
+"""The graph of the depth `blocks`: states, heads, features, and what attention and MLP add."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from itertools import compress
 from typing import Final
 
 from visit_tl.graph.container import GraphData
+from visit_tl.graph.ids import FEATURE_KINDS
 from visit_tl.graph.records import Edge, Node
 from visit_tl.view.widths import SPINE, widths
 
-BLOCK_KINDS: Final = SPINE | {"head", "attn_out", "mlp_out", "final_norm", "logits"}
-"""The kinds of nodes that are shown at this depth."""
+BLOCK_KINDS: Final = SPINE | {"head", "attn_out", "mlp_out", "final_norm", "logits", *FEATURE_KINDS}
+"""The kinds of nodes that are shown at this depth; z too, where there are features of it."""
 
 _READING: Final = 1.6
 """Maximum width in px of an edge by which a head reads the stream."""
@@ -25,8 +26,9 @@ def blocks(graph: GraphData) -> GraphData:
     source adds, or the norm of the source. Of several paths between two nodes, the one whose first
     edge has the largest score is kept.
     """
-    kept = tuple(node for node in graph.nodes if node.kind in BLOCK_KINDS)
-    shown = [node.kind in BLOCK_KINDS for node in graph.nodes]
+    of_z = {one.layer for one in graph.feature_sets if one.site == "z"}
+    shown = [n.kind in BLOCK_KINDS or (n.kind == "z" and n.layer in of_z) for n in graph.nodes]
+    kept = tuple(compress(graph.nodes, shown))
     leaving: list[list[int]] = [[] for _ in shown]
     for i, source in enumerate(graph.ends[0]):
         leaving[source].append(i)

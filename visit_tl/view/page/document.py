@@ -61,12 +61,14 @@ def page(
     own = to_position(graph, graph.position)
     words = heading(graph)
     roles = roles_of(graph.nodes)
-    has = {
+    has: dict[str, Any] = {
         "gradients": any(node.gradient or node.reversed for node in graph.nodes),
         "segments": bool(graph.segments),
         "reasons": bool(graph.reasons),
         "roles": tuple(roles),
+        "features": bool(graph.feature_sets),
     }
+    drawn = {name: colours(name, roles, features=has["features"]) for name in PALETTES}
     parts = {
         "THEME": for_html(theme),
         "TITLE": for_html(f"{words['model']} · {words['prompt']}"),
@@ -76,11 +78,16 @@ def page(
         "FIRST": str(graph.layers[0]),
         "LAST": str(graph.layers[-1]),
         "POSITIONS": page_parts.positions(graph),
-        "LEGEND": page_parts.legend(graph.d_vocab, later=bool(graph.segments), roles=roles),
+        "LEGEND": page_parts.legend(
+            graph.d_vocab,
+            later=bool(graph.segments),
+            roles=roles,
+            features=has["features"],
+        ),
         "HEADS": page_parts.heads(own, theme),
         "TEXT": for_html(text(graph, layers=graph.layers or None)),
         "DATA": to_json(payload(graph)),
-        "THEMES": to_json({name: colours(name, roles) for name in PALETTES}),
+        "THEMES": to_json(drawn),
         "OPENING": to_json(_opening(own, theme, layers)),
         "SCRIPT": script(**has),
     }

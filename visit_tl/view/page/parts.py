@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 from visit_tl.escaping import for_html, visible
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import bos_words, from_later, number
+from visit_tl.graph.descriptions import bos_words, from_later, number, readable
 from visit_tl.graph.records import Gradient, Node, Reversed, TokenProb
-from visit_tl.view.legend import EDGE_LEGEND, GREY_LEGEND, RANK_LEGEND
+from visit_tl.view.legend import EDGE_LEGEND, FEATURE_LEGEND, GREY_LEGEND, RANK_LEGEND
 from visit_tl.view.style import node_colour
 
 
@@ -59,11 +59,28 @@ def header(graph: GraphData, words: dict[str, str]) -> str:
         facts["segments"] = for_html(words["segments"])
     if "followed" in words:
         facts["followed back"] = for_html(words["followed"])
+    if graph.feature_sets:
+        facts["features"] = _feature_sets(graph)
     pairs = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
     return (
         f"<h1>{for_html(words['model'])}</h1>\n"
         f'<p class="tokens">{"".join(chips)}</p>\n<dl>{pairs}</dl>'
     )
+
+
+def _feature_sets(graph: GraphData) -> str:
+    """The SAEs and transcoders of a graph, with what they miss, as a table."""
+    rows = "".join(
+        f"<tr><td>L{one.layer}.{one.site}</td><td><bdi>{for_html(readable(one.name))}</bdi></td>"
+        f"<td><bdi>{for_html(readable(one.architecture))}</bdi></td>"
+        f"<td class=n>{one.active} of {one.n_features}</td>"
+        f"<td class=n>{number(100 * one.error_share)} %</td>"
+        f"<td class=n>{number(100 * one.explained)} %</td></tr>"
+        for one in graph.feature_sets
+    )
+    names = ("site", "SAE", "kind", "active", "error / whole", "explained")
+    heads = "".join(f"<th>{name}</th>" for name in names)
+    return f'<table class="sets"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
 
 
 def positions(graph: GraphData) -> str:
@@ -75,13 +92,16 @@ def positions(graph: GraphData) -> str:
     )
 
 
-def legend(d_vocab: int, *, later: bool = False, roles: Sequence[str] = ()) -> str:
+def legend(
+    d_vocab: int, *, later: bool = False, roles: Sequence[str] = (), features: bool = False
+) -> str:
     """The legend of colours, shapes and widths, for the route and for the other depths.
 
     Args:
         d_vocab: The size of the vocabulary.
         later: Whether there may be memories of later tokens, whose edges are dashed.
         roles: The roles of heads, whose colours are around the heads.
+        features: Whether there are features of SAEs, which have a rim.
     """
 
     def gradient(name: str) -> str:
@@ -107,6 +127,7 @@ def legend(d_vocab: int, *, later: bool = False, roles: Sequence[str] = ()) -> s
         f'<div data-depth="flow">{EDGE_LEGEND}</div>'
         f"{_LATER * later}"
         f"{_role_legend(roles)}"
+        f"{_FEATURE_LEGEND * features}"
         "<div>␣ space &nbsp;⏎ newline &nbsp;⇥ tab &nbsp;\\x00 a byte &nbsp;− subtracted neuron "
         "&nbsp;a → b: token a's memory reads b</div>"
     )
@@ -158,6 +179,11 @@ def _role_legend(roles: Sequence[str]) -> str:
 _LATER: Final = (
     '<div><span class="dashed"></span>dashed: a memory of a later token, seen because both are in '
     "one segment (underlined above)</div>"
+)
+
+_FEATURE_LEGEND: Final = (
+    f'<div data-depth="flow"><span class="swatch feature"></span>{FEATURE_LEGEND}; F123 is its '
+    "index</div>"
 )
 
 _GRADIENT_HEADS: Final = (

@@ -15,8 +15,14 @@ from typing import Any, Final
 
 from visit_tl.escaping import visible
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import COEFFICIENT_WORDS, KIND_WORDS, SCORE_WORDS
-from visit_tl.graph.ids import KINDS, NodeId
+from visit_tl.graph.descriptions import (
+    COEFFICIENT_WORDS,
+    KIND_WORDS,
+    SCORE_WORDS,
+    feature_set_words,
+    readable,
+)
+from visit_tl.graph.ids import FEATURE_KINDS, KINDS, NodeId
 from visit_tl.graph.records import EDGE_KINDS, Effect, Node, TokenProb, TokenProbs
 from visit_tl.graph.subgraphs import to_position
 from visit_tl.view.layout import layout
@@ -51,7 +57,8 @@ def payload(graph: GraphData) -> dict[str, Any]:
     """The graph as plain JSON types for the page's script; see `assets/data.js` for the reader."""
     texts = _Texts()
     order = {node.id: i for i, node in enumerate(graph.nodes)}
-    nodes = _nodes(graph.nodes, texts) | _reasons(graph, order, texts)
+    nodes = _nodes(graph.nodes, texts) | _reasons(graph, order, texts) | _features(graph, texts)
+    kinds = [kind for kind in KINDS if graph.feature_sets or kind not in FEATURE_KINDS]
     at = [graph.position, *(column.position for column in graph.columns if column.layers)]
     parts = [_Part(graph, position, order) for position in at]
     drawn = {
@@ -70,11 +77,11 @@ def payload(graph: GraphData) -> dict[str, Any]:
             **({"segments": [list(span) for span in graph.segments]} if graph.segments else {}),
         },
         "words": {
-            "kinds": list(KINDS),
-            "titles": [KIND_WORDS[kind] for kind in KINDS],
+            "kinds": kinds,
+            "titles": [KIND_WORDS[kind] for kind in kinds],
             "edges": list(EDGE_KINDS),
             "scores": [SCORE_WORDS[kind] for kind in EDGE_KINDS],
-            "coefficients": dict(COEFFICIENT_WORDS),
+            "coefficients": {k: w for k, w in COEFFICIENT_WORDS.items() if k in kinds},
         },
         "nodes": nodes,
         "edges": {
@@ -178,6 +185,23 @@ def _reasons(graph: GraphData, order: Mapping[NodeId, int], texts: _Texts) -> di
     return {"reasons": found} if found else {}
 
 
+def _features(graph: GraphData, texts: _Texts) -> dict[str, Any]:
+    """Features, errors and biases of SAEs by node; a graph without any has no key.
+
+    Each is its site, its part of the id, its explanation in the texts (-1 for none), and the words
+    about its SAE: for an error, how large it is.
+    """
+    sets = {(one.layer, one.site): one for one in graph.feature_sets}
+    found: dict[int, list[Any]] = {}
+    for i, node in enumerate(graph.nodes):
+        own = sets.get((node.layer, node.id.site)) if node.id.site is not None else None  # type: ignore[arg-type]
+        if own is not None:
+            said = -1 if node.explanation is None else texts(readable(node.explanation))
+            part = str(node.id.at(None)).rpartition(".")[2]
+            found[i] = [own.site, part, said, feature_set_words(own).partition(": ")[2]]
+    return {"features": found} if found else {}
+
+
 def roles_of(nodes: Iterable[Node]) -> list[str]:
     """The roles of some nodes, each once, in the order of the graph."""
     return list(dict.fromkeys(role for node in nodes for role in node.roles))
@@ -265,12 +289,12 @@ def _strengths(graph: GraphData, of_edges: Sequence[float]) -> list[float]:
 
 
 def _fixed(name: NodeId) -> bool:
-    return name.head is None and name.neuron is None
+    return name.head is None and name.neuron is None and name.kind != "feature_bias"
 
 
 def _pair(name: NodeId) -> tuple[Any, ...]:
     kind = {"key": "value", "neuron_key": "neuron", "head_query": "head"}.get(name.kind, name.kind)
-    return (kind, name.layer, name.head, name.key_position, name.neuron)
+    return (kind, name.layer, name.head, name.key_position, name.neuron, name.site)
 
 
 def _route(made: Route, order: Mapping[NodeId, int]) -> dict[str, Any]:

@@ -86,6 +86,7 @@ function kindOf(model, i) { return model.words.kinds[model.nodes.kind[i]]; }
 function nodeName(model, i) {
   const n = model.nodes, kind = kindOf(model, i), layer = "L" + n.layer[i];
   const head = layer + "H" + n.head[i];
+  if (FEATURES && kind.startsWith("feature")) return featureName(model, i) + (n.at[i] < 0 ? "" : "@" + n.at[i]);
   /** @type {{[kind: string]: string}} */
   const special = {
     head, head_query: head + ".q", key: head + ".k" + n.key[i], value: head + ".v" + n.key[i],
@@ -98,6 +99,7 @@ function nodeName(model, i) {
 /** What a node is, in words. @param {Model} model @param {number} i */
 function nodeTitle(model, i) {
   const n = model.nodes;
+  if (FEATURES && featureOf(model, i)) return model.words.titles[n.kind[i]].replace("{neuron}", n.neuron[i]).replace("{layer}", n.layer[i]).replace("{site}", n.features[i][0]);
   return model.words.titles[n.kind[i]].replace("{layer}", n.layer[i]).replace("{head}", n.head[i])
     .replace("{key_position}", n.key[i]).replace("{neuron}", n.neuron[i]);
 }
@@ -105,6 +107,7 @@ function nodeTitle(model, i) {
 /** Whether the forward pass subtracts this neuron. @param {Model} model @param {number} i */
 function isNegative(model, i) {
   const kind = kindOf(model, i);
+  if (FEATURES && kind === "feature") return model.nodes.coefficient[i] < 0;
   return (kind === "neuron" || kind === "attn_neuron") && model.nodes.coefficient[i] < 0;
 }
 
@@ -169,6 +172,7 @@ function madeBy(model, i) {
 /** The label of a node in a figure. @param {Model} model @param {number} i */
 function shortLabel(model, i) {
   const kind = kindOf(model, i), n = model.nodes, says = clip(promoted(model, i), 14);
+  if (FEATURES && featureOf(model, i)) return featureLabel(model, i);
   if (kind === "head") return "H" + n.head[i] + " " + says;
   if (kind === "value") return (n.token[i] < 0 ? "?" : clip(model.texts[n.token[i]], 10)) + " → " + says;
   if (kind === "b_O" || kind === "b_out") return kind + " " + says;

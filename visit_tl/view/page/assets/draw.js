@@ -132,6 +132,7 @@ function nodeShapes(model, view, colours, slots, scale, size, lit, hits) {
     if (onWay.has(i)) addNode(rim, depth, slot, scale, 2);
     const bright = !lit.marks || lit.marks[i] > 0;
     const colour = colours.ranks[rankBin(model, i, colours)];
+    if (FEATURES && bright) addFeatureRim(rims, model, depth, slot, scale, colours);
     if (ROLES && bright) addRim(rims, model, depth, slot, scale, colours);
     addNode(bright ? group(groups, colour) : faint, depth, slot, scale, 0);
     if (depth.role[slot] === 2) addNode(hollow, depth, slot, scale, -2);

@@ -67,6 +67,7 @@ function edgeNode(model, view, edge) {
 function nodeTip(model, i) {
   const n = model.nodes, lines = [make("b", {}, [token(nodeName(model, i) + " · " + nodeTitle(model, i))])];
   const say = (/** @type {string} */ text) => lines.push(make("div", {}, [token(text)]));
+  if (FEATURES && featureOf(model, i)) featureFacts(model, i).forEach(([name, value]) => say(name + ": " + value));
   if (n.token[i] >= 0) say("made by " + madeBy(model, i));
   if (SEGMENTS && isLater(model, i)) say(LATER);
   for (const side of /** @type {("top"|"bottom")[]} */ (["top", "bottom"])) {

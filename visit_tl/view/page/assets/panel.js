@@ -99,6 +99,7 @@ function numbersOf(model, i) {
     ["entropy", number(n.entropy[i]) + " nats of at most " + number(Math.log(model.graph.vocabulary))],
   ];
   if (n.token[i] >= 0) facts.push(["made by", madeBy(model, i)]);
+  if (FEATURES) facts.push(...featureFacts(model, i));
   if (SEGMENTS && isLater(model, i)) facts.push(["seen because", "it is in the same segment"]);
   if (ROLES && n.roles[i]) facts.push(["roles", rolesOf(model, i).join(", ")]);
   if (n.coefficient[i] !== null) facts.push(["coefficient", number(n.coefficient[i])]);

@@ -37,6 +37,7 @@ function search(model, typed) {
   }
   const order = found.sort((a, b) => a.best - b.best || b.prob - a.prob || a.node - b.node);
   if (GRADIENTS) order.push(...searchGradients(model, matching, new Set(order.map((hit) => hit.node))));
+  if (FEATURES) order.push(...searchFeatures(model, query, new Set(order.map((hit) => hit.node))));
   const tokens = searchTokens(model, word), seen = new Set(tokens.map((hit) => hit.node));
   return [...tokens, ...order.filter((hit) => !seen.has(hit.node))];
 }
