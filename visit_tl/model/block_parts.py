@@ -178,7 +178,7 @@ class _Watched:
             first = self._sum({n: x for n, x in writers.items() if n != "hook_mlp_out"}, pre, mid)
             left = {n: x for n, x in writers.items() if n not in (first or ())}
             last = self._sum({n: x for n, x in left.items() if n != "hook_attn_out"}, mid, post)
-        heads = first is not None and "hook_attn_out" in first and self._has_heads(layer)
+        heads = first is not None and "hook_attn_out" in first and not self._no_heads(layer)
         beside = () if mid is None else last or ()
         opaque, words = self._opaque(layer, first, heads, beside)
         return BlockParts(
@@ -202,8 +202,23 @@ class _Watched:
                     return names
         return None
 
-    def _has_heads(self, layer: int) -> bool:
-        return all(self._at(layer, f"attn.{name}") is not None for name in _ATTENTION)
+    def _no_heads(self, layer: int) -> str | None:
+        """Why the attention does not come apart into heads; None if it does."""
+        q, _, values, pattern, z = (self._at(layer, f"attn.{name}") for name in _ATTENTION)
+        if q is None or values is None or pattern is None or z is None:
+            return "no hooks of its heads fired"
+        heads, d_head = int(self._model.cfg.n_heads), int(self._model.cfg.d_head)
+        if pattern.shape[1] != heads or q.shape[-2:] != (heads, d_head) or z.shape != q.shape:
+            return "its queries are not one vector for each head"
+        if values.ndim != 4 or heads % values.shape[2]:
+            return "its values are not one vector for each head"
+        each = values.float().repeat_interleave(heads // values.shape[2], dim=2)
+        summed = torch.einsum("bhqk,bkhd->bqhd", pattern.float(), each)
+        off = float((summed - z.float()).norm() / z.float().norm().clamp_min(1e-12))
+        allowed = _ALLOWED.get(z.dtype, _ALLOWED_FULL)
+        if off <= allowed:
+            return None
+        return f"memory values x attention = head is off by {off:.2g}, as with a gate of the output"
 
     def _opaque(
         self, layer: int, first: tuple[str, ...] | None, heads: bool, after: tuple[str, ...]
@@ -229,6 +244,8 @@ class _Watched:
             return None, None
         child = {n: "attn" if n == "hook_attn_out" else n.partition(".")[0] for n in closed}
         words = " and ".join(self._called(block, child[n]) for n in closed)
+        if "hook_attn_out" in closed:
+            words += f": {self._no_heads(layer)}"
         return (closed[0] if len(closed) == 1 else "difference"), words
 
     def _called(self, block: Any, name: str) -> str:

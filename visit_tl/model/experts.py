@@ -107,6 +107,25 @@ class Mixture:
         rows = rows_of_router(self._router)
         self.n_experts = 0 if rows is None else len(rows)
 
+    @property
+    def n_shared(self) -> int:
+        """How many shared experts there are."""
+        return len(shared_experts(self._raw))
+
+    @property
+    def words(self) -> str:
+        """How many experts there are, and how many of them are chosen."""
+        chosen = "" if self._top_k is None else f", {self._top_k} chosen for a token"
+        shared = f", {self.n_shared} shared" if self.n_shared else ""
+        return f"{self.n_experts} experts{chosen}{shared}"
+
+    def d_mlp(self, expert: int) -> int:
+        """How many neurons an expert has."""
+        if expert < 0:
+            return shared_experts(self._raw)[-1 - expert][0].weights.W_in.shape[1]
+        assert self._way is not None
+        return self._way.layout.expert(expert).W_in.shape[1]
+
     def fit(
         self,
         x: Float[Tensor, "row d_model"],

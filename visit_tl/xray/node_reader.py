@@ -194,4 +194,4 @@ def _place(node: NodeId, n_layers: int) -> tuple[int, ...]:
 
 def _expert_place(expert: int | None) -> int | None:
     """Shared experts, whose indices are negative, come after the others."""
-    return expert if expert is None or expert >= 0 else sys.maxsize + expert
+    return expert if expert is None or expert >= 0 else sys.maxsize // 2 - expert
