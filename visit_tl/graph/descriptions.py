@@ -119,6 +119,8 @@ def short_label(node: Node, graph: GraphData) -> str:
         return f"H{node.id.head} {says}"
     if node.kind == "expert":
         return f"{short_expert(node.id)} {says}"
+    if node.unopened is not None:
+        return f"{readable(node.unopened).partition(' ')[0]} {says}"
     if node.kind == "value":
         came_from = visible(node.token, SHORT) if node.token is not None else "?"
         later = "later " if from_later(node, graph) else ""

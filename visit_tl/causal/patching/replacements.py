@@ -36,7 +36,7 @@ SLOTS: Final[Mapping[Kind, tuple[str, ...]]] = {
     "z": ("z",),
     "attn_neuron": ("z",),
     "attn_out": ("attn_out",),
-    "opaque": ("opaque",),
+    "opaque": ("opaque", "resid_pre", "resid_post"),
     "resid_mid": ("attn_out", "opaque", "resid_mid", "resid_pre"),
     "neuron": ("mlp_post",),
     "expert": ("mlp_in", "router"),
@@ -128,6 +128,8 @@ class Patcher:
             return expert_writes(self.base, self.other, node, positions)
         if node.kind in ("key", "value"):
             return [self._memory(node, position) for position in positions]
+        if node.kind == "opaque" and "opaque" not in self._names[_layer(node)]:
+            return [self._whole_block(node, position) for position in positions]
         if node.kind == "resid_mid":
             return [self._resid_mid(node, position) for position in positions]
         hook = self._hook(node, SLOTS[node.kind][0])
@@ -190,6 +192,15 @@ class Patcher:
         if "attn_out" in names and self.view.parts[_layer(node)].opaque is not None:
             before = before + self.base.row(self._hook(node, "opaque"), position)
         return Write(out, (position,), self._other_row(mid, position) - before)
+
+    def _whole_block(self, node: NodeId, position: int) -> Write:
+        """The write of a block that is one opaque part without a hook: what leaves it changes."""
+        if self.view.parts[_layer(node)].between:
+            self._hook(node, "opaque")  # says why there is none
+        pre, post = self._hook(node, "resid_pre"), self._hook(node, "resid_post")
+        own = self.base.row(post, position) - self.base.row(pre, position)
+        new = self._other_row(post, position) - self._other_row(pre, position)
+        return Write(post, (position,), new - own, add=True)
 
     def _memory(self, node: NodeId, position: int) -> Write:
         """The write of a head's z with one memory value or key replaced."""
