@@ -240,6 +240,8 @@ class Node:
         roles: For heads, the roles that they have on other prompts, the strongest first; empty
             where there are none or none were measured.
         explanation: For features, what somebody says that they are; None where nobody did.
+        unopened: Where a part of the model was not taken apart: its name, its class and the reason;
+            else None.
     """
 
     id: NodeId
@@ -259,6 +261,7 @@ class Node:
     reversed: Reversed | None = None
     roles: tuple[str, ...] = ()
     explanation: str | None = None
+    unopened: str | None = None
 
     @property
     def kind(self) -> Kind:

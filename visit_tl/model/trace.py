@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.errors import ModelError
+from visit_tl.model.experts import ExpertsTrace
 from visit_tl.model.given_cache import Cache, CacheReader
 from visit_tl.model.hooks import (
     NO_FIELD,
@@ -44,6 +45,8 @@ from visit_tl.model.view import ModelView
 class LayerTrace:
     """What one block computed at the graph's position, float32.
 
+    A block without attention has no heads, and its `attn_out` is 0.
+
     Attributes:
         resid_pre: Residual stream entering the block.
         attn_in: The same after ln1.
@@ -55,8 +58,8 @@ class LayerTrace:
         attn_out: What the attention adds to the residual stream.
         resid_mid: Residual stream between attention and MLP; None in parallel blocks and
             attention-only models.
-        mlp_in: Residual stream after ln2; None in attention-only models, as are mlp_pre, mlp_post
-            and mlp_out.
+        mlp_in: Residual stream after ln2; None in blocks without MLP, as are mlp_pre, mlp_post and
+            mlp_out.
         mlp_pre: Inner product of mlp_in with each column of W_in, plus b_in.
         mlp_post: Coefficient of each row of W_out.
         mlp_out: What the MLP adds to the residual stream.
@@ -66,6 +69,10 @@ class LayerTrace:
         key_norm: The norm of the keys at this position, one row per query head; None where there
             is none.
         hooks: TransformerLens name of the hook that each of these was read from.
+        opaque: What a part that was not opened adds to the residual stream; None where there is
+            none.
+        experts: The chosen experts of a mixture; None in other blocks. Then mlp_pre and mlp_post
+            are None.
     """
 
     resid_pre: Float[Tensor, " d_model"]
@@ -86,6 +93,8 @@ class LayerTrace:
     query_norm: FrozenNorm | None
     key_norm: FrozenNorm | None
     hooks: Mapping[str, str]
+    opaque: Float[Tensor, " d_model"] | None = None
+    experts: ExpertsTrace | None = None
 
 
 @dataclass(frozen=True)
@@ -235,9 +244,12 @@ class Trace:
             for slot, name in slots.items():
                 if slot in OPTIONAL and name not in read.names:
                     continue
+                if slot == "router" and len(cache[name]) != len(prompt.ids):
+                    continue  # several prompts, one after the other; it can be computed instead
                 keeper(kept, name, ROWS[slot], at)(read(name), None)
         read.require_embeddings_of_prompt()
-        read.require_mask_of_prompt({i: kept[slots["pattern"]] for i, slots in names.items()}, at)
+        seen = {i: kept[slots["pattern"]] for i, slots in names.items() if "pattern" in slots}
+        read.require_mask_of_prompt(seen, at)
         logits = read.optional("hook_unembed", "unembed.hook_out")
         rows = None if logits is None else logits[0, at]
         traces = _traces(view, prompt, at, names, kept, rows)
@@ -316,6 +328,8 @@ def _layer(
         )
     read = {s: row_of(kept[name], ROWS[s], i) for s, name in names.items() if name in kept}
     hooks = {slot: name for slot, name in names.items() if name in kept}
+    if not view.parts[layer].attention:
+        return _without_heads(view, layer, prompt, read, hooks)
     read["query"], query_norm = _normed(view, layer, "q_norm", read["query"])
     own, key_norm = _normed(view, layer, "k_norm", read["keys"][position])
     if key_norm is not None:
@@ -332,17 +346,54 @@ def _layer(
     except ModelError as error:
         raise ModelError(f"{error}{left_on(view.model)}") from error
     hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
+    known = {"rotation": rotation, "query_norm": query_norm, "key_norm": key_norm}
+    return _completed(view, layer, read, hooks, known)
+
+
+def _without_heads(
+    view: ModelView,
+    layer: int,
+    prompt: Prompt,
+    read: dict[str, Tensor],
+    hooks: dict[str, str],
+) -> LayerTrace:
+    """A block without attention, as one of no heads."""
+    like, n = read["resid_pre"], len(prompt.ids)
+    none = like.new_zeros(0, view.d_head)
+    read |= {"query": none, "z": none, "pattern": like.new_zeros(0, n)}
+    read |= {name: none.expand(n, 0, view.d_head) for name in ("keys", "values")}
+    read["attn_out"] = torch.zeros_like(like)
+    known = {"rotation": None, "query_norm": None, "key_norm": None}
+    return _completed(view, layer, read, hooks, known)
+
+
+def _completed(
+    view: ModelView,
+    layer: int,
+    read: dict[str, Tensor],
+    hooks: dict[str, str],
+    known: Mapping[str, object],
+) -> LayerTrace:
+    """The trace of a block, with what no hook shows: norms, experts, parts known by difference."""
+    parts = view.parts[layer]
     mlp_from = read.get("resid_mid", read["resid_pre"])
     for slot, norm, state in (("attn_in", "ln1", read["resid_pre"]), ("mlp_in", "ln2", mlp_from)):
-        if slot not in read and not (slot == "mlp_in" and view.attn_only):
+        if slot not in read and not (slot == "mlp_in" and parts.mlp == "none"):
             read[slot] = view.norm(layer, norm)(state)
             hooks[slot] = f"blocks.{layer}.{norm}.hook_normalized"
+    if parts.mlp_out == "difference":
+        read["mlp_out"] = read["resid_post"] - mlp_from
+    if parts.opaque == "difference":
+        after = read.get("resid_mid", read["resid_post"] - read.get("mlp_out", 0))
+        read["opaque"] = after - read["resid_pre"] - read["attn_out"]
+    experts = None
+    if parts.mixture is not None:
+        experts = parts.mixture.trace(read["mlp_in"], read.get("router"))
     absent = ("resid_mid", "mlp_in", "mlp_pre", "mlp_post", "mlp_out")
     fields = {slot: read.get(slot) for slot in absent} | {
         slot: tensor for slot, tensor in read.items() if slot not in NO_FIELD
     }
-    known = {"rotation": rotation, "query_norm": query_norm, "key_norm": key_norm}
-    return LayerTrace(hooks=hooks, **known, **fields)  # type: ignore[arg-type]
+    return LayerTrace(hooks=hooks, experts=experts, **known, **fields)  # type: ignore[arg-type]
 
 
 def _normed(

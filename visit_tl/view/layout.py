@@ -38,7 +38,8 @@ _LANE_TO_DETAIL: Final = 34.0
 _BOTTOM: Final = 12.0
 
 _LANE: Final = SPINE | {"final_norm", "logits"}
-_BESIDE: Final = {"b_O": "attn_neuron", "b_out": "neuron"}
+# The router is drawn under the neurons, so that its edges to the experts do not run across them.
+_BESIDE: Final = {"b_O": "attn_neuron", "b_out": "neuron", "router": "neuron"}
 _STEP: Final[dict[Kind, int]] = {k: KINDS.index(_BESIDE.get(k, k)) for k in KINDS}  # type: ignore[arg-type]
 
 # In a parallel block (GPT-J, NeoX) the MLP reads what the attention reads, at the same time.
@@ -47,6 +48,8 @@ _BESIDE_ATTENTION: Final[dict[Kind, Kind]] = {
     "neuron_key": "head",
     "neuron": "attn_neuron",
     "b_out": "attn_neuron",
+    "router": "attn_neuron",
+    "expert": "b_O",
     "mlp_out": "attn_out",
 }
 _HEAD_KINDS: Final = ("head_query", "key", "value", "head")
@@ -257,18 +260,19 @@ def _lines(
     nodes: Sequence[Node], members: list[int], tall: list[float]
 ) -> tuple[dict[int, float], float]:
     """One line for each neuron or feature, from the largest coefficient to the lowest; biases last."""
-    lines: dict[int | str, list[int]] = defaultdict(list)
+    lines: dict[_Line, list[int]] = defaultdict(list)
     for i in members:
-        index = nodes[i].id.neuron
-        place = f"{KINDS.index(nodes[i].kind):02}"  # of two without an index, the earlier kind first
-        lines[place if index is None else index].append(i)
+        name = nodes[i].id
+        # Of two without an index, the earlier kind first.
+        kind = KINDS.index(name.kind) if name.neuron is None else 0
+        lines[name.expert, name.neuron, kind].append(i)
     # The row of W_O or W_out decides: the column of W_in has a coefficient of another kind.
     signed = {
         neuron: next((i for i in line if nodes[i].kind != "neuron_key"), line[0])
         for neuron, line in lines.items()
     }
     size = {n: _number(nodes[i].coefficient) or 0.0 for n, i in signed.items()}
-    order = sorted(lines, key=lambda n: (isinstance(n, str), -size[n], n))
+    order = sorted(lines, key=lambda n: (_expert(n[0]), n[1] is None, n[2], -size[n], n[1] or 0))
     middles: dict[int, float] = {}
     depth = 0.0
     for neuron in order:
@@ -276,6 +280,17 @@ def _lines(
         middles |= dict.fromkeys(lines[neuron], depth + high / 2)
         depth += high
     return middles, depth
+
+
+_Line = tuple[int | None, int | None, int]
+"""The expert and the neuron of a line, and the place of its kind where it has no neuron."""
+
+
+def _expert(expert: int | None) -> tuple[int, int]:
+    """Sort key: experts by index, then shared ones, then what is in none."""
+    if expert is None:
+        return 2, 0
+    return (0, expert) if expert >= 0 else (1, -expert)
 
 
 def _separate(

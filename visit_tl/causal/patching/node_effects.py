@@ -23,6 +23,7 @@ from visit_tl.causal.patching import attribution_patching as screen
 from visit_tl.causal.patching import replacements as ablate
 from visit_tl.causal.patching.batched_runs import Replay
 from visit_tl.causal.patching.effects_result import Effects
+from visit_tl.causal.patching.expert_patches import add_expert_values
 from visit_tl.causal.patching.feature_patches import FeaturePatches
 from visit_tl.causal.patching.options import (
     Asked,
@@ -241,6 +242,7 @@ class _Sweep:
     def _kept(self, prompt: Prompt) -> KeptRun:
         run = KeptRun(self.view, prompt, self.keep, self.rows)
         self.features.split(run)
+        add_expert_values(run, self.nodes)
         return run
 
     def _about(self) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def _node_row(node: Node) -> dict[str, Any]:
         "head": node.id.head,
         "key_position": node.id.key_position,
         "neuron": node.id.neuron,
+        "expert": node.id.expert,
         "position": node.id.position,
         "token": node.token,
         "label": node.label,
@@ -121,4 +122,5 @@ def _node_row(node: Node) -> dict[str, Any]:
         "index": None if node.hook is None else node.hook.index,
         **gradient_facts(node),
         "roles": list(node.roles),
+        "unopened": node.unopened,
     }

@@ -154,6 +154,8 @@ def _node_to_json(node: Node) -> dict[str, Any]:
         else {"norm": node.reversed.norm, "row": list(node.reversed.row)},
         **({"roles": list(node.roles)} if node.roles else {}),
         **({} if node.explanation is None else {"explanation": node.explanation}),
+        **({} if node.id.expert is None else {"expert": node.id.expert}),
+        **({} if node.unopened is None else {"unopened": node.unopened}),
     }
 
 
@@ -329,6 +331,7 @@ def _node(part: TypedReader) -> Node:
         reversed=_reversed(part, node_id),
         roles=tuple(part.items("roles", str)) if part.has("roles") else (),
         explanation=part.text("explanation") if part.has("explanation") else None,
+        unopened=part.text("unopened") if part.has("unopened") else None,
     )
 
 

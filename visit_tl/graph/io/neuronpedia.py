@@ -42,6 +42,8 @@ TYPES: Final[dict[Kind, str]] = {
     "neuron": "MLP neuron",
     "b_O": "bias",
     "b_out": "bias",
+    "expert": "expert",
+    "opaque": "part that was not opened",
     "logits": "logit",
     "feature": "cross layer transcoder",
     "feature_error": "mlp reconstruction error",

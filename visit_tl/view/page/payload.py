@@ -141,6 +141,7 @@ def _nodes(nodes: Sequence[Node], texts: _Texts) -> dict[str, Any]:
         "effect": _effects(node.effect for node in nodes),
         **_gradients(nodes, texts),
         **_roles(nodes),
+        **_experts(nodes, texts),
         "hook": names,
         "index": [[] if node.hook is None else list(node.hook.index) for node in nodes],
         "hooks": list(hooks.index),
@@ -216,6 +217,17 @@ def _roles(nodes: Sequence[Node]) -> dict[str, Any]:
     return {"roles": found, "roleNames": [visible(name) for name in names]}
 
 
+def _experts(nodes: Sequence[Node], texts: _Texts) -> dict[str, Any]:
+    """Experts by node, and what was not opened; a graph without any has neither key."""
+    experts = {i: node.id.expert for i, node in enumerate(nodes) if node.id.expert is not None}
+    closed = {
+        i: texts(readable(node.unopened))
+        for i, node in enumerate(nodes)
+        if node.unopened is not None
+    }
+    return {name: of for name, of in (("expert", experts), ("unopened", closed)) if of}
+
+
 class _Part:
     """The blocks of a graph at one position, and the index of each of their nodes in the graph."""
 
@@ -289,12 +301,19 @@ def _strengths(graph: GraphData, of_edges: Sequence[float]) -> list[float]:
 
 
 def _fixed(name: NodeId) -> bool:
-    return name.head is None and name.neuron is None and name.kind != "feature_bias"
+    if name.expert is not None or name.kind == "feature_bias":
+        return False
+    return name.head is None and name.neuron is None
 
 
 def _pair(name: NodeId) -> tuple[Any, ...]:
     kind = {"key": "value", "neuron_key": "neuron", "head_query": "head"}.get(name.kind, name.kind)
-    return (kind, name.layer, name.head, name.key_position, name.neuron, name.site)
+    return (
+        kind,
+        *(getattr(name, i) for i in ("layer", "head", "key_position", "neuron")),
+        name.expert,
+        name.site,
+    )
 
 
 def _route(made: Route, order: Mapping[NodeId, int]) -> dict[str, Any]:
