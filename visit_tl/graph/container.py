@@ -14,6 +14,7 @@ from visit_tl.arguments.kinds import Taken
 from visit_tl.arguments.vocabulary import Kinds, Word
 from visit_tl.errors import GraphError
 from visit_tl.graph.ids import KINDS, NodeId, NodeName, NodeNames
+from visit_tl.graph.lens_record import LensRecord
 from visit_tl.graph.records import Column, Edge, Hidden, Node, Reason, total
 
 
@@ -51,6 +52,7 @@ class GraphData:
         segments: Half-open ranges of tokens that saw each other in both directions; empty if the
             attention was causal.
         reasons: Why heads looked where they looked, where asked (`why`, `with_why`).
+        lens: The lens that read the nodes; None is the logit lens.
 
     Raises:
         GraphError: two nodes have the same id, or an edge names a node that is not there or does
@@ -80,6 +82,7 @@ class GraphData:
     bos_in_prompt: bool = False
     segments: tuple[tuple[int, int], ...] = ()
     reasons: tuple[Reason, ...] = field(default=(), repr=False)
+    lens: LensRecord | None = None
     source: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

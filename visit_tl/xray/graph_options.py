@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, TypedDict
 
 from visit_tl.arguments.shared import shared
-from visit_tl.arguments.vocabulary import Count, Flag, Layers, Neurons, Preset
+from visit_tl.arguments.vocabulary import Count, Flag, Layers, LensLike, Neurons, Preset
 
 
 class GraphOptions(TypedDict, total=False):
@@ -20,6 +20,9 @@ class GraphOptions(TypedDict, total=False):
         values: Memory values per head, by attention (default 2).
         neurons: Neurons per matrix: (high, low), default (18, 7), or their sum.
         k: How many top and bottom tokens each node keeps (default 5).
+        lens: What carries states and parts to the last block before they are read: what
+            `visit_tl.lenses.load` or `fit` gives, a path, a `JacobianLens` of TransformerLens, a
+            dict of matrices by block, or a function of a block; None is the logit lens.
     """
 
     layers: Layers | None
@@ -29,6 +32,7 @@ class GraphOptions(TypedDict, total=False):
     values: Count | None
     neurons: Neurons | None
     k: Count
+    lens: LensLike | None
 
 
 GRAPH_OPTIONS: Final = shared(
@@ -40,4 +44,5 @@ GRAPH_OPTIONS: Final = shared(
     values=None,
     neurons=None,
     k=5,
+    lens=None,
 )

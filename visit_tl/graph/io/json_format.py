@@ -10,6 +10,7 @@ from visit_tl.graph.ids import NodeId
 from visit_tl.graph.io.consistency import check_whole
 from visit_tl.graph.io.migrations import SCHEMA, upgraded
 from visit_tl.graph.io.typed_reader import TypedReader
+from visit_tl.graph.lens_record import LensRecord
 from visit_tl.graph.records import (
     EDGE_KINDS,
     Column,
@@ -64,6 +65,7 @@ def to_json(graph: GraphData) -> dict[str, Any]:
             for e in graph.edges
         ],
         **({"reasons": list(map(_reason_to_json, graph.reasons))} if graph.reasons else {}),
+        **({"lens": _lens_to_json(graph.lens)} if graph.lens is not None else {}),
     }
 
 
@@ -99,6 +101,7 @@ def from_json(data: object) -> GraphData:
         nodes=tuple(_node(part) for part in root.parts("nodes")),
         edges=tuple(_edge(part) for part in root.parts("edges")),
         reasons=tuple(map(_reason, root.parts("reasons"))) if root.has("reasons") else (),
+        lens=_lens(TypedReader(root.get("lens"), "the lens")) if root.has("lens") else None,
     )
     check_whole(graph)
     return graph
@@ -166,6 +169,10 @@ def _reason_to_json(reason: Reason) -> dict[str, Any]:
         "pairs": [_slots(pair) for pair in reason.pairs],
         "others": reason.others,
     }
+
+
+def _lens_to_json(lens: LensRecord) -> dict[str, Any]:
+    return {"name": lens.name, "blocks": list(lens.blocks), "digest": lens.digest}
 
 
 def _by_layer(part: GraphData | Column) -> dict[str, Any]:
@@ -236,6 +243,10 @@ def _reversed(part: TypedReader, where: NodeId) -> Reversed | None:
     row = inner.items("row", object)
     numbers = (TypedReader({"row": value}, name).number("row") for value in row)
     return Reversed(inner.length("norm"), tuple(numbers))
+
+
+def _lens(part: TypedReader) -> LensRecord:
+    return LensRecord(part.text("name"), tuple(part.items("blocks", int)), part.text("digest"))
 
 
 def _reason(part: TypedReader) -> Reason:
