@@ -129,9 +129,7 @@ Parts = Annotated[
 LensLike = Annotated[
     Any, Unchecked("lens_of says what a lens is, and what of it does not fit the model")
 ]
-LensesByName = Annotated[
-    Any, Unchecked("lens_of says what of each lens does not fit the model")
-]
+LensesByName = Annotated[Any, Unchecked("lens_of says what of each lens does not fit the model")]
 LensData = Annotated[
     Any, Taken("a lens, as visit_tl.lenses.load or fit gives it",
                classes=("visit_tl.lenses.maps:Lens",)),

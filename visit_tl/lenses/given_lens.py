@@ -143,4 +143,3 @@ def _ranges(blocks: Sequence[int]) -> str:
         else:
             parts.append([block])
     return ", ".join("..".join(map(str, part)) for part in parts)
-

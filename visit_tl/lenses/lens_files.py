@@ -117,7 +117,9 @@ def _tuned(folder: Path) -> Lens:
     try:
         config = _json_object((folder / "config.json").read_text("utf-8"), f"{folder}/config.json")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{folder} is no tuned lens: config.json cannot be read: {error}") from error
+        raise FileError(
+            f"{folder} is no tuned lens: config.json cannot be read: {error}"
+        ) from error
     path = next((folder / name for name in _PARAMETERS if (folder / name).is_file()), None)
     if path is None:
         raise FileError(f"{folder} has config.json but none of {', '.join(_PARAMETERS)}")

@@ -26,6 +26,8 @@ def fitted(model: Any, prompts: Sequence[str], **options: Any) -> Any:
     try:
         return JacobianLens.fit(model, list(prompts), **options)
     except TypeError as error:
-        raise ModelError(f"a Jacobian lens is fitted on a raw TransformerBridge: {error}") from error
+        raise ModelError(
+            f"a Jacobian lens is fitted on a raw TransformerBridge: {error}"
+        ) from error
     except ValueError as error:
         raise InputError(f"TransformerLens fitted no Jacobian lens: {error}") from error

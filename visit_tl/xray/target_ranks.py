@@ -64,7 +64,9 @@ def lens_ranks(
     trace = Trace.run_at(view, tokens, [at])[at]
     chosen = prediction(view, trace) if target is None else view.tokens.single(target)
     blocks = (EMBEDDING, *range(view.n_layers))
-    states = torch.stack([trace.layers[0].resid_pre, *(t.resid_post for t in trace.layers.values())])
+    states = torch.stack(
+        [trace.layers[0].resid_pre, *(t.resid_post for t in trace.layers.values())]
+    )
     rows = [_read(view, lens, states, blocks, chosen) for lens in opened.values()]
     return LensRanks(
         model=view.name,
@@ -91,7 +93,7 @@ def _opened(view: ModelView, given: object) -> dict[str, Lens | None]:
     if named and LOGIT_LENS in given:
         raise InputError(f"the name {LOGIT_LENS!r} is taken: it is always the first")
     found: dict[str, Lens | None] = {LOGIT_LENS: None}
-    for name, one in (given.items() if named else [(None, given)]):  # type: ignore[union-attr]
+    for name, one in given.items() if named else [(None, given)]:  # type: ignore[union-attr]
         lens = lens_of(view, one)
         if lens is None:
             raise InputError("lens_ranks compares the logit lens with others; None is itself")
