@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         circuits,
         features,
         gradients,
+        lenses,
         segments,
         studies,
         sweeps,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from visit_tl.gradients.lens_of_gradients import backward_lens
     from visit_tl.graph.ids import NodeId
     from visit_tl.graph.records import Edge, Node
+    from visit_tl.graph.ranks_by_lens import LensRanks
     from visit_tl.graph.state_table import LensTable
     from visit_tl.lens.readout import Readout, read
     from visit_tl.model.load import load_model
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from visit_tl.sweeps.sweep_call import sweep
     from visit_tl.text_generation import GeneratedText, generate_text, prefix_cache
     from visit_tl.xray.residual_states import lens_table
+    from visit_tl.xray.target_ranks import lens_ranks
 
 
 _HOMES = {
@@ -77,7 +80,9 @@ _HOMES = {
     "Node": "visit_tl.graph.records",
     "Edge": "visit_tl.graph.records",
     "NodeId": "visit_tl.graph.ids",
+    "LensRanks": "visit_tl.graph.ranks_by_lens",
     "LensTable": "visit_tl.graph.state_table",
+    "lens_ranks": "visit_tl.xray.target_ranks",
     "lens_table": "visit_tl.xray.residual_states",
     "ModelView": "visit_tl.model.view",
     "Trace": "visit_tl.model.trace",
@@ -96,7 +101,8 @@ _HOMES = {
 
 # Packages that are reached by name: vt.circuits.load(...), vt.causal.effects(...).
 _ROOMS = (
-    "atlas", "causal", "circuits", "features", "gradients", "segments", "studies", "sweeps", "view",
+    "atlas", "causal", "circuits", "features", "gradients", "lenses", "segments", "studies", "sweeps",
+    "view",
 )  # fmt: skip
 
 __all__ = [
@@ -109,6 +115,7 @@ __all__ = [
     "GeneratedText",
     "GraphError",
     "InputError",
+    "LensRanks",
     "LensTable",
     "ModelError",
     "ModelView",
@@ -132,7 +139,9 @@ __all__ = [
     "generate_text",
     "gradients",
     "iter_flow_graphs",
+    "lens_ranks",
     "lens_table",
+    "lenses",
     "load_model",
     "prefix_cache",
     "read",

@@ -32,6 +32,7 @@ from visit_tl.arguments.words import short
 from visit_tl.errors import InputError
 from visit_tl.features.several import modules_of
 from visit_tl.flow import FlowGraph
+from visit_tl.lenses.given_lens import lens_of
 from visit_tl.model.batch import unpadded
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.trace import Trace
@@ -94,23 +95,23 @@ def flow_graph(
             such as `[(0, 8), (8, 15)]`, or a function of the token ids that gives one of them. None
             is the model's own causal attention.
         options: `layers`, `prepend_bos`, `preset`, `heads`, `values`, `neurons`, `k`, `saes`,
-            `features` and `labels`; see `visit_tl.xray.graph_options.GraphOptions`.
+            `features`, `labels` and `lens`; see `visit_tl.xray.graph_options.GraphOptions`.
 
     Returns:
         The graph; it draws itself in a notebook.
 
     Raises:
         ModelError: the model cannot be decomposed exactly.
-        InputError: a prompt, target, layer, position or budget that does not fit.
+        InputError: a prompt, target, layer, position, budget or lens that does not fit.
         DecompositionError: parts do not sum to their whole.
     """
-    asked = _asked(options)
     view = ModelView(model)
+    asked = _asked(view, options)
     tokens = view.encode(prompt, asked["prepend_bos"], segments)
     job = GraphRequest(view, target, asked)
     job.follow(expand, positions, max_nodes)
     plans = [job.plan(tokens, position, cache, batch, fwd_hooks or ())]
-    return _wrapped(view, asked["k"], plans)[0]
+    return _wrapped(view, asked, plans)[0]
 
 
 @checked
@@ -157,8 +158,8 @@ def flow_graphs(
     targets = [target] * len(rows) if target is None or isinstance(target, str | int) else target
     if len(targets) != len(rows):
         raise InputError(f"there are {len(rows)} prompts but {len(targets)} targets; give one each")
-    asked = _asked(options)
     view = ModelView(model)
+    asked = _asked(view, options)
     each = segments_of_each(segments, len(rows))
     encoded = [
         view.encode(row, asked["prepend_bos"], own) for row, own in zip(rows, each, strict=True)
@@ -168,7 +169,7 @@ def flow_graphs(
         job.follow(expand, positions, max_nodes)
     pairs = zip(jobs, encoded, strict=True)
     bar = tqdm(pairs, total=len(rows), desc="graphs", disable=not verbose)
-    return _wrapped(view, asked["k"], (job.plan(tokens, position) for job, tokens in bar))
+    return _wrapped(view, asked, (job.plan(tokens, position) for job, tokens in bar))
 
 
 @checked
@@ -212,8 +213,8 @@ def iter_flow_graphs(
     Raises:
         InputError: as `flow_graphs`.
     """
-    asked = _asked(options)
     view = ModelView(model)
+    asked = _asked(view, options)
     rows, n = _stream(prompts, attention_mask)
     several = None if target is None or isinstance(target, str | int) else list(target)
     if several is not None and n not in (None, len(several)):
@@ -236,7 +237,8 @@ def iter_flow_graphs(
             prompt = row if n is not None else _one_prompt(row)
             yield job.plan(view.encode(prompt, asked["prepend_bos"], own), position)
 
-    return map(FlowGraph.of, graphs_of(view, asked["k"], plans(), _AHEAD))
+    found = graphs_of(view, asked["k"], plans(), _AHEAD, asked["lens"])
+    return map(FlowGraph.of, found)
 
 
 @checked
@@ -269,8 +271,8 @@ def generate(
     """
     from tqdm.auto import tqdm
 
-    asked = _asked(options)
     view = ModelView(model)
+    asked = _asked(view, options)
     job = GraphRequest(view, target, asked)
 
     def plans(tokens: Prompt) -> Iterator[Plan]:
@@ -284,19 +286,20 @@ def generate(
             tokens = replace(tokens, text=text, ids=(*tokens.ids, after))
 
     start = view.encode(prompt, asked["prepend_bos"], segments)
-    return _wrapped(view, asked["k"], plans(start))
+    return _wrapped(view, asked, plans(start))
 
 
-def _asked(options: GraphOptions) -> dict[str, Any]:
-    """All options; SAEs are opened here, once for all prompts."""
-    asked = {**GRAPH_OPTIONS, **options}
+def _asked(view: ModelView, options: GraphOptions) -> dict[str, Any]:
+    """All options of graphs; SAEs and the lens are opened here, once for all prompts."""
+    asked: dict[str, Any] = {**GRAPH_OPTIONS, **options}
     if asked["saes"] is not None:
         asked["saes"] = modules_of(asked["saes"])
-    return asked
+    return {**asked, "lens": lens_of(view, asked["lens"])}
 
 
-def _wrapped(view: ModelView, k: int, plans: Iterable[Plan]) -> list[FlowGraph]:
-    return [FlowGraph.of(records) for records in graphs_of(view, k, plans)]
+def _wrapped(view: ModelView, asked: Mapping[str, Any], plans: Iterable[Plan]) -> list[FlowGraph]:
+    found = graphs_of(view, asked["k"], plans, lens=asked["lens"])
+    return [FlowGraph.of(records) for records in found]
 
 
 def _stream(prompts: Any, mask: Any) -> tuple[Iterator[Any], int | None]:

@@ -253,7 +253,8 @@ class FlowGraph(GraphData, Drawn):
         """Compare with another graph: nodes that appeared, vanished or changed rank.
 
         Raises:
-            GraphError: the graphs are of models of different shapes, or follow different targets.
+            GraphError: the graphs are of models of different shapes, follow different targets, or
+                were read by different lenses.
         """
         from visit_tl.graph.difference import diff
 
@@ -332,13 +333,19 @@ class FlowGraph(GraphData, Drawn):
 
         Args:
             model: The model; required if the graph was loaded from a file.
-            options: `layers` and `k`, as for `visit_tl.xray.residual_states.lens_table`.
+            options: `layers`, `k` and `lens`, as for `visit_tl.xray.residual_states.lens_table`. If
+                another lens than the logit lens read the graph, `lens` must be given.
 
         Raises:
-            GraphError: as `attention`.
+            GraphError: as `attention`, or no `lens` was given.
         """
         from visit_tl.xray.residual_states import lens_table
 
+        if self.lens is not None and "lens" not in options:
+            raise GraphError(
+                f"this graph was read by the {self.lens.name}, whose maps it does not hold; pass it "
+                f"as lens= (None is the logit lens)"
+            )
         given = self.target_id if self.target_given else None
         ids = list(self.token_ids)
         options.setdefault("segments", self.segments or None)

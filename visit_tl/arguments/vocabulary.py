@@ -126,6 +126,18 @@ Parts = Annotated[
                                form=plain.one_or_many),
 ]  # fmt: skip
 
+LensLike = Annotated[
+    Any, Unchecked("lens_of says what a lens is, and what of it does not fit the model")
+]
+LensesByName = Annotated[Any, Unchecked("lens_of says what of each lens does not fit the model")]
+LensData = Annotated[
+    Any, Taken("a lens, as visit_tl.lenses.load or fit gives it",
+               classes=("visit_tl.lenses.maps:Lens",)),
+]  # fmt: skip
+BlocksOfVectors = Annotated[
+    int | Sequence[int],
+    Taken("a block, or a list with one for each vector", "3", "IntegersOrAll"),
+]
 SegmentsLike = Annotated[
     Any, Unchecked("segments_of says what segments are, and which range does not fit")
 ]

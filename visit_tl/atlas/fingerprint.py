@@ -10,13 +10,14 @@ from torch import Tensor
 
 from visit_tl.atlas.weight_rows import Places
 from visit_tl.lens.kernel_choice import kernel_for
+from visit_tl.lenses.maps import Lens
 from visit_tl.model.view import ModelView
 
 FORMAT: Final = 2
 """Version of the files; raise it when their meaning or the lens's arithmetic changes."""
 
 
-def fingerprint(view: ModelView, places: Places, k: int) -> str:
+def fingerprint(view: ModelView, places: Places, k: int, lens: Lens | None = None) -> str:
     """The sha256 of everything that a row's readout depends on, except the row itself.
 
     It takes 0.06 s for 113 MB. It is computed for each graph, since weights can be edited in place
@@ -29,6 +30,8 @@ def fingerprint(view: ModelView, places: Places, k: int) -> str:
     kernel = kernel_for(view).kernel
     facts = (FORMAT, torch.__version__, kernel.way, kernel.columns, k, places)
     facts = (*facts, norm.kind, norm.eps, tuple(view.W_U.shape))
+    if lens is not None:
+        facts = (*facts, lens.digest)
     hashed = hashlib.sha256(repr(facts).encode())
     transformed = probe if transform is None else transform(probe.clone())
     for tensor in (view.W_U, view.b_U, norm.weight, norm.bias, transformed):

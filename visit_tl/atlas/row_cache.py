@@ -21,7 +21,8 @@ from visit_tl.atlas.row_table import NAMES, Digests, Sheet, columns_of, digests
 from visit_tl.atlas.weight_rows import Places
 from visit_tl.cache_dir import CacheWarning
 from visit_tl.errors import FileError, InputError
-from visit_tl.lens import readout as lens
+from visit_tl.lens import readout as reading
+from visit_tl.lenses.maps import Lens
 from visit_tl.model.view import ModelView
 
 SETTING: Final = "VISIT_TL_ATLAS"
@@ -47,10 +48,13 @@ class Atlas:
         places: The model's static rows.
         k: How many top and bottom tokens a row has.
         kept: The folder of the sheets; None keeps them in memory only.
+        lens: What carries rows to the last block before they are read; None is the logit lens.
     """
 
-    def __init__(self, places: Places, k: int, kept: files.Folder | None) -> None:
-        self.places, self.k, self.kept = places, k, kept
+    def __init__(
+        self, places: Places, k: int, kept: files.Folder | None, lens: Lens | None = None
+    ) -> None:
+        self.places, self.k, self.kept, self.lens = places, k, kept, lens
         self._sheets: OrderedDict[int, Sheet] = OrderedDict()
         self._new: dict[int, Sheet] = {}
         self._lock = threading.RLock()
@@ -137,14 +141,18 @@ class Atlas:
         aims[row, slot] = pairs[1]
         for begin in range(0, len(distinct), _PIECE):
             piece = slice(begin, begin + _PIECE)
-            vectors = rows[torch.from_numpy(distinct[order[piece]])]
-            readout = lens.read(view, vectors, torch.from_numpy(aims[piece]), k=self.k)
+            chosen = distinct[order[piece]]
+            vectors = rows[torch.from_numpy(chosen)]
+            if self.lens is not None:
+                blocks = self.places.blocks(places[chosen])
+                vectors = self.lens.carry(vectors, blocks, [False] * len(blocks))
+            readout = reading.read(view, vectors, torch.from_numpy(aims[piece]), k=self.k)
             read = (row >= begin) & (row < begin + _PIECE)
             self._keep(readout, places, found, pairs[:, read], row[read] - begin, slot[read])
 
     def _keep(
         self,
-        readout: lens.Readout,
+        readout: reading.Readout,
         places: NDArray[np.int64],
         found: Digests,
         pairs: NDArray[np.int64],
@@ -181,8 +189,8 @@ def forget() -> None:
         _opened.clear()
 
 
-def open_atlas(view: ModelView, k: int) -> Atlas | None:
-    """Open the atlas of a model, for its present weights.
+def open_atlas(view: ModelView, k: int, lens: Lens | None = None) -> Atlas | None:
+    """Open the atlas of a model, for its present weights and for one lens.
 
     Returns:
         The atlas. None if the setting is `off`, if a readout is as fast as a look-up (on a GPU, or
@@ -199,12 +207,12 @@ def open_atlas(view: ModelView, k: int) -> Atlas | None:
     places = Places.of(view)
     if not len(places):
         return None
-    path = files.atlas_root() / fingerprint(view, places, k)
+    path = files.atlas_root() / fingerprint(view, places, k, lens)
     with _opening:
         atlas = _opened.pop((path, setting), None)
         if atlas is None:
             kept = files.Folder(path, view.name, len(places), view.d_vocab, k)
-            atlas = Atlas(places, k, kept if setting == "disk" else None)
+            atlas = Atlas(places, k, kept if setting == "disk" else None, lens)
         _opened[path, setting] = atlas
         while len(_opened) > _MODELS:
             _opened.popitem(last=False)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from visit_tl.graph.ids import Kind, NodeId
 from visit_tl.model.view import ModelView
 
@@ -38,6 +41,13 @@ class Places:
 
     def __len__(self) -> int:
         return self.n_layers * sum(self.sizes)
+
+    def blocks(self, places: NDArray[np.int64]) -> list[int | None]:
+        """The block that each row is added in; None for columns of W_in, which are not added."""
+        layer, row = np.divmod(places, sum(self.sizes))
+        attn, keys, _ = self.sizes
+        key = (attn <= row) & (row < attn + keys)
+        return [None if k else block for block, k in zip(layer.tolist(), key, strict=True)]
 
     def place(self, node: NodeId) -> int | None:
         """The index of a node's row in the list; None if the row is not static."""

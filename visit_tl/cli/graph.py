@@ -11,6 +11,7 @@ from visit_tl.cli.options import (
     Debug,
     Force,
     LayersOption,
+    LensOption,
     ModelOption,
     NoBos,
     PromptArgument,
@@ -65,6 +66,7 @@ def graph(
             "--generate", help="Generate N tokens; one graph per step, files numbered -1 ..."
         ),
     ] = 0,
+    lens: LensOption = None,
     expand: Annotated[
         int, typer.Option("--expand", help="Follow memory values back to other positions, N steps.")
     ] = 0,
@@ -101,6 +103,7 @@ def graph(
             "heads": heads,
             "values": values,
             "neurons": neurons,
+            "lens": lens,
         }
         if generate:
             graphs = generate_graphs(opened, prompt, generate, verbose=not quiet, **asked)

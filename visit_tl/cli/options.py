@@ -19,6 +19,14 @@ PromptArgument = Annotated[str, typer.Argument(help="The text that goes through 
 LayersOption = Annotated[
     str | None, typer.Option("--layers", help="Blocks, such as 22-29 or 29. Default: all.")
 ]
+LensOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--lens",
+        help="A lens that states and parts are read by: a .pt or .safetensors file, or the folder "
+        "of a tuned lens. Default: the logit lens.",
+    ),
+]
 SegmentsOption = Annotated[
     str | None,
     typer.Option(

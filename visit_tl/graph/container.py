@@ -14,6 +14,7 @@ from visit_tl.arguments.kinds import Taken
 from visit_tl.arguments.vocabulary import Kinds, Word
 from visit_tl.errors import GraphError
 from visit_tl.graph.ids import KINDS, NodeId, NodeName, NodeNames
+from visit_tl.graph.lens_record import LensRecord
 from visit_tl.graph.records import Column, Edge, FeatureSet, Hidden, Node, Reason, total
 
 
@@ -52,6 +53,7 @@ class GraphData:
             attention was causal.
         reasons: Why heads looked where they looked, where asked (`why`, `with_why`).
         feature_sets: The SAEs and transcoders whose features the graph shows, by block and site.
+        lens: The lens that read the nodes; None is the logit lens.
 
     Raises:
         GraphError: two nodes have the same id, or an edge names a node that is not there or does
@@ -82,6 +84,7 @@ class GraphData:
     segments: tuple[tuple[int, int], ...] = ()
     reasons: tuple[Reason, ...] = field(default=(), repr=False)
     feature_sets: tuple[FeatureSet, ...] = field(default=(), repr=False)
+    lens: LensRecord | None = None
     source: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

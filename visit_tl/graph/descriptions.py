@@ -8,6 +8,7 @@ from typing import Final
 from visit_tl.escaping import clip, visible
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.ids import FEATURE_KINDS, Kind, NodeId
+from visit_tl.graph.lens_record import EMBEDDING, LensRecord, block_of
 from visit_tl.graph.records import (
     Edge,
     Effect,
@@ -235,6 +236,8 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
             facts.append(f"a step down the gradient adds: {token_list(node.gradient.bottom)}")
     if node.reversed is not None:
         facts.append(f"reversed attention: norm {number(node.reversed.norm)}")
+    if graph.lens is not None and not read_through(node, graph):
+        facts.append("read by the logit lens")
     if node.roles:
         facts.append(f"roles: {', '.join(node.roles)}")
     if places := looks_at(node, graph):
@@ -305,8 +308,8 @@ def heading(graph: GraphData) -> dict[str, str]:
         Plain text by name, in the order to show it. Some are there only if they apply:
         `prediction` if the graph has the logits, `not opened` if a part of a block was not taken
         apart, `features` if it shows those of SAEs, `followed` if it was expanded, `patched` if the
-        run was patched, `adapters` if the model had active ones, `segments` if attention was not
-        causal.
+        run was patched, `adapters` if the model had active ones, `lens` if it was not the logit
+        lens, `segments` if attention was not causal.
     """
     inside = 0 <= graph.position < len(graph.tokens)
     here = visible(graph.tokens[graph.position]) if inside else "?"
@@ -332,6 +335,8 @@ def heading(graph: GraphData) -> dict[str, str]:
         words["patched"] = patched_words(graph.patched)
     if graph.adapters:
         words["adapters"] = ", ".join(readable(name) for name in graph.adapters)
+    if graph.lens is not None:
+        words["lens"] = lens_words(graph.lens)
     if graph.segments:
         words["segments"] = segments_words(graph.segments)
     return words
@@ -363,6 +368,28 @@ def patched_words(patched: tuple[str, ...]) -> str:
     more = len(patched) - _PATCHED
     names = ", ".join(readable(name) for name in patched[:_PATCHED])
     return f"{names} and {more} more" if more > 0 else names
+
+
+def read_through(node: Node, graph: GraphData) -> bool:
+    """Whether the graph's lens read a node; the last block's output is read as it is by each."""
+    last = graph.n_layers - 1
+    through = node.layer is None or block_of(node.id) == last
+    return graph.lens is not None and (through or graph.lens.block_of(node.id) is not None)
+
+
+def state_lens_words(lens: LensRecord) -> str:
+    """The lens that read states, and whether the embedding is one of them."""
+    with_map = EMBEDDING in lens.blocks
+    return readable(lens.name) + ("" if with_map else "; the embedding by the logit lens")
+
+
+def lens_words(lens: LensRecord) -> str:
+    """The lens that read the nodes, and which nodes it has no map for."""
+    embedding = "" if EMBEDDING in lens.blocks else "the embedding, "
+    return (
+        f"{readable(lens.name)}; {embedding}queries, keys and inputs of sub-blocks by the logit "
+        f"lens"
+    )
 
 
 def segments_words(segments: tuple[tuple[int, int], ...]) -> str:

@@ -104,12 +104,19 @@ def diff(before: GraphData, after: GraphData) -> GraphDiff:
     """What differs between two graphs; see `FlowGraph.diff`.
 
     Raises:
-        GraphError: they are not of models of the same shape, or follow different targets.
+        GraphError: they are not of models of the same shape, follow different targets, or were
+            read by different lenses.
     """
     for name, words in (("n_layers", "blocks"), ("d_vocab", "tokens in the vocabulary")):
         one, other = getattr(before, name), getattr(after, name)
         if one != other:
             raise GraphError(f"the graphs are of different models: {one} and {other} {words}")
+    if before.lens != after.lens:
+        names = [g.lens.name if g.lens else "logit lens" for g in (before, after)]
+        raise GraphError(
+            f"the graphs were read by different lenses ({names[0]}, {names[1]}), so their ranks "
+            f"cannot be compared; build both with the same lens="
+        )
     if before.target_id != after.target_id:
         raise GraphError(
             f"the graphs follow different targets, {before.target!r} and {after.target!r}, so "

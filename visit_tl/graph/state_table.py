@@ -13,6 +13,7 @@ from visit_tl.drawn import Drawn
 from visit_tl.errors import InputError
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.ids import NodeId, NodeName
+from visit_tl.graph.lens_record import LensRecord
 from visit_tl.graph.records import Node
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class LensTable(Drawn):
         rows: The states, in the order of the forward pass, without their positions.
         cells: For each row and each position the state there, or None if it is missing.
         segments: Ranges of tokens that saw each other, as in `FlowGraph.segments`.
+        lens: The lens that read the cells; None is the logit lens.
     """
 
     model: str
@@ -47,6 +49,7 @@ class LensTable(Drawn):
     cells: tuple[tuple[Node | None, ...], ...] = field(repr=False)
     patched: tuple[str, ...] = ()
     segments: tuple[tuple[int, int], ...] = ()
+    lens: LensRecord | None = None
 
     @checked
     def __getitem__(self, state: NodeName) -> Node:
@@ -153,4 +156,5 @@ def of_graph(graph: GraphData) -> LensTable:
         cells=tuple(tuple(cell(row, i) for i in range(n)) for row in rows),
         patched=graph.patched,
         segments=graph.segments,
+        lens=graph.lens,
     )

@@ -10,17 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.vocabulary import TENSOR, TOKEN_IDS, Count, Flag
+from visit_tl.arguments.several import integers_or_none
+from visit_tl.arguments.vocabulary import (
+    TENSOR,
+    TOKEN_IDS,
+    BlocksOfVectors,
+    Count,
+    Flag,
+    LensLike,
+)
 from visit_tl.errors import InputError
 from visit_tl.lens.kernel_choice import kernel_for
 from visit_tl.lens.tiled_readout import TiledReadout
+from visit_tl.lenses.given_lens import lens_of
 from visit_tl.model.view import ModelView
 
 
@@ -72,6 +81,9 @@ def read(
     *,
     k: Count = 5,
     apply_norm: Flag = True,
+    lens: LensLike | None = None,
+    block: BlocksOfVectors | None = None,
+    parts: Flag = False,
 ) -> Readout:
     """Read vectors through the final norm and the unembedding, `softmax(ln_f(x) W_U + b_U)`.
 
@@ -85,9 +97,15 @@ def read(
             vector; a tensor has one row per vector, padded with -1 where a vector has fewer.
         k: How many top and how many bottom tokens.
         apply_norm: False for vectors that have already gone through the final norm.
+        lens: What carries the vectors to the last block first; as for `flow_graph`.
+        block: With a lens, the block whose output the vectors are at, or one for each vector; -1 is
+            the embedding. The output of the last block is read as it is.
+        parts: With a lens, whether the vectors are parts of states, such as heads: then the bias of
+            a tuned lens, which belongs to the whole state, is not added.
 
     Raises:
-        InputError: no vectors, a wrong width, k or a target out of range.
+        InputError: no vectors, a wrong width, k or a target out of range; a lens without a block or
+            that does not fit.
     """
     n = vectors.shape[0] if vectors.ndim == 2 else 0
     if n == 0 or vectors.shape[1] != view.d_model:
@@ -97,7 +115,33 @@ def read(
         )
     if not 1 <= k <= view.d_vocab:
         raise InputError(f"k must be in 1..{view.d_vocab}, got {k}")
+    if lens is not None or block is not None or parts:
+        vectors = _carried(view, vectors, lens, block, parts, apply_norm)
     return Readout(*_tiled(view, vectors, targets, k, apply_norm).columns())
+
+
+def _carried(
+    view: ModelView, vectors: Tensor, given: Any, block: Any, parts: bool, apply_norm: bool
+) -> Float[Tensor, "component d_model"]:
+    """The vectors at the last block's output.
+
+    Raises:
+        InputError: there is no lens or no block, the lens does not fit, or it has no map for a
+            block.
+    """
+    lens, blocks = lens_of(view, given), integers_or_none(block)
+    if lens is None or blocks is None or not apply_norm:
+        raise InputError(
+            "another lens is given as lens= with block=, the block whose output the vectors are "
+            "at, for vectors that have not gone through the final norm"
+        )
+    at = blocks * len(vectors) if isinstance(block, int) else blocks
+    if len(at) != len(vectors):
+        raise InputError(f"block= has {len(at)} numbers for {len(vectors)} vectors")
+    last = view.n_layers - 1
+    if unknown := [one for one in at if one != last and one not in lens.maps]:
+        raise InputError(f"{lens!r} has no map of block {unknown[0]} of {view.name}")
+    return lens.carry(vectors, at, [not parts] * len(at))
 
 
 def read_targets(

@@ -23,6 +23,8 @@ def caption(
     second = [f"position {words['position']}", f"target {words['target']}"]
     if "prediction" in words:
         second.append(f"prediction {words['prediction']}")
+    if "lens" in words:
+        second.append(f"lens: {words['lens']}")
     if "segments" in words:
         second.append(f"segments: {words['segments']}")
     third = [notice(graph, shown, "figure"), words["hidden"]]

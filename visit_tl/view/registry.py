@@ -22,6 +22,11 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "text": "figures.lens_table:text",
         "html": "figures.lens_table:html",
     },
+    "visit_tl.graph.ranks_by_lens:LensRanks": {
+        "figure": "figures.lens_ranks:figure",
+        "text": "figures.lens_ranks:text",
+        "html": "figures.lens_ranks:html",
+    },
     "visit_tl.gradients.backward_lens_result:BackwardLens": {
         "figure": "figures.backward_lens:figure",
         "text": "figures.backward_lens:text",

@@ -97,7 +97,7 @@ def _header(graph: GraphData, shown: GraphData) -> list[str]:
         "patched",
         "adapters",
     )
-    order = (*order, "segments")
+    order = (*order, "lens", "segments")
     lines = []
     for name in (n for n in order if n in words):
         first, *rest = _wrap(words[name], WIDTH - 12)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.ids import NodeId
+from visit_tl.graph.lens_record import LensRecord
 from visit_tl.graph.records import FeatureSet, Hook, Node
-from visit_tl.lens import readout as lens
+from visit_tl.lens.readout import read as read_vectors
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 from visit_tl.xray import budget as prune
@@ -145,13 +146,15 @@ def read(reader: Reader, one: Plan) -> HalfGraph:
 def finish(reader: Reader, halves: Sequence[HalfGraph]) -> list[GraphData]:
     """Read the rows of weights of several half graphs together, and complete the graphs."""
     nodes = reader.nodes([one.half for one in halves])
-    return [_graph(one, own) for one, own in zip(halves, nodes, strict=True)]
+    record = None if reader.lens is None else reader.lens.record
+    return [_graph(one, own, record) for one, own in zip(halves, nodes, strict=True)]
 
 
-def _graph(one: HalfGraph, nodes: tuple[Node, ...]) -> GraphData:
+def _graph(one: HalfGraph, nodes: tuple[Node, ...], lens: LensRecord | None) -> GraphData:
     order = {node.id: i for i, node in enumerate(nodes)}
     edges = sorted(one.half.draft.edges, key=lambda e: (order[e.target], order[e.source]))
-    return GraphData(target_id=one.half.target, nodes=nodes, edges=tuple(edges), **one.facts)
+    found = {"nodes": nodes, "edges": tuple(edges), "lens": lens}
+    return GraphData(target_id=one.half.target, **found, **one.facts)
 
 
 def _add_final(draft: Draft, view: ModelView, trace: Trace, last: int) -> None:
@@ -179,7 +182,7 @@ def prediction(view: ModelView, trace: Trace) -> int:
     if trace.logits is not None:
         return int(trace.logits.argmax())
     last = max(trace.layers)
-    return int(lens.read(view, trace.layers[last].resid_post[None], k=1).top_ids[0, 0])
+    return int(read_vectors(view, trace.layers[last].resid_post[None], k=1).top_ids[0, 0])
 
 
 def _norm(vector: Tensor) -> float:

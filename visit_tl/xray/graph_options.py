@@ -11,6 +11,7 @@ from visit_tl.arguments.vocabulary import (
     FeatureModules,
     Flag,
     Layers,
+    LensLike,
     Neurons,
     Preset,
     Whole,
@@ -36,6 +37,9 @@ class GraphOptions(TypedDict, total=False):
         labels: What the features are said to be: a dict such as `{"L9.z.F123": "months"}` or, with
             one SAE, `{"123": "months"}`; or the path of a JSON file that holds one, or a list of
             explanations as Neuronpedia exports them.
+        lens: What carries states and parts to the last block before they are read: what
+            `visit_tl.lenses.load` or `fit` gives, a path, a `JacobianLens` of TransformerLens, a
+            dict of matrices by block, or a function of a block; None is the logit lens.
     """
 
     layers: Layers | None
@@ -48,6 +52,7 @@ class GraphOptions(TypedDict, total=False):
     saes: FeatureModules | None
     features: Whole
     labels: FeatureLabels | None
+    lens: LensLike | None
 
 
 GRAPH_OPTIONS: Final = shared(
@@ -62,4 +67,5 @@ GRAPH_OPTIONS: Final = shared(
     saes=None,
     features=HIGHEST,
     labels=None,
+    lens=None,
 )

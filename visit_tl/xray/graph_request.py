@@ -11,6 +11,8 @@ from visit_tl.atlas.row_cache import open_atlas
 from visit_tl.errors import InputError
 from visit_tl.features.several import modules_of
 from visit_tl.graph.container import GraphData
+from visit_tl.lenses.given_lens import lens_of
+from visit_tl.lenses.maps import Lens
 from visit_tl.model.given_cache import Cache
 from visit_tl.model.hooks import FwdHooks
 from visit_tl.model.tokens import Prompt
@@ -37,7 +39,7 @@ class GraphRequest:
         asked: All of `GraphOptions`.
 
     Raises:
-        InputError: a target, layer or budget that does not fit the model.
+        InputError: a target, layer, budget or lens that does not fit the model.
     """
 
     def __init__(self, view: ModelView, target: str | int | None, asked: Mapping[str, Any]) -> None:
@@ -45,6 +47,7 @@ class GraphRequest:
         names = ("preset", "heads", "values", "neurons")
         self.budget = budget(*(asked[name] for name in names))
         self.layers = view.check_layers(asked["layers"])
+        self.lens = lens_of(view, asked["lens"], self.layers)
         self.target = None if target is None else view.tokens.single(target)
         self.features = shown_features(view, asked, self.layers)
 
@@ -129,7 +132,11 @@ def shown_features(
 
 
 def graphs_of(
-    view: ModelView, k: int, plans: Iterable[Plan], together: int | None = None
+    view: ModelView,
+    k: int,
+    plans: Iterable[Plan],
+    together: int | None = None,
+    lens: Lens | None = None,
 ) -> Iterator[GraphData]:
     """Read the plans of several graphs.
 
@@ -141,9 +148,10 @@ def graphs_of(
         k: How many top and bottom tokens each node keeps.
         plans: The plans.
         together: How many graphs wait at most; None is no limit.
+        lens: What carries vectors to the last block first; None is the logit lens.
     """
-    atlas = open_atlas(view, min(k, view.d_vocab))
-    reader = Reader(view, k, atlas)
+    atlas = open_atlas(view, min(k, view.d_vocab), lens)
+    reader = Reader(view, k, atlas, lens)
     waiting: list[HalfGraph] = []
 
     def whole() -> list[GraphData]:

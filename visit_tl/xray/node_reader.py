@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,8 @@ from visit_tl.atlas.row_cache import Atlas
 from visit_tl.atlas.row_table import columns_of
 from visit_tl.graph.ids import KINDS, Kind, NodeId
 from visit_tl.graph.records import Node, TokenProbs
-from visit_tl.lens import readout as lens
+from visit_tl.lens import readout
+from visit_tl.lenses.maps import Lens
 from visit_tl.model import components
 from visit_tl.model.view import ModelView
 from visit_tl.xray.unread_nodes import Draft
@@ -56,11 +57,15 @@ class Reader:
     Args:
         view: The model.
         k: How many top and bottom tokens each node keeps.
-        atlas: Cached readouts of rows of weights; None to read these rows like activations.
+        atlas: Cached readouts of rows of weights, through the same lens; None to read these rows
+            like activations.
+        lens: What carries vectors to the last block before they are read; None is the logit lens.
     """
 
-    def __init__(self, view: ModelView, k: int, atlas: Atlas | None = None) -> None:
-        self.view, self.k, self.atlas = view, min(k, view.d_vocab), atlas
+    def __init__(
+        self, view: ModelView, k: int, atlas: Atlas | None = None, lens: Lens | None = None
+    ) -> None:
+        self.view, self.k, self.atlas, self.lens = view, min(k, view.d_vocab), atlas, lens
         # Rows of weights collected to be read, each once: place in the atlas to index.
         self._collected: dict[int, int] = {}
         self._stacks: list[Tensor] = []
@@ -84,10 +89,12 @@ class Reader:
                 own[:] = -1  # a view, so this changes `places`
         norms = torch.cat([components.row_norms(stack) for stack in draft.stacks]).tolist()
         made = torch.cat([stack for stack, static in stacks if not static])
+        if self.lens is not None:
+            made = self.lens.carry_nodes(made, compress(draft.ids, (places < 0).tolist()))
         self._set_final_vectors(draft, made, np.cumsum(places < 0) - 1)
-        readout = lens.read(self.view, made, [target], k=self.k)
+        found = readout.read(self.view, made, [target], k=self.k)
         whole = np.arange(len(made))
-        columns = columns_of(readout, whole, np.zeros_like(whole))
+        columns = columns_of(found, whole, np.zeros_like(whole))
         waiting = self._collect([s for s, static in stacks if static], places[places >= 0].tolist())
         draft.stacks.clear()
         return Half(draft, target, norms, columns, places, waiting)

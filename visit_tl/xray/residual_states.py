@@ -10,6 +10,7 @@ from visit_tl.arguments.vocabulary import (
     Count,
     Flag,
     Layers,
+    LensLike,
     Model,
     PromptLike,
     SegmentsLike,
@@ -18,6 +19,7 @@ from visit_tl.arguments.vocabulary import (
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Hook
 from visit_tl.graph.state_table import LensTable
+from visit_tl.lenses.given_lens import lens_of
 from visit_tl.model.hooks import keeper
 from visit_tl.model.standing_hooks import watched
 from visit_tl.model.view import ModelView
@@ -35,6 +37,7 @@ def lens_table(
     prepend_bos: Flag | None = None,
     k: Count = 5,
     segments: SegmentsLike | None = None,
+    lens: LensLike | None = None,
 ) -> LensTable:
     """Read the residual stream before the first block and after each, at every position.
 
@@ -49,14 +52,16 @@ def lens_table(
         prepend_bos: As for `flow_graph`.
         k: How many top and bottom tokens each cell keeps.
         segments: As for `flow_graph`.
+        lens: As for `flow_graph`.
 
     Raises:
         ModelError: the model has no residual stream that can be read.
-        InputError: a prompt, target or layer that does not fit.
+        InputError: a prompt, target, layer or lens that does not fit.
     """
     view = ModelView(model)
     tokens = view.encode(prompt, prepend_bos, segments)
     chosen = view.check_layers(layers)
+    through = lens_of(view, lens, chosen)
     given = None if target is None else view.tokens.single(target)
     rows = (NodeId("resid_pre", chosen[0]), *(NodeId("resid_post", i) for i in chosen))
     hooks = {row: f"blocks.{row.layer}.hook_{row.kind}" for row in rows}
@@ -70,7 +75,7 @@ def lens_table(
     for row, name in hooks.items():
         where: list[dict[str, object]] = [{"hook": Hook(name, (0, i))} for i in range(n)]
         draft.add([row.at(i) for i in range(n)], kept[name], where)
-    reader = Reader(view, k)
+    reader = Reader(view, k, lens=through)
     read = {node.id: node for node in reader.nodes([reader.read(draft, follow)])[0]}
     return LensTable(
         model=view.name,
@@ -83,4 +88,5 @@ def lens_table(
         cells=tuple(tuple(read[row.at(i)] for i in range(n)) for row in rows),
         patched=tuple(changes.standing),
         segments=tokens.spans,
+        lens=None if through is None else through.record,
     )

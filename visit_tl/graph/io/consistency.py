@@ -6,6 +6,7 @@ from typing import Final
 
 from visit_tl.errors import GraphError
 from visit_tl.graph.container import GraphData
+from visit_tl.graph.lens_record import EMBEDDING, needed_blocks
 from visit_tl.graph.records import Column, Node
 
 _SUM: Final = 2e-2
@@ -48,6 +49,7 @@ def check_whole(graph: GraphData) -> None:
         _check_unopened(node)
     _check_reasons(graph)
     _check_features(graph)
+    _check_lens(graph)
 
 
 def _check_features(graph: GraphData) -> None:
@@ -70,6 +72,20 @@ def _check_features(graph: GraphData) -> None:
                 f"the features of {one.name}, {one.active} active of {one.n_features} in block "
                 f"{one.layer}, do not fit the graph"
             )
+
+
+def _check_lens(graph: GraphData) -> None:
+    if graph.lens is None:
+        return
+    blocks = graph.lens.blocks
+    if not graph.lens.name or not blocks or list(blocks) != sorted(set(blocks)):
+        raise GraphError(f"the lens {graph.lens.name!r} has the blocks {list(blocks)}")
+    needed = needed_blocks(graph.layers, graph.n_layers)
+    if not EMBEDDING <= blocks[0] <= blocks[-1] < graph.n_layers - 1 or set(needed) - set(blocks):
+        raise GraphError(
+            f"the lens {graph.lens.name!r} has the blocks {list(blocks)}, which do not fit the "
+            f"layers {list(graph.layers)} of {graph.n_layers}"
+        )
 
 
 def _check_reasons(graph: GraphData) -> None:

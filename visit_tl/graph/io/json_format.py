@@ -10,6 +10,7 @@ from visit_tl.graph.ids import FEATURE_SITES, NodeId
 from visit_tl.graph.io.consistency import check_whole
 from visit_tl.graph.io.migrations import SCHEMA, upgraded
 from visit_tl.graph.io.typed_reader import TypedReader
+from visit_tl.graph.lens_record import LensRecord
 from visit_tl.graph.records import (
     EDGE_KINDS,
     Column,
@@ -70,6 +71,7 @@ def to_json(graph: GraphData) -> dict[str, Any]:
         ],
         **({"reasons": list(map(_reason_to_json, graph.reasons))} if graph.reasons else {}),
         **({"feature_sets": list(map(_slots, graph.feature_sets))} if graph.feature_sets else {}),
+        **({"lens": _lens_to_json(graph.lens)} if graph.lens is not None else {}),
     }
 
 
@@ -108,6 +110,7 @@ def from_json(data: object) -> GraphData:
         feature_sets=tuple(map(_feature_set, root.parts("feature_sets")))
         if root.has("feature_sets")
         else (),
+        lens=_lens(TypedReader(root.get("lens"), "the lens")) if root.has("lens") else None,
     )
     check_whole(graph)
     return graph
@@ -179,6 +182,10 @@ def _reason_to_json(reason: Reason) -> dict[str, Any]:
         "pairs": [_slots(pair) for pair in reason.pairs],
         "others": reason.others,
     }
+
+
+def _lens_to_json(lens: LensRecord) -> dict[str, Any]:
+    return {"name": lens.name, "blocks": list(lens.blocks), "digest": lens.digest}
 
 
 def _by_layer(part: GraphData | Column) -> dict[str, Any]:
@@ -260,6 +267,10 @@ def _reversed(part: TypedReader, where: NodeId) -> Reversed | None:
     row = inner.items("row", object)
     numbers = (TypedReader({"row": value}, name).number("row") for value in row)
     return Reversed(inner.length("norm"), tuple(numbers))
+
+
+def _lens(part: TypedReader) -> LensRecord:
+    return LensRecord(part.text("name"), tuple(part.items("blocks", int)), part.text("digest"))
 
 
 def _reason(part: TypedReader) -> Reason:

@@ -44,6 +44,7 @@ def graph_facts(graph: GraphData) -> dict[str, Any]:
         "n_layers": graph.n_layers,
         "d_vocab": graph.d_vocab,
         "pruning": _json(dict(graph.pruning)),
+        **({} if graph.lens is None else {"lens": graph.lens.name}),
     }
 
 

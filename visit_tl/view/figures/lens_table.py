@@ -19,6 +19,7 @@ from visit_tl.graph.descriptions import (
     promoted_label,
     readable,
     segments_words,
+    state_lens_words,
     token_list,
 )
 from visit_tl.graph.records import Node
@@ -136,6 +137,8 @@ def text(states: LensTable, positions: Positions | None = None) -> str:
         f"target      {visible(states.target)} ({whose})",
         "cells       what the state promotes most, and the rank of the target in it",
     ]
+    if states.lens is not None:
+        lines.append(clip(f"lens        {state_lens_words(states.lens)}", _TEXT_WIDTH))
     if states.patched:
         lines.append(f"patched     {patched_words(states.patched)}")
     if states.segments:
@@ -292,6 +295,8 @@ def _title(states: LensTable, by: str, width: int) -> dict[str, Any]:
     first = f"<b>{for_plotly(readable(states.model))}</b> · “{for_plotly(prompt)}”"
     second = f"target {visible(states.target)} ({whose}) · colour: {_WORDS[by]}"
     lines = [second]
+    if states.lens is not None:
+        lines.append(clip(f"lens: {state_lens_words(states.lens)}", (width - 28) // 7))
     if states.segments:
         lines.append(clip(f"segments: {segments_words(states.segments)}", (width - 28) // 7))
     small = "<br>".join(map(for_plotly, lines))

@@ -57,6 +57,8 @@ def header(graph: GraphData, words: dict[str, str]) -> str:
         facts["patched run"] = f"<bdi>{for_html(words['patched'])}</bdi>"
     if "adapters" in words:
         facts["adapters"] = f"<bdi>{for_html(words['adapters'])}</bdi>"
+    if "lens" in words:
+        facts["lens"] = f"<bdi>{for_html(words['lens'])}</bdi>"
     if "segments" in words:
         facts["segments"] = for_html(words["segments"])
     if "followed" in words:

@@ -1,0 +1,1 @@
+"""Tests of lenses other than the logit lens."""
