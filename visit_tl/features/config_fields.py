@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from visit_tl.errors import InputError
+
+_LONGEST: Final = 1000
 
 
 class ConfigFields:
@@ -60,8 +62,8 @@ class ConfigFields:
         value = (self.content if place is None else place).get(name)
         if value is None:
             return default
-        if not isinstance(value, str):
-            raise self._wrong(name, value, "a text")
+        if not isinstance(value, str) or len(value) > _LONGEST:
+            raise self._wrong(name, value, f"a text of at most {_LONGEST} characters")
         return value
 
     def _wrong(self, name: str, value: Any, expected: str) -> InputError:

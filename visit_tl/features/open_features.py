@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -70,9 +71,9 @@ def open(  # noqa: A001
         InputError: a file is missing, broken, a pickle, or describes what is not known here; or
             this is neither a path nor an SAE.
     """
-    if dtype not in (torch.float32, torch.float64):
+    if not any(dtype is one for one in (torch.float32, torch.float64)):
         raise InputError(
-            f"features are computed in torch.float32 or torch.float64, got {dtype}; in half "
+            f"features are computed in torch.float32 or torch.float64, got {short(dtype)}; in half "
             f"precision the parts would not sum to the whole"
         )
     place = _device(device)
@@ -86,7 +87,7 @@ def open(  # noqa: A001
             f"{short(source)}"
         )
     if layer is not None and layer != module.layer:
-        raise InputError(f"{source} reads {module.hook}, and layer={layer} was asked for")
+        raise InputError(f"{module} is of layer {module.layer}, and layer={layer} was asked for")
     return module if model_name is None else replace(module, model_name=model_name)
 
 
@@ -108,8 +109,11 @@ def _from_path(
         return read_circuit_tracer(
             path, layer=layer, hook=hook, hook_out=hook_out, device=device, dtype=dtype
         )
-    for pickle in sorted(folder.iterdir()):
-        refuse_pickle(pickle)
+    try:
+        for file in sorted(folder.iterdir()):
+            refuse_pickle(file)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error}") from error
     raise InputError(
         f"{folder} has neither {CONFIG}, as SAELens writes it, nor {circuit_tracer_files.CONFIG}, "
         f"as circuit-tracer does; without it nothing says what the weights mean"
@@ -147,20 +151,23 @@ def _found(source: str | Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    path = Path(source).expanduser()
+    path = Path(source)
     refuse_pickle(path)
-    if path.exists():
-        return path
+    with suppress(ValueError):  # no name of a file has such characters
+        if path.exists():
+            return path
     shipped = sorted(one.name for one in SHIPPED.iterdir()) if SHIPPED.is_dir() else []
     if str(source) in shipped:
         return SHIPPED / str(source)
     raise InputError(
-        f"there is no file or folder {source}; the package comes with {', '.join(shipped)}"
+        f"there is no file or folder {str(source)!r}; the package comes with {', '.join(shipped)}"
     )
 
 
 def _device(given: Any) -> torch.device:
     try:
-        return torch.device(given)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"{short(given)} is no device of torch: {error}") from error
+        place = torch.device(given)
+        torch.ones(1, device=place).item()
+    except Exception as error:  # torch raises a different one for each way in which it is none
+        raise InputError(f"{short(given)} is no device to compute on: {error}") from error
+    return place
