@@ -106,9 +106,9 @@ def legend(d_vocab: int, theme: str, *, later: bool = False, features: bool = Fa
         shapes.append(rim | {"line": {"width": 1, "color": text, "dash": "4px,3px"}})
         notes.append(_under(LATER_LEGEND, left + 308, -26, text))
     if features:
-        rim = _swatch(12, 10, 10, "rgba(0,0,0,0)", -64)
+        rim = _swatch(13, 9, 9, "rgba(0,0,0,0)", -60)
         shapes.append(rim | {"line": {"width": 2, "color": FEATURE_COLOUR[theme]}})
-        notes.append(_under(FEATURE_LEGEND, 30, -60, text))
+        notes.append(_under(FEATURE_LEGEND, 30, -55, text))
     for i in range(12):
         colour = entropy_colour((i + 0.5) / 12, theme)
         shapes.append(_swatch(left + i * 6, 6, 10, colour, -51))

@@ -89,14 +89,16 @@ def sankey(
     figure = go.Figure(drawn)
     height = place.height + legend.HEADINGS + _TITLE + legend.LEGEND
     rims = _rims(shown, place, theme)
-    features = bool(shown.of_kind(*FEATURE_KINDS))
-    notes, shapes = legend.legend(graph.d_vocab, theme, later=bool(rims), features=features)
+    marked = _feature_rims(place, theme)
+    notes, shapes = legend.legend(
+        graph.d_vocab, theme, later=bool(rims), features=bool(marked)
+    )
     figure.update_layout(
         height=height,
         width=max(place.width, legend.WIDTH),
         margin={"l": 0, "r": 0, "t": legend.HEADINGS + _TITLE, "b": legend.LEGEND},
         annotations=[*drawn["layout"]["annotations"], *notes],
-        shapes=[*drawn["layout"]["shapes"], *shapes, *rims],
+        shapes=[*drawn["layout"]["shapes"], *shapes, *rims, *marked],
         title={
             "text": _title(caption(whole, graph, shown, len(place.orphans))),
             "x": 0,
@@ -149,7 +151,7 @@ def _trace(graph: GraphData, place: Layout, theme: str) -> dict[str, Any]:
         "node": {
             "pad": 0,
             "thickness": NODE_WIDTH,
-            "line": _feature_rims(nodes, theme),
+            "line": {"width": 0},
             "label": [*(for_plotly(short_label(node, graph)) for node in nodes), "", ""],
             "color": [*(node_colour(node, graph.d_vocab, theme) for node in nodes), _CLEAR, _CLEAR],
             "x": [*(_inside(_centre(place, n), place.width) for n in nodes), -2, 3],
@@ -172,12 +174,19 @@ def _trace(graph: GraphData, place: Layout, theme: str) -> dict[str, Any]:
     }
 
 
-def _feature_rims(nodes: list[Node], theme: str) -> dict[str, Any]:
-    """The outlines of nodes: features have one. The last two nodes only fill the columns."""
-    rims = [node.kind in FEATURE_KINDS for node in nodes]
-    if not any(rims):
-        return {"width": 0}
-    return {"width": [*(2 * rim for rim in rims), 0, 0], "color": FEATURE_COLOUR[theme]}
+def _feature_rims(place: Layout, theme: str) -> list[dict[str, Any]]:
+    """An outline of each feature: Plotly outlines all nodes of a diagram or none."""
+    line = {"width": 2, "color": FEATURE_COLOUR[theme]}
+    found = []
+    for name, box in place.boxes.items():
+        if name.kind in FEATURE_KINDS:
+            x0, x1 = (x / place.width for x in (box.left - 1, box.left + NODE_WIDTH + 1))
+            y0, y1 = (1 - y / place.height for y in (box.top - 1, box.top + box.height + 1))
+            corners = {"x0": x0, "x1": x1, "y0": y0, "y1": y1}
+            found.append(
+                {"type": "rect", "xref": "paper", "yref": "paper", "line": line, **corners}
+            )
+    return found
 
 
 def _rims(graph: GraphData, place: Layout, theme: str) -> list[dict[str, Any]]:
