@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 
 from tests import tiny
-from tests.families.overrides import CLASSES, SETTINGS, VARIANTS
+from tests.families.overrides import CLASSES, NOT_MADE, SETTINGS, VARIANTS
 from tests.families.sizes import shrunk
 
 
@@ -42,6 +42,8 @@ def hf_class(name: str) -> Any:
     import transformers
 
     family = family_of(name)
+    if family in NOT_MADE:
+        raise CannotBuildError(NOT_MADE[family])
     kind = getattr(transformers, CLASSES.get(family, family), None)
     if kind is None:
         raise CannotBuildError("its code is not part of transformers but comes with its weights")
@@ -95,6 +97,12 @@ def hf_model(name: str, **overrides: Any) -> Any:
         ) from error
     tiny.randomise(model)
     return model
+
+
+def reads_text(hf: Any) -> bool:
+    """Whether a model is a decoder of text: no encoder before it, and logits of words."""
+    heads = callable(getattr(hf, "get_output_embeddings", None)) and hf.get_output_embeddings()
+    return hf.main_input_name == "input_ids" and not hf.config.is_encoder_decoder and bool(heads)
 
 
 def own_logits(hf: Any, ids: list[int]) -> torch.Tensor:

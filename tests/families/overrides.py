@@ -123,3 +123,13 @@ CLASSES: Final[dict[str, str]] = {
     "T5WithLMHeadModel": "T5ForConditionalGeneration",
 }
 """Names of TransformerLens's registry whose class in transformers is called otherwise."""
+
+_OLD: Final = "a format of checkpoints that TransformerLens converts; it has no model of its own"
+NOT_MADE: Final[dict[str, str]] = {
+    "GPT2LMHeadCustomModel": _OLD,
+    "MinGPTForCausalLM": _OLD,
+    "NanoGPTForCausalLM": _OLD,
+    "NeelSoluOldForCausalLM": _OLD,
+    "TransformerLensPretrain": "a module of the caller's own, wrapped by TransformerLens",
+}
+"""Registered names without a class in transformers or elsewhere, and what they are."""
