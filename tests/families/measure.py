@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import time
 import traceback
@@ -29,14 +28,13 @@ import visit_tl as vt
 from tests import tiny
 from tests.families import build
 from tests.families.calls import CALLS, IDS, outcome
+from tests.families.rows import Row, is_raw
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 from visit_tl.xray import conservation as conserve
 
 LIMIT: Final = 60
 """Seconds that one family may take."""
-
-Row = dict[str, Any]
 
 
 def measured(name: str) -> Row:
@@ -74,11 +72,6 @@ def called(name: str, dtype: torch.dtype | None = None) -> Row:
         return {"family": name, "not built": _one_line(error)}
     model = model if dtype is None else model.to(dtype)
     return {"family": name} | {call: outcome(CALLS[call], model) for call in CALLS}
-
-
-def is_raw(verdict: str) -> bool:
-    """Whether a verdict of `vt.check` is an error that is none of ours, with its class in front."""
-    return re.match(r"refused: \w+(Error|Exception|Interrupt|Iteration)\b", verdict) is not None
 
 
 def each(

@@ -164,8 +164,6 @@ def _of_each_kind(key: str, values: list[Any], depth: int) -> list[Any]:
 def _positions(value: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary parameters whose training context fits in the small one, by layer or of all."""
     return {
-        key: _positions(inner)
-        if isinstance(inner, Mapping)
-        else (_SIZES[key] if key in _SIZES else inner)
+        key: _positions(inner) if isinstance(inner, Mapping) else _SIZES.get(key, inner)
         for key, inner in value.items()
     }

@@ -279,12 +279,13 @@ def _got(module: Any, name: str) -> Any:
     """A weight by name; None if there is none.
 
     Raises:
-        ModelError: TransformerLens says that it cannot show it, as it does of quantised weights.
+        ModelError: TransformerLens says that it cannot show it, as it does of quantised weights
+            and of layers whose heads differ from those of other layers.
     """
     try:
         return getattr(module, name, None)
-    except NotImplementedError as error:
-        raise ModelError(f"{name} cannot be read: {error}") from error
+    except Exception as error:  # a property of a module may fail in any way
+        raise ModelError(f"{name} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _at(module: Any, path: str) -> Any:

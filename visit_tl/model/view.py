@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,10 @@ from visit_tl.model.norm import Norm, read_norm
 from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
 from visit_tl.segments.spans import Segments
+
+
+# What TransformerLens says of models that have no text as input; those that have both are read.
+_NO_TEXT: Final = ("is_audio_model", "is_visual_model")
 
 
 @dataclass(frozen=True)
@@ -299,6 +303,11 @@ class ModelView:
             raise ModelError(
                 f"{self.name} is an encoder-decoder; a graph shows one residual stream, "
                 f"so only decoders such as GPT-2, Llama or Gemma can be opened"
+            )
+        if "embed" not in children or any(getattr(cfg, flag, False) for flag in _NO_TEXT):
+            raise ModelError(
+                f"{self.name} reads pictures or sound, not tokens; only decoders of text can be "
+                f"opened"
             )
         direction = getattr(cfg, "attention_dir", "causal")
         # TransformerLens 3.9 opens BERT with a configuration that says "causal".
