@@ -132,7 +132,7 @@ def bridge(name: str, hf: Any = None) -> Any:
 
     hf = hf_model(name) if hf is None else hf
     # TransformerLens would replace an alias, such as gptj, by the name of a published model.
-    with _nothing_installed():
+    with nothing_installed():
         try:
             return TransformerBridge.boot_transformers(
                 f"tiny-{family_of(name)}",
@@ -146,6 +146,6 @@ def bridge(name: str, hf: Any = None) -> Any:
             ) from error
 
 
-def _nothing_installed() -> Any:
+def nothing_installed() -> Any:
     """TransformerLens must not install packages: for models of pictures it calls pip itself."""
     return mock.patch("subprocess.check_call", side_effect=OSError("tests install nothing"))

@@ -75,16 +75,20 @@ def called(name: str, dtype: torch.dtype | None = None) -> Row:
 
 
 def each(
-    names: Sequence[str], work: Callable[[str], Row] = measured, at_once: int = 2
+    names: Sequence[str],
+    work: Callable[[str], Row] = measured,
+    *,
+    at_once: int = 2,
+    limit: float = LIMIT,
 ) -> Iterator[Row]:
-    """The row of each family, in order; `at_once` processes at a time."""
+    """The row of each family, in order; `at_once` processes at a time, `limit` seconds each."""
     waiting, running, done = list(names), {}, {}
     with_imports()
     for name in names:
         while name not in done:
             while waiting and len(running) < at_once:
                 started = waiting.pop(0)
-                running[started] = _start(started, work)
+                running[started] = _start(started, work, limit)
             for other in list(running):
                 pipe, process, end = running[other]
                 if (row := _finished(other, pipe, process, end)) is not None:
@@ -99,14 +103,14 @@ def with_imports() -> None:
     vt.check(tiny.gpt2())
 
 
-def _start(name: str, work: Callable[[str], Row]) -> tuple[int, int, float]:
+def _start(name: str, work: Callable[[str], Row], limit: float) -> tuple[int, int, float]:
     """Fork a process that writes its row into a pipe: the pipe, the process and its last second."""
     reading, writing = os.pipe()
     process = os.fork()
     if process:
         os.close(writing)
         os.set_blocking(reading, False)
-        return reading, process, time.monotonic() + LIMIT
+        return reading, process, time.monotonic() + limit
     os.close(reading)
     try:
         row = work(name)
@@ -141,7 +145,7 @@ def _finished(name: str, pipe: int, process: int, end: float) -> Row | None:
     written = _PARTS.pop(pipe, b"")
     if written:
         return json.loads(written)
-    why = f"it took more than {LIMIT} s" if late else f"its process ended with status {status}"
+    why = "it took too long" if late else f"its process ended with status {status}"
     return {"family": name, "verdict": f"raw: {why}"}
 
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -56,8 +57,13 @@ def measure(environment: str) -> None:
 
 def shortened(verdict: str) -> str:
     """A verdict up to the end of its first clause, without the name of the small model."""
-    words = " ".join(word for word in verdict.split() if not word.startswith("tiny-"))
+    words = re.sub(r"( of)? tiny-\S+", "", verdict)
     return words.partition(";")[0].partition(". ")[0].replace(": is ", ": ").rstrip(".")
+
+
+def failed(verdict: str) -> bool:
+    """Whether a family ended in an error that is none of ours, in a crash or in no time."""
+    return verdict.startswith("raw") or is_raw(verdict)
 
 
 def counts(rows: list[Row]) -> str:
@@ -70,7 +76,7 @@ _KINDS: Final = ("exact", "exact but for parts that are not opened", "refused", 
 
 
 def _kind(verdict: str) -> str:
-    if verdict.startswith("raw") or is_raw(verdict):
+    if failed(verdict):
         return "failed"
     if verdict.startswith("refused"):
         return "refused"
@@ -129,7 +135,7 @@ def _cells(row: Row, newest: Row | None) -> tuple[str, ...]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.0e}"
+    return "" if value is None else "0" if value == 0 else f"{value:.0e}"
 
 
 def _row(cells: tuple[str, ...]) -> str:

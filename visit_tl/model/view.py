@@ -26,7 +26,6 @@ from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
 from visit_tl.segments.spans import Segments
 
-
 # What TransformerLens says of models that have no text as input; those that have both are read.
 _NO_TEXT: Final = ("is_audio_model", "is_visual_model")
 
