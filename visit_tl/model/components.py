@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.rotary import Rotation
+from visit_tl.model.rotation import Rotation
 from visit_tl.model.trace import LayerTrace
 from visit_tl.model.view import LayerWeights, ModelView
 

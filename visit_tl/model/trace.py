@@ -28,13 +28,9 @@ from visit_tl.model.hooks import (
     row_of,
 )
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.rotary import (
-    HandedAngles,
-    Rotation,
-    find_pairing,
-    find_rotation,
-    stored_angles,
-)
+from visit_tl.model.query_key_way import normed, normed_rows, way_of
+from visit_tl.model.rotary import HandedAngles, Way
+from visit_tl.model.rotation import Rotation
 from visit_tl.model.standing_hooks import Standing, left_on, watched
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
@@ -297,21 +293,12 @@ def _layer(
         )
     read = {s: row_of(kept[name], ROWS[s], i) for s, name in names.items() if name in kept}
     hooks = {slot: name for slot, name in names.items() if name in kept}
-    read["query"], query_norm = _normed(view, layer, "q_norm", read["query"])
-    own, key_norm = _normed(view, layer, "k_norm", read["keys"][position])
-    if key_norm is not None:
-        each = view.kv_head(len(own)).to(own.device)
-        key_norm = replace(key_norm, gain=key_norm.gain[each])
-        if "rotated_keys" not in read:
-            normed = [_normed(view, layer, "k_norm", key)[0] for key in read["keys"]]
-            read["keys"] = torch.stack(normed)
     try:
-        rotation = None
-        if view.rotary:
-            seen = prompt.seen_until(position)
-            rotation = _rotate(view, layer, position, seen, read, passed)
+        seen = prompt.seen_until(position)
+        way = way_of(view, layer, position, seen, read, passed)
     except ModelError as error:
         raise ModelError(f"{error}{left_on(view.model)}") from error
+    scored = _scored(view, layer, position, way, read)
     hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
     mlp_from = read.get("resid_mid", read["resid_pre"])
     for slot, norm, state in (("attn_in", "ln1", read["resid_pre"]), ("mlp_in", "ln2", mlp_from)):
@@ -322,75 +309,36 @@ def _layer(
     fields = {slot: read.get(slot) for slot in absent} | {
         slot: tensor for slot, tensor in read.items() if slot not in NO_FIELD
     }
-    known = {"rotation": rotation, "query_norm": query_norm, "key_norm": key_norm}
-    return LayerTrace(hooks=hooks, **known, **fields)  # type: ignore[arg-type]
+    return LayerTrace(hooks=hooks, **fields, **scored)  # type: ignore[arg-type]
 
 
-def _normed(
-    view: ModelView, layer: int, name: str, x: Float[Tensor, "head d_head"]
-) -> tuple[Tensor, FrozenNorm | None]:
-    """Queries or keys after their norm, if there is one, and the norm with its scale fixed there.
+def _scored(
+    view: ModelView, layer: int, position: int, way: Way, read: dict[str, Tensor]
+) -> dict[str, object]:
+    """Put queries and keys as they are scored into `read`, and return what made them so.
 
-    Raises:
-        ModelError: the norm spans neither one head nor all heads.
+    The query is in its own frame: what the rotation of the position turns into the scored query.
     """
-    norm = view.head_norm(layer, name)
-    if norm is None or norm.kind == "none":
-        return x, None
-    size = x.shape[-1] if norm.weight is None else norm.weight.numel()
-    if size == x.shape[-1] or (norm.weight is not None and norm.weight.shape == x.shape):
-        return norm(x), norm.freeze(x)
-    if size != x.numel() or norm.kind != "RMS":
-        raise ModelError(
-            f"{name} of blocks.{layer} in {view.name} spans {size} entries, neither one head of "
-            f"{x.shape[-1]} nor all {x.numel()}; its queries and keys cannot be read"
+    rotation = way.at(position)
+    own = read["keys"][position]
+    if rotation is not None and way.norm_last:
+        norms = {}
+        for slot, name, x in (("query", "q_norm", read["query"]), ("key", "k_norm", own)):
+            after, frozen = normed(view, layer, name, rotation.forward(x))
+            norms[slot] = None if frozen is None else frozen.within(rotation)
+            if slot == "query":
+                read["query"] = rotation.inverse(after)
+    else:
+        read["query"], query_norm = normed(view, layer, "q_norm", read["query"])
+        norms = {"query": query_norm, "key": normed(view, layer, "k_norm", own)[1]}
+    if norms["key"] is not None:
+        each = view.kv_head(len(own)).to(own.device)
+        norms["key"] = replace(norms["key"], gain=norms["key"].gain[each])
+    rotated, n = read.get("rotated_keys"), len(read["keys"])
+    if rotated is None:
+        read["keys"] = way.scored(
+            read["keys"], way.each(n), lambda x: normed_rows(view, layer, "k_norm", x)
         )
-    frozen = norm.freeze(x.flatten())
-    return norm(x.flatten()).view_as(x), replace(frozen, gain=frozen.gain.view_as(x))
-
-
-def normed_rows(
-    view: ModelView, layer: int, name: str, rows: Float[Tensor, "pos head d_head"]
-) -> Float[Tensor, "pos head d_head"]:
-    """Queries or keys of all positions after the norm `q_norm` or `k_norm`, if there is one."""
-    norm = view.head_norm(layer, name)
-    if norm is None or norm.kind == "none":
-        return rows
-    return torch.stack([_normed(view, layer, name, row)[0] for row in rows])
-
-
-def _rotate(
-    view: ModelView,
-    layer: int,
-    position: int,
-    seen: int,
-    read: dict[str, Tensor],
-    passed: HandedAngles,
-) -> Rotation:
-    """Put the rotated keys into `read` and return the rotation of the graph's position.
-
-    Raises:
-        ModelError: there are no angles, or none that reproduce what the model computed.
-    """
-    attn, where = view.model.blocks[layer].attn, f"blocks.{layer}.attn"
-    shown = [(read["cos"], read["sin"])] if "cos" in read else stored_angles(attn)
-    tables = shown or passed(layer)
-    if not tables:
-        raise ModelError(
-            f"{view.name} has rotary positions but neither {where}.hook_cos nor a table of angles, "
-            f"and passes none to its blocks; memory keys cannot be read in the query's frame"
-        )
-    device = read["query"].device
-    tables = [(cos.to(device), sin.to(device)) for cos, sin in tables]
-    if "rotated_keys" in read:
-        read["keys"] = read["rotated_keys"]
-        cos, sin = tables[0]
-        return find_rotation(
-            cos[position], sin[position], read["query"], read["rotated_query"], where
-        )
-    each = view.kv_head(read["keys"].shape[1]).to(device)
-    keys, pattern = read["keys"][:seen][:, each], read["pattern"][:, :seen]
-    (cos, sin), adjacent = find_pairing(tables, read["query"], keys, pattern, position, where)
-    n = len(read["keys"])
-    read["keys"] = Rotation(cos[:n, None], sin[:n, None], adjacent).forward(read["keys"])
-    return Rotation(cos[position], sin[position], adjacent)
+    else:
+        read["keys"] = normed_rows(view, layer, "k_norm", rotated) if way.norm_last else rotated
+    return {"rotation": rotation, "query_norm": norms["query"], "key_norm": norms["key"]}

@@ -6,7 +6,7 @@ part that is not supported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +21,7 @@ from visit_tl.errors import InputError, ModelError
 from visit_tl.model.adapters import Adapters
 from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
+from visit_tl.model.multipliers import write_multipliers
 from visit_tl.model.norm import Norm, read_norm
 from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
@@ -154,8 +155,23 @@ class ModelView:
         return weight if own is None else weight.to(own.dtype)
 
     def norm(self, layer: int, name: str) -> Norm:
-        """A norm of one block: `ln1` or `ln2`, or a post-norm, `ln1_post` or `ln2_post`."""
+        """A norm of one block: `ln1` or `ln2`, or a post-norm, `ln1_post` or `ln2_post`.
+
+        A number that multiplies what a sub-block writes (Granite) is part of its post-norm.
+        """
+        norm = self.plain_norm(layer, name)
+        if name not in ("ln1_post", "ln2_post") or (layer, name) not in self.multipliers:
+            return norm
+        return norm.times(torch.tensor([self.multipliers[layer, name]], device=self.W_U.device))
+
+    def plain_norm(self, layer: int, name: str) -> Norm:
+        """A norm of one block as its module is, without the number that may follow it."""
         return self._read_norm(getattr(self.model.blocks[layer], name, None))
+
+    @cached_property
+    def multipliers(self) -> Mapping[tuple[int, str], float]:
+        """Numbers that multiply what sub-blocks write, by block and post-norm; usually none."""
+        return write_multipliers(self)
 
     def head_norm(self, layer: int, name: str) -> Norm | None:
         """The norm `q_norm` or `k_norm` of one block's queries or keys; None if it has none."""

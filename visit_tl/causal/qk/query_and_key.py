@@ -17,7 +17,7 @@ from torch import Tensor
 from visit_tl.causal.qk.stream_parts import StreamParts
 from visit_tl.errors import DecompositionError
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.rotary import Rotation
+from visit_tl.model.rotation import Rotation
 from visit_tl.model.standing_hooks import left_on
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView

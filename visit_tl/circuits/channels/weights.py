@@ -16,7 +16,7 @@ from torch import Tensor
 
 from visit_tl.errors import InputError
 from visit_tl.model.norm import Norm
-from visit_tl.model.rotary import Rotation
+from visit_tl.model.rotation import Rotation
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
