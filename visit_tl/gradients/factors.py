@@ -112,9 +112,12 @@ def needed_hooks(
     attn = any(m in ("W_Q", "W_K", "W_V", "W_O") for m in matrices)
     mlp = any(m in ("W_in", "W_gate", "W_out") for m in matrices)
     slots = [slot for slot in STATES if slot in names]
-    slots += ["query", "keys", "values"] if attn else []
+    slots += ["query", "keys"] if attn else []
     slots += ["mlp_pre", "mlp_post"] if mlp else []
     required = {slot: names[slot] for slot in slots}
+    if attn:
+        # Before a norm of the values, where there is one: what W_V gives.
+        required["values"] = f"blocks.{layer}.attn.hook_v"
     if mlp and view.gated:
         required["gate"] = f"blocks.{layer}.mlp.hook_pre"
     optional = {slot: names[slot] for slot in ("attn_in", "mlp_in") if slot in names}

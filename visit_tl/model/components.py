@@ -86,6 +86,22 @@ def grouped(
     return rearrange(per_kv_head, "pos kv_head d_head -> kv_head pos d_head")[kv_head]
 
 
+def through_heads_norm(
+    t: LayerTrace, vectors: Float[Tensor, "head *pos d_head"], heads: Int[Tensor, " head"]
+) -> Float[Tensor, "head *pos d_head"]:
+    """Vectors of heads, such as their values, as parts of z: through a norm before W_O, if any.
+
+    Args:
+        t: What the block computed.
+        vectors: One or several for each of these heads.
+        heads: The head of each row.
+    """
+    if t.heads_norm is None:
+        return vectors
+    gain = t.heads_norm.gain[heads]
+    return vectors * (gain if vectors.ndim == 2 else gain[:, None])
+
+
 def attn_neurons(
     W_O: Float[Tensor, "head d_head d_model"],
 ) -> Float[Tensor, "entry d_model"]:

@@ -56,7 +56,7 @@ def hook_names(view: ModelView, layer: int) -> dict[str, str]:
         "resid_pre": "hook_resid_pre",
         "query": "attn.hook_q",
         "keys": "attn.hook_k",
-        "values": "attn.hook_v",
+        "values": values_hook(view, layer),
         "pattern": "attn.hook_pattern",
         "z": "attn.hook_z",
         "attn_out": "hook_attn_out",
@@ -87,6 +87,12 @@ def hook_names(view: ModelView, layer: int) -> dict[str, str]:
                 f"from which a graph takes {slot}; such a block cannot be taken apart"
             )
     return {slot: f"{block}.{hook}" for slot, hook in wanted.items()}
+
+
+def values_hook(view: ModelView, layer: int) -> str:
+    """The hook of a block's values as its attention weighs them: after their norm (Gemma 4)."""
+    normed = "attn.v_norm.hook_out"
+    return normed if view.has_hook(f"blocks.{layer}.{normed}") else "attn.hook_v"
 
 
 def embedding_hooks(view: ModelView) -> tuple[str, ...]:

@@ -123,7 +123,7 @@ def read_norm(module: Any, default_eps: float, offset: bool = False) -> Norm:
     if module is None or isinstance(inner, torch.nn.Identity):
         return Norm("none")
     name = type(inner).__name__
-    if not _is_norm(inner):
+    if not is_norm(inner):
         raise ModelError(
             f"the normalisation {name} is neither a LayerNorm nor an RMSNorm; "
             f"its effect cannot be split exactly, so this model is refused (if it is wrapped in an "
@@ -143,7 +143,8 @@ def read_norm(module: Any, default_eps: float, offset: bool = False) -> Norm:
     return Norm("RMS" if rms else "LN", weight, bias, _eps(inner, default_eps))
 
 
-def _is_norm(module: Any) -> bool:
+def is_norm(module: Any) -> bool:
+    """Whether a module is a normalisation, by the name of its class."""
     return any(word in type(module).__name__ for word in ("LayerNorm", "RMSNorm"))
 
 
@@ -153,12 +154,12 @@ def _norm_inside(module: Any) -> Any:
     There may be several: an adapter keeps its own copy of the norm. Returns the module itself if it
     is a norm, or if no such norm is found.
     """
-    if _is_norm(module) or not any(_is_norm(part) for part in getattr(module, "modules", tuple)()):
+    if is_norm(module) or not any(is_norm(part) for part in getattr(module, "modules", tuple)()):
         return module
     twin = twin_of(module)
     for part, copied in zip(module.modules(), twin.modules(), strict=True):
         weight = _parameter(part, "weight", "w")
-        if _is_norm(part) and weight is not None:
+        if is_norm(part) and weight is not None:
             generator = torch.Generator().manual_seed(0)
             rows = torch.randn(3, *weight.shape, generator=generator, dtype=torch.float64)
             rows = rows.to(weight.device)

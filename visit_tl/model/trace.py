@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -61,6 +62,8 @@ class LayerTrace:
         query_norm: The norm of the queries at this position; None where there is none.
         key_norm: The norm of the keys at this position, one row per query head; None where there
             is none.
+        heads_norm: The norm between the heads' sums of values and their z (BitNet), one row per
+            head; None where z is the sum itself.
         hooks: TransformerLens name of the hook that each of these was read from.
     """
 
@@ -81,6 +84,7 @@ class LayerTrace:
     rotation: Rotation | None
     query_norm: FrozenNorm | None
     key_norm: FrozenNorm | None
+    heads_norm: FrozenNorm | None
     hooks: Mapping[str, str]
 
 
@@ -299,6 +303,7 @@ def _layer(
     except ModelError as error:
         raise ModelError(f"{error}{left_on(view.model)}") from error
     scored = _scored(view, layer, position, way, read)
+    scored["heads_norm"] = _heads_norm(view, layer, read)
     hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
     mlp_from = read.get("resid_mid", read["resid_pre"])
     for slot, norm, state in (("attn_in", "ln1", read["resid_pre"]), ("mlp_in", "ln2", mlp_from)):
@@ -342,3 +347,14 @@ def _scored(
     else:
         read["keys"] = normed_rows(view, layer, "k_norm", rotated) if way.norm_last else rotated
     return {"rotation": rotation, "query_norm": norms["query"], "key_norm": norms["key"]}
+
+
+def _heads_norm(view: ModelView, layer: int, read: Mapping[str, Tensor]) -> FrozenNorm | None:
+    """The norm of all heads before W_O with its scale held, `[head, d_head]`; None if none."""
+    norm = view.heads_norm(layer)
+    if norm is None:
+        return None
+    values = read["values"][:, view.kv_head(read["values"].shape[1]).to(read["values"].device)]
+    heads = einsum(read["pattern"], values, "head pos, pos head d_head -> head d_head")
+    frozen = norm.freeze(heads.flatten())
+    return replace(frozen, gain=frozen.gain.view_as(heads))

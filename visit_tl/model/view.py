@@ -22,7 +22,7 @@ from visit_tl.model.adapters import Adapters
 from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.multipliers import write_multipliers
-from visit_tl.model.norm import Norm, read_norm
+from visit_tl.model.norm import Norm, is_norm, read_norm
 from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
 from visit_tl.segments.spans import Segments
@@ -177,6 +177,17 @@ class ModelView:
         """The norm `q_norm` or `k_norm` of one block's queries or keys; None if it has none."""
         module = getattr(self.model.blocks[layer].attn, name, None)
         return None if module is None else self._read_norm(module)
+
+    def heads_norm(self, layer: int) -> Norm | None:
+        """The norm of all heads of one block, side by side, before W_O (BitNet); None if none."""
+        inner = getattr(self.model.blocks[layer].attn, "original_component", None)
+        for part in inner.children() if isinstance(inner, torch.nn.Module) else ():
+            # Norms of queries and keys have bridges of their own.
+            if is_norm(part) and not hasattr(part, "original_component"):
+                norm = self._read_norm(part)
+                if norm.weight is not None and norm.weight.numel() == self.n_heads * self.d_head:
+                    return norm
+        return None
 
     def _read_norm(self, module: Any) -> Norm:
         cfg = self.model.cfg

@@ -254,7 +254,16 @@ class PromptRun:
 
     @property
     def values(self) -> Float[Tensor, "layer head pos d_head"]:
-        """Values as each query head sees them."""
+        """Values as each query head sees them.
+
+        Raises:
+            ModelError: a norm between them and W_O makes them no parts of the heads.
+        """
+        if any(self.view.heads_norm(layer) is not None for layer in range(self.view.n_layers)):
+            raise ModelError(
+                f"{self.view.name} normalises its heads before W_O, by a scale that is known in "
+                f"graphs alone; studies of memory values cannot be of this model"
+            )
         return self._per_head("values")
 
     def norm_input(self, norm: str) -> Float[Tensor, "layer d_model"]:

@@ -164,7 +164,8 @@ class Block:
         norm = t.query_norm
         norm = None if norm is None else replace(norm, gain=norm.gain[heads])
         keys = components.key_readings(t.keys[positions, key_kv], w.W_Q[heads], t.rotation, norm)
-        values = components.memory_values(t.values[positions, value_kv], w.W_O[heads])
+        own = components.through_heads_norm(t, t.values[positions, value_kv], heads)
+        values = components.memory_values(own, w.W_O[heads])
         attention = t.pattern[heads, positions]
         pairs = list(zip(heads.tolist(), positions.tolist(), strict=True))
         stacks: list[tuple[Kind, str, Tensor, Tensor]] = [

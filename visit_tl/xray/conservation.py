@@ -55,6 +55,7 @@ def laws(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[tuple[str, str
     """
     values = grouped(t.values, view.kv_head(t.values.shape[1]).to(t.values.device))
     heads = einsum(t.pattern, values, "head pos, head pos d_head -> head d_head")
+    heads = heads if t.heads_norm is None else t.heads_norm.parts(heads)
     attn = head_outputs(t.z, w.W_O).sum(0) + (0 if w.b_O is None else w.b_O)
     sums: list[tuple[str, str, Tensor, Tensor]] = [
         ("memory values x attention = head", "z", heads, t.z),

@@ -66,6 +66,8 @@ def head_factors(
     query_norm, key_norm = view.head_norm(layer, "q_norm"), view.head_norm(layer, "k_norm")
     W_Q, W_K = _head_norm(query_norm, W_Q), _head_norm(key_norm, W_K)
     W_O = _gained(after, weights.W_O.to(dtype))
+    if (heads_norm := view.heads_norm(layer)) is not None and heads_norm.weight is not None:
+        W_O = W_O * heads_norm.weight.to(W_O).view(*W_O.shape[:2], 1)
     if before.kind == "LN":
         # No norm of such a model sees the mean of what is written (nor does its final norm).
         W_O = W_O - W_O.mean(-1, keepdim=True)
