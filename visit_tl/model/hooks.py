@@ -113,17 +113,34 @@ def keeper(
     at = slice(positions[0], positions[0] + 1) if len(positions) == 1 else list(positions)
 
     def keep(tensor: Tensor, hook: Any) -> None:
-        if rows == "row":
-            part = tensor[0, at]
-        elif rows == "query":
-            part = tensor[0, :, at].transpose(0, 1)
-        elif rows == "angles":
-            part = tensor[0] if tensor.ndim == 3 else tensor
-        else:
-            part = tensor[0]
+        try:
+            part = _part(tensor, rows, at)
+        except (AttributeError, IndexError, TypeError):
+            part = None
+        if part is None or (rows in ("row", "query") and len(part) != len(positions)):
+            raise ModelError(
+                f"the hook {name} holds {_shape_of(tensor)}, where a tensor [batch, "
+                f"{'head, query, key' if rows == 'query' else 'pos, ...'}] is needed, so the block "
+                f"cannot be taken apart"
+            )
         kept[name] = part.detach().float().clone()
 
     return keep
+
+
+def _part(tensor: Tensor, rows: str, at: slice | list[int]) -> Tensor:
+    if rows == "row":
+        return tensor[0, at]
+    if rows == "query":
+        return tensor[0, :, at].transpose(0, 1)
+    if rows == "angles":
+        return tensor[0] if tensor.ndim == 3 else tensor
+    return tensor[0]
+
+
+def _shape_of(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"a tensor of shape {tuple(shape)}"
 
 
 def row_of(part: Tensor, rows: str, i: int) -> Tensor:

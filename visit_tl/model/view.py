@@ -17,12 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from visit_tl.arguments.several import integers_or_none
-from visit_tl.errors import InputError, ModelError
+from visit_tl.errors import InputError, ModelError, VisitError
 from visit_tl.model.adapters import Adapters
 from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.multipliers import write_multipliers
 from visit_tl.model.norm import Norm, is_norm, read_norm
+from visit_tl.model.standing_hooks import on_modules
 from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
 from visit_tl.segments.spans import Segments
@@ -307,7 +308,13 @@ class ModelView:
         """
         require_masks(self.model, segments, tokens.shape[1])
         with torch.no_grad(), self.adapters.noted(), self.masked(segments):
-            logits = self.model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks))
+            try:
+                logits = self.model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks))
+            except VisitError:
+                raise
+            except Exception as error:
+                self._require_runs(tokens, error)
+                raise
         n_rows, n_tokens = logits.shape[1], tokens.shape[1]
         if n_rows != n_tokens:
             raise ModelError(
@@ -318,6 +325,24 @@ class ModelView:
         return logits
 
     # --- refusals ------------------------------------------------------------------------------
+
+    def _require_runs(self, tokens: Tensor, error: Exception) -> None:
+        """Require that the model runs without hooks of ours or of the call, after a run failed.
+
+        Raises:
+            ModelError: it does not, so that it is TransformerLens that cannot run it.
+        """
+        if on_modules(tuple(self.modules)):
+            return  # it may be the caller's own hook that failed
+        try:
+            self.model(tokens)
+        except Exception as own:
+            raise ModelError(
+                f"the forward pass of {self.name} ({self.class_name}) fails in TransformerLens "
+                f"itself, with {type(own).__name__}: {str(own)[:300]}; a release of transformers "
+                f"that TransformerLens was made for may run it (visit_tl.check(model) shows those "
+                f"that were tested)"
+            ) from error
 
     def _require_decoder(self) -> None:
         children = {name for name, _ in self.model.named_children()}

@@ -17,6 +17,7 @@ from visit_tl.model.components import grouped, head_outputs
 from visit_tl.model.standing_hooks import left_on
 from visit_tl.model.trace import LayerTrace, Trace
 from visit_tl.model.view import LayerWeights, ModelView
+from visit_tl.xray.diagnosis import why, why_lens
 
 # Allowed relative L2 error of a sum, by the dtype of the model. The error is the model's own
 # rounding, since sums are taken in float32. The largest over SmolLM2-135M's 30 blocks and two
@@ -53,24 +54,39 @@ def laws(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[tuple[str, str
         t: What the block computed.
         w: Its weights, after post-norms (`components.stream_weights`).
     """
+    return [
+        (law, t.hooks[slot], relative(parts, whole)) for law, slot, parts, whole in sums(view, t, w)
+    ]
+
+
+def sums(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[tuple[str, str, Tensor, Tensor]]:
+    """The two sides of each law: its name, the slot of the whole, the parts' sum, the whole."""
     values = grouped(t.values, view.kv_head(t.values.shape[1]).to(t.values.device))
     heads = einsum(t.pattern, values, "head pos, head pos d_head -> head d_head")
     heads = heads if t.heads_norm is None else t.heads_norm.parts(heads)
     attn = head_outputs(t.z, w.W_O).sum(0) + (0 if w.b_O is None else w.b_O)
-    sums: list[tuple[str, str, Tensor, Tensor]] = [
+    found: list[tuple[str, str, Tensor, Tensor]] = [
         ("memory values x attention = head", "z", heads, t.z),
         ("heads + b_O = attn_out", "attn_out", attn, t.attn_out),
     ]
     stream = t.resid_pre + t.attn_out
     if t.resid_mid is not None:
-        sums.append(("resid_pre + attn_out = resid_mid", "resid_mid", stream, t.resid_mid))
+        found.append(("resid_pre + attn_out = resid_mid", "resid_mid", stream, t.resid_mid))
         stream = t.resid_mid
     if t.mlp_post is not None and t.mlp_out is not None and w.W_out is not None:
         mlp = t.mlp_post @ w.W_out + (0 if w.b_out is None else w.b_out)
-        sums.append(("neurons + b_out = mlp_out", "mlp_out", mlp, t.mlp_out))
+        found.append(("neurons + b_out = mlp_out", "mlp_out", mlp, t.mlp_out))
         stream = stream + t.mlp_out
-    sums.append(("resid_pre + parts = resid_post", "resid_post", stream, t.resid_post))
-    return [(law, t.hooks[slot], relative(parts, whole)) for law, slot, parts, whole in sums]
+    found.append(("resid_pre + parts = resid_post", "resid_post", stream, t.resid_post))
+    return found
+
+
+def cause(view: ModelView, layer: int, t: LayerTrace, w: LayerWeights, law: str) -> str:
+    """The likely cause of a law's failure, as the end of a message; empty if none is found."""
+    for name, _, parts, whole in sums(view, t, w):
+        if name == law:
+            return why(view, layer, t, law, parts, whole, tolerance(view))
+    return ""
 
 
 def check_layer(
@@ -89,15 +105,17 @@ def check_layer(
             the hook that holds the whole.
     """
     held = [found for found in laws(view, t, w) if found[1] not in replaced]
-    law, hook, worst = max(held, key=lambda found: found[2], default=("", "", 0.0))
-    if not worst <= tolerance(view):
+    # The first law that fails is nearest to the cause.
+    for law, hook, error in held:
+        if error <= tolerance(view):
+            continue
         raise DecompositionError(
-            f"block {layer} of {view.name} does not come apart: {law} is off by {worst:.2g} of the "
+            f"block {layer} of {view.name} does not come apart: {law} is off by {error:.2g} of the "
             f"whole at {hook} (tolerance {tolerance(view):.0e}); the model computes something that "
             f"visit_tl does not know, or the activations are not of these weights"
-            f"{left_on(view.model)}"
+            f"{cause(view, layer, t, w, law)}{left_on(view.model)}"
         )
-    return worst
+    return max((error for _, _, error in held), default=0.0)
 
 
 def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
@@ -117,7 +135,8 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
         raise DecompositionError(
             f"the lens of {view.name} does not give the model's own prediction (relative error "
             f"{worst:.2g}, tolerance {tolerance(view):.0e}); between the last hook_resid_post and "
-            f"the logits the model does more than a norm and an unembedding{left_on(view.model)}"
+            f"the logits the model does more than a norm and an unembedding"
+            f"{lens_cause(view, resid_post, own)}{left_on(view.model)}"
         )
 
 
@@ -131,6 +150,12 @@ def lens_error(view: ModelView, resid_post: Tensor, own: Tensor) -> float:
     """Relative error of the log-probabilities that the lens gives for the last resid_post."""
     ours = logits(view, view.final_norm(resid_post[None]))[0].log_softmax(-1)
     return relative(ours, own.to(ours.device).log_softmax(-1))
+
+
+def lens_cause(view: ModelView, resid_post: Tensor, own: Tensor) -> str:
+    """The likely cause where the lens does not give the model's logits; empty if none is found."""
+    ours = logits(view, view.final_norm(resid_post[None]))[0]
+    return why_lens(view, ours, own, tolerance(view))
 
 
 def relative(parts: Tensor, whole: Tensor) -> float:
