@@ -263,7 +263,7 @@ def _laws(view: ModelView, trace: Trace) -> list[LawError]:
     worst: dict[str, LawError] = {}
     for layer, t in trace.layers.items():
         weights = components.stream_weights(view, layer, t)
-        for law, hook, error in conserve.laws(view, t, weights):
+        for law, hook, error in conserve.laws(view, layer, t, weights):
             if hook in trace.replaced:
                 continue
             if law not in worst or not error <= worst[law].error:
@@ -313,16 +313,19 @@ def _missing(view: ModelView, ids: list[int]) -> tuple[str, ...]:
 
 def _standard_hooks(view: ModelView) -> Iterator[str]:
     """The hooks that TransformerLens documents for a block of this kind."""
-    between = not (view.parallel or view.attn_only)
-    yield from (name for name in _STATES if between or name != "hook_resid_mid")
-    yield "hook_attn_out"
-    yield from (f"attn.{name}" for name in _ATTENTION)
-    if view.rotary:
-        yield from (f"attn.{name}" for name in _ROTARY)
-    if not view.attn_only:
+    parts = view.parts[0]
+    yield from (name for name in _STATES if parts.between or name != "hook_resid_mid")
+    if parts.attention:
+        yield "hook_attn_out"
+        yield from (f"attn.{name}" for name in _ATTENTION)
+        if view.rotary:
+            yield from (f"attn.{name}" for name in _ROTARY)
+    if parts.mlp == "neurons":
         yield from ("mlp.hook_pre", "mlp.hook_post", "hook_mlp_out")
-        if view.gated:
+        if view.gated_at(0):
             yield "mlp.hook_pre_linear"
+    elif parts.mlp_out not in (None, "difference"):
+        yield str(parts.mlp_out)
 
 
 def _patching(view: ModelView, ids: list[int]) -> str:

@@ -12,6 +12,7 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from visit_tl.model.experts import ExpertsTrace, with_rows
 from visit_tl.model.norm import FrozenNorm
 from visit_tl.model.rotation import Rotation
 from visit_tl.model.trace import LayerTrace
@@ -133,6 +134,32 @@ def stream_weights(view: ModelView, layer: int, t: LayerTrace) -> LayerWeights:
         frozen = mlp_norm.freeze(t.mlp_post @ W_out + (0 if b_out is None else b_out))
         W_out, b_out = frozen.parts(W_out), _bias_after(frozen, b_out)
     return replace(weights, W_O=W_O, b_O=b_O, W_out=W_out, b_out=b_out)
+
+
+def stream_experts(view: ModelView, layer: int, t: LayerTrace) -> ExpertsTrace | None:
+    """The experts of one block, as the residual stream sees them; None if it has none.
+
+    As with `stream_weights`, a post-norm, or a factor by which the block multiplies the output of
+    the mixture, is included in the rows of W_out and in the biases.
+    """
+    found, norm = t.experts, view.norm(layer, "ln2_post")
+    if found is None or (norm.kind == "none" and view.parts[layer].mlp_scale == 1):
+        return found
+    if norm.kind == "none":
+        scale = view.parts[layer].mlp_scale
+        biases = [None if b is None else scale * b for b in found.b_out]
+        return with_rows(found, [scale * W for W in found.W_out], biases)
+    frozen = norm.freeze(found.outputs.sum(0))
+    biases = [None if b is None else frozen.parts(b) for b in found.b_out]
+    return with_rows(found, [frozen.parts(W) for W in found.W_out], biases)
+
+
+def experts_bias(view: ModelView, layer: int, t: LayerTrace) -> Tensor | None:
+    """The bias of the post-norm of a mixture, which belongs to no expert; None if it has none."""
+    norm = view.norm(layer, "ln2_post")
+    if t.experts is None or norm.kind == "none":
+        return None
+    return norm.freeze(t.experts.outputs.sum(0)).bias
 
 
 def _bias_after(frozen: FrozenNorm, bias: Tensor | None) -> Tensor | None:

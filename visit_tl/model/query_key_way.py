@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -59,6 +60,49 @@ def head_norms(view: ModelView, layer: int) -> Norms | None:
         lambda x: normed_rows(view, layer, "q_norm", x),
         lambda x: normed_rows(view, layer, "k_norm", x),
     )
+
+
+def scored_by(
+    view: ModelView, layer: int, position: int, way: Way, read: dict[str, Tensor]
+) -> dict[str, object]:
+    """Put queries and keys as they are scored into `read`, and return what made them so.
+
+    The query is in its own frame: what the rotation of the position turns into the scored query.
+    """
+    rotation = way.at(position)
+    own = read["keys"][position]
+    if rotation is not None and way.norm_last:
+        norms = {}
+        for slot, name, x in (("query", "q_norm", read["query"]), ("key", "k_norm", own)):
+            after, frozen = normed(view, layer, name, rotation.forward(x))
+            norms[slot] = None if frozen is None else frozen.within(rotation)
+            if slot == "query":
+                read["query"] = rotation.inverse(after)
+    else:
+        read["query"], query_norm = normed(view, layer, "q_norm", read["query"])
+        norms = {"query": query_norm, "key": normed(view, layer, "k_norm", own)[1]}
+    if norms["key"] is not None:
+        each = view.kv_head(len(own)).to(own.device)
+        norms["key"] = replace(norms["key"], gain=norms["key"].gain[each])
+    rotated, n = read.get("rotated_keys"), len(read["keys"])
+    if rotated is None:
+        read["keys"] = way.scored(
+            read["keys"], way.each(n), lambda x: normed_rows(view, layer, "k_norm", x)
+        )
+    else:
+        read["keys"] = normed_rows(view, layer, "k_norm", rotated) if way.norm_last else rotated
+    return {"rotation": rotation, "query_norm": norms["query"], "key_norm": norms["key"]}
+
+
+def heads_norm_of(view: ModelView, layer: int, read: Mapping[str, Tensor]) -> FrozenNorm | None:
+    """The norm of all heads before W_O with its scale held, `[head, d_head]`; None if none."""
+    norm = view.heads_norm(layer)
+    if norm is None:
+        return None
+    values = read["values"][:, view.kv_head(read["values"].shape[1]).to(read["values"].device)]
+    heads = einsum(read["pattern"], values, "head pos, pos head d_head -> head d_head")
+    frozen = norm.freeze(heads.flatten())
+    return replace(frozen, gain=frozen.gain.view_as(heads))
 
 
 def way_of(

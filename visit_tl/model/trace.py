@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.errors import ModelError
+from visit_tl.model.experts import ExpertsTrace
 from visit_tl.model.given_cache import Cache, CacheReader
+from visit_tl.model.hook_shapes import require_shapes
 from visit_tl.model.hooks import (
     NO_FIELD,
     OPTIONAL,
@@ -29,8 +30,8 @@ from visit_tl.model.hooks import (
     row_of,
 )
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.query_key_way import normed, normed_rows, way_of
-from visit_tl.model.rotary import HandedAngles, Way
+from visit_tl.model.query_key_way import heads_norm_of, scored_by, way_of
+from visit_tl.model.rotary import HandedAngles
 from visit_tl.model.rotation import Rotation
 from visit_tl.model.standing_hooks import Standing, left_on, watched
 from visit_tl.model.tokens import Prompt
@@ -40,6 +41,8 @@ from visit_tl.model.view import ModelView
 @dataclass(frozen=True)
 class LayerTrace:
     """What one block computed at the graph's position, float32.
+
+    A block without attention has no heads, and its `attn_out` is 0.
 
     Attributes:
         resid_pre: Residual stream entering the block.
@@ -52,8 +55,8 @@ class LayerTrace:
         attn_out: What the attention adds to the residual stream.
         resid_mid: Residual stream between attention and MLP; None in parallel blocks and
             attention-only models.
-        mlp_in: Residual stream after ln2; None in attention-only models, as are mlp_pre, mlp_post
-            and mlp_out.
+        mlp_in: Residual stream after ln2; None in blocks without MLP, as are mlp_pre, mlp_post and
+            mlp_out.
         mlp_pre: Inner product of mlp_in with each column of W_in, plus b_in.
         mlp_post: Coefficient of each row of W_out.
         mlp_out: What the MLP adds to the residual stream.
@@ -65,6 +68,10 @@ class LayerTrace:
         heads_norm: The norm between the heads' sums of values and their z (BitNet), one row per
             head; None where z is the sum itself.
         hooks: TransformerLens name of the hook that each of these was read from.
+        opaque: What a part that was not opened adds to the residual stream; None where there is
+            none.
+        experts: The chosen experts of a mixture; None in other blocks. Then mlp_pre and mlp_post
+            are None.
     """
 
     resid_pre: Float[Tensor, " d_model"]
@@ -86,6 +93,8 @@ class LayerTrace:
     key_norm: FrozenNorm | None
     heads_norm: FrozenNorm | None
     hooks: Mapping[str, str]
+    opaque: Float[Tensor, " d_model"] | None = None
+    experts: ExpertsTrace | None = None
 
 
 @dataclass(frozen=True)
@@ -227,9 +236,12 @@ class Trace:
             for slot, name in slots.items():
                 if slot in OPTIONAL and name not in read.names:
                     continue
+                if slot == "router" and len(cache[name]) != len(prompt.ids):
+                    continue  # several prompts, one after the other; it can be computed instead
                 keeper(kept, name, ROWS[slot], at)(read(name), None)
         read.require_embeddings_of_prompt()
-        read.require_mask_of_prompt({i: kept[slots["pattern"]] for i, slots in names.items()}, at)
+        seen = {i: kept[slots["pattern"]] for i, slots in names.items() if "pattern" in slots}
+        read.require_mask_of_prompt(seen, at)
         logits = read.optional("hook_unembed", "unembed.hook_out")
         rows = None if logits is None else logits[0, at]
         return _traces(view, prompt, at, names, kept, rows)
@@ -297,101 +309,61 @@ def _layer(
         )
     read = {s: row_of(kept[name], ROWS[s], i) for s, name in names.items() if name in kept}
     hooks = {slot: name for slot, name in names.items() if name in kept}
-    _require_shapes(view, read, hooks)
+    if not view.parts[layer].attention:
+        return _without_heads(view, layer, prompt, read, hooks)
+    require_shapes(view, read, hooks)
     try:
         seen = prompt.seen_until(position)
         way = way_of(view, layer, position, seen, read, passed)
     except ModelError as error:
         raise ModelError(f"{error}{left_on(view.model)}") from error
-    scored = _scored(view, layer, position, way, read)
-    scored["heads_norm"] = _heads_norm(view, layer, read)
+    known = scored_by(view, layer, position, way, read)
+    known["heads_norm"] = heads_norm_of(view, layer, read)
     hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
+    return _completed(view, layer, read, hooks, known)
+
+
+def _without_heads(
+    view: ModelView,
+    layer: int,
+    prompt: Prompt,
+    read: dict[str, Tensor],
+    hooks: dict[str, str],
+) -> LayerTrace:
+    """A block without attention, as one of no heads."""
+    like, n = read["resid_pre"], len(prompt.ids)
+    none = like.new_zeros(0, view.d_head)
+    read |= {"query": none, "z": none, "pattern": like.new_zeros(0, n)}
+    read |= {name: none.expand(n, 0, view.d_head) for name in ("keys", "values")}
+    read["attn_out"] = torch.zeros_like(like)
+    known = dict.fromkeys(("rotation", "query_norm", "key_norm", "heads_norm"))
+    return _completed(view, layer, read, hooks, known)
+
+
+def _completed(
+    view: ModelView,
+    layer: int,
+    read: dict[str, Tensor],
+    hooks: dict[str, str],
+    known: Mapping[str, object],
+) -> LayerTrace:
+    """The trace of a block, with what no hook shows: norms, experts, parts known by difference."""
+    parts = view.parts[layer]
     mlp_from = read.get("resid_mid", read["resid_pre"])
     for slot, norm, state in (("attn_in", "ln1", read["resid_pre"]), ("mlp_in", "ln2", mlp_from)):
-        if slot not in read and not (slot == "mlp_in" and view.attn_only):
+        if slot not in read and not (slot == "mlp_in" and parts.mlp == "none"):
             read[slot] = view.norm(layer, norm)(state)
             hooks[slot] = f"blocks.{layer}.{norm}.hook_normalized"
+    if parts.mlp_out == "difference":
+        read["mlp_out"] = read["resid_post"] - mlp_from
+    if parts.opaque == "difference":
+        after = read.get("resid_mid", read["resid_post"] - read.get("mlp_out", 0))
+        read["opaque"] = after - read["resid_pre"] - read["attn_out"]
+    experts = None
+    if parts.mixture is not None:
+        experts = parts.mixture.trace(read["mlp_in"], read.get("router"))
     absent = ("resid_mid", "mlp_in", "mlp_pre", "mlp_post", "mlp_out")
     fields = {slot: read.get(slot) for slot in absent} | {
         slot: tensor for slot, tensor in read.items() if slot not in NO_FIELD
     }
-    return LayerTrace(hooks=hooks, **fields, **scored)  # type: ignore[arg-type]
-
-
-def _scored(
-    view: ModelView, layer: int, position: int, way: Way, read: dict[str, Tensor]
-) -> dict[str, object]:
-    """Put queries and keys as they are scored into `read`, and return what made them so.
-
-    The query is in its own frame: what the rotation of the position turns into the scored query.
-    """
-    rotation = way.at(position)
-    own = read["keys"][position]
-    if rotation is not None and way.norm_last:
-        norms = {}
-        for slot, name, x in (("query", "q_norm", read["query"]), ("key", "k_norm", own)):
-            after, frozen = normed(view, layer, name, rotation.forward(x))
-            norms[slot] = None if frozen is None else frozen.within(rotation)
-            if slot == "query":
-                read["query"] = rotation.inverse(after)
-    else:
-        read["query"], query_norm = normed(view, layer, "q_norm", read["query"])
-        norms = {"query": query_norm, "key": normed(view, layer, "k_norm", own)[1]}
-    if norms["key"] is not None:
-        each = view.kv_head(len(own)).to(own.device)
-        norms["key"] = replace(norms["key"], gain=norms["key"].gain[each])
-    rotated, n = read.get("rotated_keys"), len(read["keys"])
-    if rotated is None:
-        read["keys"] = way.scored(
-            read["keys"], way.each(n), lambda x: normed_rows(view, layer, "k_norm", x)
-        )
-    else:
-        read["keys"] = normed_rows(view, layer, "k_norm", rotated) if way.norm_last else rotated
-    return {"rotation": rotation, "query_norm": norms["query"], "key_norm": norms["key"]}
-
-
-def _heads_norm(view: ModelView, layer: int, read: Mapping[str, Tensor]) -> FrozenNorm | None:
-    """The norm of all heads before W_O with its scale held, `[head, d_head]`; None if none."""
-    norm = view.heads_norm(layer)
-    if norm is None:
-        return None
-    values = read["values"][:, view.kv_head(read["values"].shape[1]).to(read["values"].device)]
-    heads = einsum(read["pattern"], values, "head pos, pos head d_head -> head d_head")
-    frozen = norm.freeze(heads.flatten())
-    return replace(frozen, gain=frozen.gain.view_as(heads))
-
-
-def _require_shapes(view: ModelView, read: Mapping[str, Tensor], hooks: Mapping[str, str]) -> None:
-    """Require that each hook shows what its slot is: heads, key positions, the stream's width.
-
-    Raises:
-        ModelError: one does not; the message names it.
-    """
-    n, width = len(read["keys"]), read["query"].shape[-1]
-    values = read["z"].shape[-1]
-    wanted: dict[str, tuple[int | None, ...]] = {
-        "query": (view.n_heads, width),
-        "keys": (n, None, width),
-        "values": (n, None, values),
-        "pattern": (view.n_heads, n),
-        "z": (view.n_heads, values),
-    }
-    wanted |= dict.fromkeys(
-        ("resid_pre", "attn_in", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post"),
-        (view.d_model,),
-    )
-    for slot, sizes in wanted.items():
-        if slot not in read:
-            continue
-        shape = read[slot].shape
-        fits = len(shape) == len(sizes) and all(
-            size in (None, own) for size, own in zip(sizes, shape, strict=True)
-        )
-        grouped = slot not in ("keys", "values") or view.n_heads % max(shape[1], 1) == 0
-        if not (fits and grouped):
-            said = ", ".join("K/V heads" if size is None else str(size) for size in sizes)
-            raise ModelError(
-                f"the hook {hooks[slot]} of {view.name} gives {slot} the shape {tuple(shape)}, "
-                f"where ({said}) is needed; such a block cannot be taken apart into heads and "
-                f"memories"
-            )
+    return LayerTrace(hooks=hooks, experts=experts, **known, **fields)  # type: ignore[arg-type]

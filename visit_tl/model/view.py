@@ -19,6 +19,7 @@ from torch import Tensor
 from visit_tl.arguments.several import integers_or_none
 from visit_tl.errors import InputError, ModelError, VisitError
 from visit_tl.model.adapters import Adapters
+from visit_tl.model.block_parts import BlockParts, parts_of, some_layers
 from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.multipliers import write_multipliers
@@ -67,6 +68,7 @@ class ModelView:
     Attributes:
         model: The model itself.
         adapters: The adapters (LoRA and similar) on its layers, as they are when it is opened.
+        parts: What each block is made of: attention, MLP, experts, parts that are not opened.
 
     Raises:
         ModelError: it is not a decoder of TransformerLens, or cannot be taken apart exactly; the
@@ -91,11 +93,11 @@ class ModelView:
         self.gated = bool(getattr(cfg, "gated_mlp", False))
         self.d_mlp = 0 if self.attn_only else int(getattr(cfg, "d_mlp", None) or 0)
         self.rotary = getattr(cfg, "positional_embedding_type", None) == "rotary"
-        self._require_plain_blocks()
         # Listed once: a bridge of 30 blocks has 2,000 modules, and listing them takes 5 ms.
         self._modules = tuple(model.named_modules())
         self._require_still()
         self._require_finite()
+        self.parts: tuple[BlockParts, ...] = parts_of(model, self.name)
         self.adapters = Adapters(model, self.name, self._modules)
         # In its own dtype: a float32 copy for a large vocabulary would be the largest tensor in
         # memory.
@@ -116,20 +118,29 @@ class ModelView:
 
     def weights(self, layer: int) -> LayerWeights:
         """The weights of one block."""
-        block = self.model.blocks[layer]
+        block, parts = self.model.blocks[layer], self.parts[layer]
         where = f"blocks.{layer}"
-        attn, mlp = block.attn, None if self.attn_only else block.mlp
-        bare = self.attn_only
+        mlp = block.mlp if parts.mlp == "neurons" else None
         return LayerWeights(
-            W_Q=self._weight(attn, "W_Q", where),
-            # HookedTransformer stores grouped keys in _W_K; its W_K repeats them per query head.
-            W_K=self._weight(attn, "_W_K" if hasattr(attn, "_W_K") else "W_K", where),
-            W_O=self._weight(attn, "W_O", where),
-            b_O=_nonzero(self.adapters.shown(attn, "b_O")),
-            W_in=None if bare else self._weight(mlp, "W_in", where),
-            W_out=None if bare else self._weight(mlp, "W_out", where),
-            b_out=None if bare else _nonzero(self.adapters.shown(mlp, "b_out")),
+            **self._attention_weights(layer),
+            W_in=None if mlp is None else self._weight(mlp, "W_in", where),
+            W_out=None if mlp is None else self._weight(mlp, "W_out", where),
+            b_out=None if mlp is None else _nonzero(self.adapters.shown(mlp, "b_out")),
         )
+
+    def _attention_weights(self, layer: int) -> dict[str, Any]:
+        """W_Q, W_K, W_O and b_O of a block; of no heads where it has no attention."""
+        if not self.parts[layer].attention:
+            none = torch.zeros(0, self.d_model, self.d_head, device=self.W_U.device)
+            return {"W_Q": none, "W_K": none, "W_O": none.transpose(1, 2), "b_O": None}
+        attn, where = self.model.blocks[layer].attn, f"blocks.{layer}"
+        return {
+            "W_Q": self._weight(attn, "W_Q", where),
+            # HookedTransformer stores grouped keys in _W_K; its W_K repeats them per query head.
+            "W_K": self._weight(attn, "_W_K" if hasattr(attn, "_W_K") else "W_K", where),
+            "W_O": self._weight(attn, "W_O", where),
+            "b_O": _nonzero(self.adapters.shown(attn, "b_O")),
+        }
 
     def attention_bias(self, layer: int, name: str) -> Float[Tensor, "head d_head"] | None:
         """The bias `b_Q` or `b_K` of one block, `b_K` by K/V head; None where it has none."""
@@ -196,7 +207,51 @@ class ModelView:
 
     def kv_head(self, n_kv_heads: int) -> Int[Tensor, " head"]:
         """The K/V head that each query head uses (its own if K/V heads are not grouped)."""
+        if n_kv_heads == 0:  # a block without attention
+            return torch.arange(0)
         return torch.arange(self.n_heads) // (self.n_heads // n_kv_heads)
+
+    def gated_at(self, layer: int) -> bool:
+        """Whether the MLP of a block is gated. Dense blocks between mixtures show it by a hook."""
+        if hasattr(getattr(self.model.blocks[layer], "mlp", None), "bound_dense"):
+            return self.has_hook(f"blocks.{layer}.mlp.hook_pre_linear")
+        return self.gated
+
+    def require_attention(self, what: str, layers: Sequence[int] | None = None) -> None:
+        """Require attention that comes apart into heads in these blocks; None is all.
+
+        Raises:
+            ModelError: a block has none; the message says what needs it.
+        """
+        without = some_layers(self.parts, without="attention")
+        missing = [i for i in without if layers is None or i in layers]
+        if missing:
+            raise ModelError(
+                f"{what} needs attention in every block, but {blocks_named(missing)} of "
+                f"{self.name} {'has' if len(missing) == 1 else 'have'} none that is opened "
+                f"({self.parts[missing[0]].opaque_words}); use a model whose blocks all have "
+                f"attention, or the measurements that name their blocks: flow_graph, effects, "
+                f"attribute"
+            )
+
+    def require_neurons(self, what: str, layers: Sequence[int] | None = None) -> None:
+        """Require one W_in and one W_out in these blocks; None is all.
+
+        Raises:
+            ModelError: a block has experts, or an MLP that is not opened.
+        """
+        without = some_layers(self.parts, without="neurons")
+        missing = [i for i in without if layers is None or i in layers]
+        if missing:
+            kind = (
+                "is a mixture of experts, each with its own"
+                if self.parts[missing[0]].mlp == "experts"
+                else f"is not opened ({self.parts[missing[0]].mlp_words})"
+            )
+            raise ModelError(
+                f"{what} reads W_in and W_out of MLPs, but the MLP of {blocks_named(missing)} of "
+                f"{self.name} {kind}; choose other blocks or other matrices"
+            )
 
     @cached_property
     def output_transform(self) -> Callable[[Tensor], Tensor] | None:
@@ -368,25 +423,6 @@ class ModelView:
                 f"that the logit lens could read"
             )
 
-    def _require_plain_blocks(self) -> None:
-        for layer, block in enumerate(self.model.blocks):
-            missing = [
-                part
-                for part in ("attn", "mlp")
-                if not hasattr(block, part) and not (part == "mlp" and self.attn_only)
-            ]
-            if missing:
-                raise ModelError(
-                    f"blocks.{layer} of {self.name} ({type(block).__name__}) has no "
-                    f"{' and no '.join(missing)}; only blocks of attention and MLP can be split"
-                )
-            mlp = getattr(block, "mlp", None)
-            if getattr(self.model.cfg, "num_experts", None) or hasattr(mlp, "experts"):
-                raise ModelError(
-                    f"{self.name} is a mixture of experts (blocks.{layer}); "
-                    f"its neurons depend on a router, which is not supported yet"
-                )
-
     def _require_still(self) -> None:
         """Refuse active dropout: it is random, so the graph would not match the caller's run."""
         for name, module in self._modules:
@@ -412,6 +448,13 @@ class ModelView:
 def model_of_view(model: Any) -> Any:
     """The model itself, from a view of it or from any form that `model_given` takes."""
     return model.model if isinstance(model, ModelView) else model_given(model)
+
+
+def blocks_named(layers: Sequence[int]) -> str:
+    """Up to four blocks by name, and the number of the others."""
+    more = len(layers) - 4
+    named = ", ".join(f"blocks.{i}" for i in layers[:4])
+    return f"{named} and {more} more" if more > 0 else named
 
 
 def _require_transformer_lens(model: Any) -> None:

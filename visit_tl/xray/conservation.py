@@ -13,7 +13,7 @@ from torch import Tensor
 
 from visit_tl.errors import DecompositionError, ModelError
 from visit_tl.lens.unembed import logits
-from visit_tl.model.components import grouped, head_outputs
+from visit_tl.model.components import experts_bias, grouped, head_outputs, stream_experts
 from visit_tl.model.standing_hooks import left_on
 from visit_tl.model.trace import LayerTrace, Trace
 from visit_tl.model.view import LayerWeights, ModelView
@@ -31,6 +31,10 @@ TOLERANCE: Final = {
 }
 
 
+_Sum = tuple[str, str, Tensor, Tensor]
+"""A law: its name, the slot of the whole, the sum of the parts, and the whole."""
+
+
 def tolerance(view: ModelView) -> float:
     """The relative error up to which a decomposition counts as exact, by the model's dtype.
 
@@ -46,36 +50,34 @@ def tolerance(view: ModelView) -> float:
     return TOLERANCE[dtype]
 
 
-def laws(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[tuple[str, str, float]]:
+def laws(
+    view: ModelView, layer: int, t: LayerTrace, w: LayerWeights
+) -> list[tuple[str, str, float]]:
     """The conservation laws of one block (docs/maths.md): name, hook of the whole, relative error.
 
     Args:
         view: The model.
+        layer: The block.
         t: What the block computed.
         w: Its weights, after post-norms (`components.stream_weights`).
     """
     return [
-        (law, t.hooks[slot], relative(parts, whole)) for law, slot, parts, whole in sums(view, t, w)
+        (law, t.hooks[slot], relative(parts, whole))
+        for law, slot, parts, whole in sums(view, layer, t, w)
     ]
 
 
-def sums(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[tuple[str, str, Tensor, Tensor]]:
+def sums(view: ModelView, layer: int, t: LayerTrace, w: LayerWeights) -> list[_Sum]:
     """The two sides of each law: its name, the slot of the whole, the parts' sum, the whole."""
-    values = grouped(t.values, view.kv_head(t.values.shape[1]).to(t.values.device))
-    heads = einsum(t.pattern, values, "head pos, head pos d_head -> head d_head")
-    heads = heads if t.heads_norm is None else t.heads_norm.parts(heads)
-    attn = head_outputs(t.z, w.W_O).sum(0) + (0 if w.b_O is None else w.b_O)
-    found: list[tuple[str, str, Tensor, Tensor]] = [
-        ("memory values x attention = head", "z", heads, t.z),
-        ("heads + b_O = attn_out", "attn_out", attn, t.attn_out),
-    ]
-    stream = t.resid_pre + t.attn_out
+    found = _attention_sums(view, t, w) if view.parts[layer].attention else []
+    stream, between = t.resid_pre + t.attn_out, "resid_pre + attn_out = resid_mid"
+    if t.opaque is not None:
+        stream, between = stream + t.opaque, "resid_pre + what was written = resid_mid"
     if t.resid_mid is not None:
-        found.append(("resid_pre + attn_out = resid_mid", "resid_mid", stream, t.resid_mid))
+        found.append((between, "resid_mid", stream, t.resid_mid))
         stream = t.resid_mid
-    if t.mlp_post is not None and t.mlp_out is not None and w.W_out is not None:
-        mlp = t.mlp_post @ w.W_out + (0 if w.b_out is None else w.b_out)
-        found.append(("neurons + b_out = mlp_out", "mlp_out", mlp, t.mlp_out))
+    found += _mlp_sums(view, layer, t, w)
+    if t.mlp_out is not None:
         stream = stream + t.mlp_out
     found.append(("resid_pre + parts = resid_post", "resid_post", stream, t.resid_post))
     return found
@@ -83,10 +85,33 @@ def sums(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[tuple[str, str
 
 def cause(view: ModelView, layer: int, t: LayerTrace, w: LayerWeights, law: str) -> str:
     """The likely cause of a law's failure, as the end of a message; empty if none is found."""
-    for name, _, parts, whole in sums(view, t, w):
+    for name, _, parts, whole in sums(view, layer, t, w):
         if name == law:
             return why(view, layer, t, law, parts, whole, tolerance(view))
     return ""
+
+
+def _attention_sums(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[_Sum]:
+    values = grouped(t.values, view.kv_head(t.values.shape[1]).to(t.values.device))
+    heads = einsum(t.pattern, values, "head pos, head pos d_head -> head d_head")
+    heads = heads if t.heads_norm is None else t.heads_norm.parts(heads)
+    attn = head_outputs(t.z, w.W_O).sum(0) + (0 if w.b_O is None else w.b_O)
+    return [
+        ("memory values x attention = head", "z", heads, t.z),
+        ("heads + b_O = attn_out", "attn_out", attn, t.attn_out),
+    ]
+
+
+def _mlp_sums(view: ModelView, layer: int, t: LayerTrace, w: LayerWeights) -> list[_Sum]:
+    if t.mlp_post is not None and t.mlp_out is not None and w.W_out is not None:
+        mlp = t.mlp_post @ w.W_out + (0 if w.b_out is None else w.b_out)
+        return [("neurons + b_out = mlp_out", "mlp_out", mlp, t.mlp_out)]
+    experts = stream_experts(view, layer, t)
+    if experts is None or t.mlp_out is None:
+        return []
+    total, bias = experts.outputs.sum(0), experts_bias(view, layer, t)
+    whole = total if bias is None else total + bias
+    return [("experts x router weights + shared = mlp_out", "mlp_out", whole, t.mlp_out)]
 
 
 def check_layer(
@@ -104,7 +129,7 @@ def check_layer(
         DecompositionError: the error is above `tolerance`; the message names the block, the law and
             the hook that holds the whole.
     """
-    held = [found for found in laws(view, t, w) if found[1] not in replaced]
+    held = [found for found in laws(view, layer, t, w) if found[1] not in replaced]
     # The first law that fails is nearest to the cause.
     for law, hook, error in held:
         if error <= tolerance(view):

@@ -134,20 +134,20 @@ def _of_stream(
 ) -> Iterator[str]:
     """What may lie between a sub-block's output and the residual stream after it."""
     if slot == "resid_mid" or t.resid_mid is None:
-        before, written = t.resid_pre, [("attn_out", t.attn_out)]
+        before, written = t.resid_pre, [("hook_attn_out", t.attn_out)]
         names = "hook_resid_pre"
     else:
         before, written, names = t.resid_mid, [], "hook_resid_mid"
     if slot != "resid_mid" and t.mlp_out is not None:
-        written.append(("mlp_out", t.mlp_out))
+        written.append(("hook_mlp_out", t.mlp_out))
+    if t.opaque is not None and (slot == "resid_mid" or t.resid_mid is None):
+        written.append(("the part that is not opened", t.opaque))
     rows = torch.stack([before, *(x for _, x in written)]).double()
     numbers = torch.linalg.lstsq(rows.T, whole.double()[:, None]).solution[:, 0]
     if _off(numbers @ rows, whole.double()) <= within:
         said = [
             f"{float(number):.6g} x {name}"
-            for number, name in zip(
-                numbers, (names, *(f"hook_{name}" for name, _ in written)), strict=True
-            )
+            for number, name in zip(numbers, (names, *(name for name, _ in written)), strict=True)
         ]
         yield f"multipliers of the residual stream: the whole is {' + '.join(said)}"
     others = [
