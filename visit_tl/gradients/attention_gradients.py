@@ -278,11 +278,13 @@ def _complete(
     one.scale, query_error, key_error = min(tried, key=lambda fit: fit[1] + fit[2])
     one.scale = _named_scale(view, layer, one.scale)
     shown = f"blocks.{layer}.{values_hook(view, layer)}"
+    weighed, own = run.values[shown], run.gradients[shown]
+    if view.latent(layer):  # heads first
+        weighed, own = weighed.transpose(0, 1), own.transpose(0, 1)
     at_heads = _before_heads_norm(
-        view, layer, one.attention, run.values[shown], run.gradients[f"{attn}.hook_z"]
+        view, layer, one.attention, weighed, run.gradients[f"{attn}.hook_z"]
     )
     values = einsum(one.attention, at_heads, "head query key, query head d -> key head d")
-    own = run.gradients[shown]
     one.errors |= {
         "gradient at queries = R K": query_error,
         "gradient at keys = R^T Q": key_error,

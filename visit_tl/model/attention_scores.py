@@ -115,6 +115,12 @@ def scored(
         ModelError: no rotation reproduces the model's attention.
     """
     required, optional = scored_hooks(view, layer)
+    if view.latent(layer):
+        # Shown as they are scored, heads first.
+        names = list(required.values())
+        (q, k), (dq, dk) = _both(run.values, names), _both(run.gradients, names)
+        q, k, dq, dk = (x.transpose(0, 1) for x in (q, k, dq, dk))
+        return Scored(q, k, dq, dk, q, k, None)
     hooks = required | {slot: name for slot, name in optional.items() if name in run.values}
     read = {slot: run.values[name] for slot, name in hooks.items()}
     rows = {slot: read[slot][-1] for slot in ("query", "rotated_query") if slot in read}

@@ -124,6 +124,8 @@ def stream_weights(view: ModelView, layer: int, t: LayerTrace) -> LayerWeights:
     the residual stream, and their sum is still the whole.
     """
     weights = view.weights(layer)
+    if t.latent is not None:
+        weights = replace(weights, W_Q=t.latent[0], W_K=t.latent[1])
     attn_norm, mlp_norm = view.norm(layer, "ln1_post"), view.norm(layer, "ln2_post")
     b_O, b_out = weights.b_O, weights.b_out
     W_O, W_out = weights.W_O, weights.W_out

@@ -18,11 +18,21 @@ a hook function."""
 # Hooks that some models have but never fire; their tensors are then computed from others.
 OPTIONAL = ("attn_in", "mlp_in", "router", "rotated_query", "rotated_keys", "cos", "sin")
 # Slots that are read only to compute something else.
-NO_FIELD = ("rotated_query", "rotated_keys", "cos", "sin", "router")
+NO_FIELD = (
+    "latent_query",
+    "latent_keys",
+    "latent_values",
+    "rotated_query",
+    "rotated_keys",
+    "cos",
+    "sin",
+    "router",
+)
 
 # Which part of a hook's tensor a graph needs: `row` is the row at the position, `all` is all
 # positions, `query` is the row of an attention pattern at the query position (its third axis),
-# `angles` is a whole table of rotary angles, and `token` is the row of a tensor without a batch axis.
+# `angles` is a whole table of rotary angles, `by head` is all positions of a tensor whose heads
+# come first, and `token` is the row of a tensor without a batch axis.
 ROWS: dict[str, str] = {
     "resid_pre": "row",
     "attn_in": "row",
@@ -32,6 +42,9 @@ ROWS: dict[str, str] = {
     "sin": "angles",
     "rotated_keys": "all",
     "keys": "all",
+    "latent_query": "query",
+    "latent_keys": "by head",
+    "latent_values": "by head",
     "values": "all",
     "pattern": "query",
     "z": "row",
@@ -97,6 +110,15 @@ def values_hook(view: ModelView, layer: int) -> str:
 
 def _attention_hooks(view: ModelView, layer: int) -> dict[str, str]:
     block = f"blocks.{layer}"
+    if view.latent(layer):
+        return {
+            "latent_query": "attn.hook_q",
+            "latent_keys": "attn.hook_k",
+            "latent_values": "attn.hook_v",
+            "pattern": "attn.hook_pattern",
+            "z": "attn.hook_z",
+            "attn_out": "hook_attn_out",
+        } | ({"cos": "attn.hook_cos", "sin": "attn.hook_sin"} if view.rotary else {})
     wanted = {
         "query": "attn.hook_q",
         "keys": "attn.hook_k",
@@ -151,6 +173,8 @@ def _part(tensor: Tensor, rows: str, at: slice | list[int]) -> Tensor:
         return tensor[0, at]
     if rows == "query":
         return tensor[0, :, at].transpose(0, 1)
+    if rows == "by head":
+        return tensor[0].transpose(0, 1)
     if rows == "token":
         return (tensor if tensor.ndim == 2 else tensor[0])[at]
     if rows == "angles":

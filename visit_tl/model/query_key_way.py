@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import torch
 from einops import einsum
@@ -160,3 +161,15 @@ def way_elsewhere(view: ModelView, layer: int) -> Way:
     view.run(tokens, [(name, keeper(kept, name, ROWS[s], [n - 1])) for s, name in names.items()])
     read = {s: row_of(kept[name], ROWS[s], 0) for s, name in names.items() if name in kept}
     return way_of(view, layer, n - 1, n, read, HandedAngles(view, tokens), elsewhere=True)
+
+
+def norms_come_last(view: ModelView, layer: int) -> bool:
+    """Whether a model's norms of queries and keys come after the rotation; asked of one block."""
+    if not view.rotary or head_norms(view, layer) is None:
+        return False
+    if view not in _LAST:
+        _LAST[view] = way_elsewhere(view, layer).norm_last
+    return _LAST[view]
+
+
+_LAST: Final[WeakKeyDictionary[ModelView, bool]] = WeakKeyDictionary()

@@ -299,9 +299,12 @@ def _pairs_in(arguments: Iterable[Any], n_tokens: int) -> list[Angles]:
     In each column, the sum of their squares must be the same in all rows.
     """
     tables = [
-        value.detach().float().reshape(-1, value.shape[-1])
+        part.detach().float().reshape(-1, part.shape[-1])
         for value in arguments
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2
+        if isinstance(value, Tensor) and value.ndim >= 2
+        # DeepSeek 2 passes both as one complex table.
+        for part in ((value.real, value.imag) if value.is_complex() else (value,))
+        if part.is_floating_point()
     ]
     tables = [table for table in tables if len(table) == n_tokens]
     found: list[Angles] = []

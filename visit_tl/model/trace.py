@@ -29,6 +29,7 @@ from visit_tl.model.hooks import (
     patched_hooks,
     row_of,
 )
+from visit_tl.model.latent_attention import read_latent
 from visit_tl.model.norm import FrozenNorm
 from visit_tl.model.query_key_way import heads_norm_of, scored_by, way_of
 from visit_tl.model.rotary import HandedAngles
@@ -72,6 +73,8 @@ class LayerTrace:
             none.
         experts: The chosen experts of a mixture; None in other blocks. Then mlp_pre and mlp_post
             are None.
+        latent: W_Q and W_K at this position where the attention is latent, `[head, d_model,
+            d_head]`, with queries and keys by head; else None.
     """
 
     resid_pre: Float[Tensor, " d_model"]
@@ -95,6 +98,7 @@ class LayerTrace:
     hooks: Mapping[str, str]
     opaque: Float[Tensor, " d_model"] | None = None
     experts: ExpertsTrace | None = None
+    latent: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -311,6 +315,12 @@ def _layer(
     hooks = {slot: name for slot, name in names.items() if name in kept}
     if not view.parts[layer].attention:
         return _without_heads(view, layer, prompt, read, hooks)
+    if view.latent(layer):
+        known = read_latent(view, layer, position, read, passed)
+        for slot in ("query", "keys", "values"):
+            hooks[slot] = hooks.pop(f"latent_{slot}")
+        require_shapes(view, read, hooks)
+        return _completed(view, layer, read, hooks, known)
     require_shapes(view, read, hooks)
     try:
         seen = prompt.seen_until(position)

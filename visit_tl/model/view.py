@@ -19,7 +19,7 @@ from torch import Tensor
 from visit_tl.arguments.several import integers_or_none
 from visit_tl.errors import InputError, ModelError, VisitError
 from visit_tl.model.adapters import Adapters
-from visit_tl.model.block_parts import BlockParts, parts_of, some_layers
+from visit_tl.model.block_parts import BlockParts, is_latent, parts_of, some_layers
 from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.multipliers import write_multipliers
@@ -106,7 +106,7 @@ class ModelView:
             self.adapters.shown(model.unembed, "b_U", else_of=model)
         )
         self.d_vocab = int(self.W_U.shape[1])
-        self.final_norm: Norm = self._read_norm(getattr(model, "ln_final", None))
+        self.final_norm: Norm = self.read_norm(getattr(model, "ln_final", None))
         self.tokens = Tokens(model, int(cfg.d_vocab), self.n_ctx, self.name)
 
     @property
@@ -134,6 +134,16 @@ class ModelView:
             none = torch.zeros(0, self.d_model, self.d_head, device=self.W_U.device)
             return {"W_Q": none, "W_K": none, "W_O": none.transpose(1, 2), "b_O": None}
         attn, where = self.model.blocks[layer].attn, f"blocks.{layer}"
+        if self.latent(layer):
+            # W_Q and W_K depend on the state: `components.stream_weights` has those of a trace.
+            none = torch.zeros(0, self.d_model, self.d_head, device=self.W_U.device)
+            weight = self._weight(attn.o, "weight", f"{where}.attn.o")
+            return {
+                "W_Q": none,
+                "W_K": none,
+                "W_O": weight.T.unflatten(0, (self.n_heads, -1)),
+                "b_O": _nonzero(self.adapters.shown(attn.o, "bias")),
+            }
         return {
             "W_Q": self._weight(attn, "W_Q", where),
             # HookedTransformer stores grouped keys in _W_K; its W_K repeats them per query head.
@@ -144,6 +154,8 @@ class ModelView:
 
     def attention_bias(self, layer: int, name: str) -> Float[Tensor, "head d_head"] | None:
         """The bias `b_Q` or `b_K` of one block, `b_K` by K/V head; None where it has none."""
+        if self.latent(layer):
+            return None
         attn = self.model.blocks[layer].attn
         # HookedTransformer stores that of grouped keys in _b_K, like _W_K.
         return _nonzero(
@@ -178,7 +190,7 @@ class ModelView:
 
     def plain_norm(self, layer: int, name: str) -> Norm:
         """A norm of one block as its module is, without the number that may follow it."""
-        return self._read_norm(getattr(self.model.blocks[layer], name, None))
+        return self.read_norm(getattr(self.model.blocks[layer], name, None))
 
     @cached_property
     def multipliers(self) -> Mapping[tuple[int, str], float]:
@@ -188,7 +200,7 @@ class ModelView:
     def head_norm(self, layer: int, name: str) -> Norm | None:
         """The norm `q_norm` or `k_norm` of one block's queries or keys; None if it has none."""
         module = getattr(self.model.blocks[layer].attn, name, None)
-        return None if module is None else self._read_norm(module)
+        return None if module is None else self.read_norm(module)
 
     def heads_norm(self, layer: int) -> Norm | None:
         """The norm of all heads of one block, side by side, before W_O (BitNet); None if none."""
@@ -196,14 +208,33 @@ class ModelView:
         for part in inner.children() if isinstance(inner, torch.nn.Module) else ():
             # Norms of queries and keys have bridges of their own.
             if is_norm(part) and not hasattr(part, "original_component"):
-                norm = self._read_norm(part)
+                norm = self.read_norm(part)
                 if norm.weight is not None and norm.weight.numel() == self.n_heads * self.d_head:
                     return norm
         return None
 
-    def _read_norm(self, module: Any) -> Norm:
+    def read_norm(self, module: Any) -> Norm:
+        """A norm from its module, as `visit_tl.model.norm.read_norm` reads it."""
         cfg = self.model.cfg
         return read_norm(module, float(cfg.eps), bool(getattr(cfg, "rmsnorm_uses_offset", False)))
+
+    def latent(self, layer: int) -> bool:
+        """Whether the attention of a block is latent: W_Q, W_K and W_V depend on the state."""
+        return self.parts[layer].attention and is_latent(self.model.blocks[layer].attn)
+
+    def require_matrices(self, what: str) -> None:
+        """Require that queries, keys and values are one matrix times the state.
+
+        Raises:
+            ModelError: a block's attention is latent; the message says what needs it.
+        """
+        found = [layer for layer in range(self.n_layers) if self.latent(layer)]
+        if found:
+            raise ModelError(
+                f"{what} needs W_Q, W_K and W_V, and blocks.{found[0]} of {self.name} has latent "
+                f"attention, where a norm between two matrices makes them different for each "
+                f"state; graphs, attention_attribution and effects know them at their position"
+            )
 
     def kv_head(self, n_kv_heads: int) -> Int[Tensor, " head"]:
         """The K/V head that each query head uses (its own if K/V heads are not grouped)."""

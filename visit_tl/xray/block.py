@@ -127,7 +127,12 @@ class Block:
         """The place of a slot in the model; None where it is known by difference alone."""
         if slot not in self.t.hooks:
             return None
-        return shared_hook(self.t.hooks[slot], (0, self.trace.position, *index))
+        at = (self.trace.position, *index)
+        if self.t.latent is not None and slot == "query":
+            if not index:
+                return None  # shown by head first, so all heads of a position are not one row
+            at = (*index, self.trace.position)
+        return shared_hook(self.t.hooks[slot], (0, *at))
 
     def _link(self, source: Kind, target: Kind, kind: str, vector: Tensor) -> None:
         ends = self.id(source), self.id(target)
@@ -210,7 +215,9 @@ class Block:
                 vectors,
                 [
                     {
-                        "hook": shared_hook(t.hooks[slot], (0, j, group)),
+                        "hook": shared_hook(
+                            t.hooks[slot], (0, j, group) if t.latent is None else (0, group, j)
+                        ),
                         "token": tokens.text(self.trace.prompt.ids[j]),
                         "coefficient": a,
                     }
