@@ -218,7 +218,7 @@ def check(model: Model) -> CheckReport:
         trace = Trace.run(view, view.tokens.encode(ids, None))
         patched = trace.patched
         laws = _laws(view, trace)
-        reason = _broken(laws, tolerance)
+        reason = _broken(view, trace, laws, tolerance)
         reason = None if reason is None else f"{reason}{left_on(model)}"
         patching = _patching(view, ids)
         generation = _generation(view, ids)
@@ -263,7 +263,7 @@ def _laws(view: ModelView, trace: Trace) -> list[LawError]:
     worst: dict[str, LawError] = {}
     for layer, t in trace.layers.items():
         weights = components.stream_weights(view, layer, t)
-        for law, hook, error in conserve.laws(view, t, weights):
+        for law, hook, error in conserve.laws(view, layer, t, weights):
             if hook in trace.replaced:
                 continue
             if law not in worst or not error <= worst[law].error:
@@ -276,15 +276,26 @@ def _laws(view: ModelView, trace: Trace) -> list[LawError]:
     return list(worst.values())
 
 
-def _broken(laws: list[LawError], tolerance: float) -> str | None:
+def _broken(view: ModelView, trace: Trace, laws: list[LawError], tolerance: float) -> str | None:
     """The message for the first law that does not hold; an error of NaN does not hold."""
     for law in laws:
         if not law.error <= tolerance:
             return (
                 f"{law.law} is off by {law.error:.2g} of the whole at {law.hook} "
-                f"(tolerance {tolerance:.0e})"
+                f"(tolerance {tolerance:.0e}){_cause(view, trace, law)}"
             )
     return None
+
+
+def _cause(view: ModelView, trace: Trace, law: LawError) -> str:
+    """The likely cause of a law's failure, as the end of its message."""
+    if law.law == LENS_LAW:
+        own = conserve.own_logits(trace)
+        assert own is not None
+        return conserve.lens_cause(view, trace.layers[view.n_layers - 1].resid_post, own)
+    layer = int(law.hook.split(".")[1])
+    t = trace.layers[layer]
+    return conserve.cause(view, layer, t, components.stream_weights(view, layer, t), law.law)
 
 
 def _missing(view: ModelView, ids: list[int]) -> tuple[str, ...]:
@@ -296,23 +307,25 @@ def _missing(view: ModelView, ids: list[int]) -> tuple[str, ...]:
         return lambda tensor, hook: fired.add(name)
 
     present = [(name, note(name)) for name in wanted if view.has_hook(name)]
-    with torch.no_grad():
-        view.model.run_with_hooks(torch.tensor([ids], device=view.W_U.device), fwd_hooks=present)
+    view.run(torch.tensor([ids], device=view.W_U.device), present)
     return tuple(name for name in wanted if name not in fired)
 
 
 def _standard_hooks(view: ModelView) -> Iterator[str]:
     """The hooks that TransformerLens documents for a block of this kind."""
-    between = not (view.parallel or view.attn_only)
-    yield from (name for name in _STATES if between or name != "hook_resid_mid")
-    yield "hook_attn_out"
-    yield from (f"attn.{name}" for name in _ATTENTION)
-    if view.rotary:
-        yield from (f"attn.{name}" for name in _ROTARY)
-    if not view.attn_only:
+    parts = view.parts[0]
+    yield from (name for name in _STATES if parts.between or name != "hook_resid_mid")
+    if parts.attention:
+        yield "hook_attn_out"
+        yield from (f"attn.{name}" for name in _ATTENTION)
+        if view.rotary:
+            yield from (f"attn.{name}" for name in _ROTARY)
+    if parts.mlp == "neurons":
         yield from ("mlp.hook_pre", "mlp.hook_post", "hook_mlp_out")
-        if view.gated:
+        if view.gated_at(0):
             yield "mlp.hook_pre_linear"
+    elif parts.mlp_out not in (None, "difference"):
+        yield str(parts.mlp_out)
 
 
 def _patching(view: ModelView, ids: list[int]) -> str:

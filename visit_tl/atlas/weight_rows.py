@@ -41,7 +41,7 @@ class Places:
 
     def place(self, node: NodeId) -> int | None:
         """The index of a node's row in the list; None if the row is not static."""
-        if node.kind not in KINDS:
+        if node.kind not in KINDS or node.expert is not None:
             return None
         kind = KINDS.index(node.kind)
         layer, neuron = node.layer, node.neuron

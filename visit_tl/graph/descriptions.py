@@ -7,7 +7,7 @@ from typing import Final
 
 from visit_tl.escaping import visible
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.ids import Kind
+from visit_tl.graph.ids import Kind, NodeId
 from visit_tl.graph.records import Edge, Effect, Gradient, Hidden, Node, TokenProb
 
 KIND_WORDS: Final[dict[Kind, str]] = {
@@ -22,11 +22,14 @@ KIND_WORDS: Final[dict[Kind, str]] = {
     "attn_neuron": "row {neuron} of W_O",
     "b_O": "output bias of attention {layer}",
     "attn_out": "what attention {layer} adds to the residual stream",
+    "opaque": "what a part of block {layer} that was not opened adds to the residual stream",
     "resid_mid": "residual stream between attention and MLP {layer}",
     "mlp_in": "input of MLP {layer}, after ln2",
+    "router": "router of block {layer}: its rows by the weights of the chosen experts",
     "neuron_key": "column {neuron} of W_in",
     "neuron": "row {neuron} of W_out",
     "b_out": "output bias of MLP {layer}",
+    "expert": "what {expert} of block {layer} adds, by its weight",
     "mlp_out": "what MLP {layer} adds to the residual stream",
     "resid_post": "residual stream leaving block {layer}",
     "final_norm": "last residual stream after the final norm",
@@ -45,11 +48,14 @@ COLUMN_WORDS: Final[dict[Kind, str]] = {
     "attn_neuron": "W_O rows",
     "b_O": "W_O rows",
     "attn_out": "attn_out",
+    "opaque": "not opened",
     "resid_mid": "resid_mid",
     "mlp_in": "mlp_in",
+    "router": "router",
     "neuron_key": "W_in cols",
     "neuron": "neurons",
     "b_out": "neurons",
+    "expert": "experts",
     "mlp_out": "mlp_out",
     "resid_post": "resid_post",
     "final_norm": "ln_final",
@@ -69,6 +75,7 @@ COEFFICIENT_WORDS: Final[dict[str, str]] = {
     "attn_neuron": "entry of z",
     "neuron_key": "pre-activation",
     "neuron": "activation",
+    "expert": "router weight",
 }
 
 LATER: Final = ", a later token of the same segment"
@@ -110,6 +117,10 @@ def short_label(node: Node, graph: GraphData) -> str:
     says = promoted_label(node, SHORT)
     if node.kind == "head":
         return f"H{node.id.head} {says}"
+    if node.kind == "expert":
+        return f"{short_expert(node.id)} {says}"
+    if node.unopened is not None:
+        return f"{readable(node.unopened).partition(' ')[0]} {says}"
     if node.kind == "value":
         came_from = visible(node.token, SHORT) if node.token is not None else "?"
         later = "later " if from_later(node, graph) else ""
@@ -126,8 +137,26 @@ def node_title(node: Node) -> str:
         head=node.id.head,
         key_position=node.id.key_position,
         neuron=node.id.neuron,
+        expert=expert_words(node.id),
     )
+    if node.id.expert is not None and node.kind != "expert":
+        words += f", {expert_words(node.id)}"
     return f"{node.id} · {words}"
+
+
+def expert_words(name: NodeId) -> str:
+    """The expert of a node in words; shared experts are numbered by themselves."""
+    if name.expert is None:
+        return "no expert"
+    if name.expert >= 0:
+        return f"expert {name.expert}"
+    return f"shared expert {-1 - name.expert}"
+
+
+def short_expert(name: NodeId) -> str:
+    """The expert of a node as ids have it: `E3`, or `ES0` for the first shared one."""
+    expert = name.expert or 0
+    return f"E{expert}" if expert >= 0 else f"ES{-1 - expert}"
 
 
 def token_list(reads: Iterable[TokenProb]) -> str:
@@ -149,6 +178,8 @@ def looks_at(node: Node, graph: GraphData, count: int = 5) -> list[tuple[int, st
 def node_facts(node: Node, graph: GraphData) -> list[str]:
     """All other facts of a node, one per line."""
     facts = []
+    if node.unopened is not None:
+        facts.append(f"not opened: {readable(node.unopened)}")
     if node.token is not None:
         later = LATER if from_later(node, graph) else ""
         facts.append(f"made by {visible(node.token)} at position {node.id.key_position}{later}")
@@ -222,9 +253,9 @@ def heading(graph: GraphData) -> dict[str, str]:
 
     Returns:
         Plain text by name, in the order to show it. Some are there only if they apply:
-        `prediction` if the graph has the logits, `followed` if it was expanded, `patched` if the
-        run was patched, `adapters` if the model had active ones, `segments` if attention was not
-        causal.
+        `prediction` if the graph has the logits, `not opened` if a part of a block was not taken
+        apart, `followed` if it was expanded, `patched` if the run was patched, `adapters` if the
+        model had active ones, `segments` if attention was not causal.
     """
     inside = 0 <= graph.position < len(graph.tokens)
     here = visible(graph.tokens[graph.position]) if inside else "?"
@@ -239,6 +270,8 @@ def heading(graph: GraphData) -> dict[str, str]:
         words["prediction"] = "  ".join(
             f"{visible(r.token)} {number(r.prob)}" for r in graph["logits"].top[:3]
         )
+    if closed := unopened_words(graph):
+        words["not opened"] = closed
     words["hidden"] = hidden_words(graph.hidden_in_all)
     if graph.pruning.get("expand"):
         words["followed"] = followed_words(graph)
@@ -249,6 +282,27 @@ def heading(graph: GraphData) -> dict[str, str]:
     if graph.segments:
         words["segments"] = segments_words(graph.segments)
     return words
+
+
+def unopened_words(graph: GraphData) -> str:
+    """The parts of blocks that were not opened, each with its blocks; empty if there are none."""
+    found: dict[str, list[int]] = {}
+    for node in graph.nodes:
+        if node.unopened is not None and node.id.position is None and node.layer is not None:
+            found.setdefault(node.unopened, []).append(node.layer)
+    return "; ".join(f"{readable(what)} in {blocks_words(at)}" for what, at in found.items())
+
+
+def blocks_words(layers: Iterable[int]) -> str:
+    """Blocks in words, runs of them as ranges: `blocks 0..3, 5`."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    told = ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"block{'s' if len(runs) > 1 or len(runs[0]) > 1 else ''} {told}"
 
 
 def patched_words(patched: tuple[str, ...]) -> str:

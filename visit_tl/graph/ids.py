@@ -13,15 +13,21 @@
 | `attn_neuron` | `L9O120`         | row 120 of W_O (rows counted over the concatenated heads)    |
 | `b_O`         | `L9.b_O`         | output bias of the attention                                 |
 | `attn_out`    | `L9.attn_out`    | what the attention adds to the residual stream               |
+| `opaque`      | `L9.opaque`      | what a part that was not opened adds to the residual stream  |
 | `resid_mid`   | `L9.resid_mid`   | residual stream between attention and MLP                    |
 | `mlp_in`      | `L9.mlp_in`      | the same after ln2                                           |
-| `neuron_key`  | `L9N120.k`       | column 120 of W_in                                           |
-| `neuron`      | `L9N120`         | row 120 of W_out                                             |
-| `b_out`       | `L9.b_out`       | output bias of the MLP                                       |
+| `router`      | `L9.router`      | rows of the router, by the weights of the chosen experts     |
+| `neuron_key`  | `L9N120.k`       | column 120 of W_in; `L9E3N120.k` in expert 3                 |
+| `neuron`      | `L9N120`         | row 120 of W_out; `L9E3N120` in expert 3                     |
+| `b_out`       | `L9.b_out`       | output bias of the MLP; `L9E3.b_out` of expert 3             |
+| `expert`      | `L9E3`           | what expert 3 adds to the residual stream, by its weight     |
 | `mlp_out`     | `L9.mlp_out`     | what the MLP adds to the residual stream                     |
 | `resid_post`  | `L9.resid_post`  | residual stream leaving block 9                              |
 | `final_norm`  | `final_norm`     | the last resid_post after the final norm                     |
 | `logits`      | `logits`         | the model's prediction                                       |
+
+`L9ES0` is the first shared expert of block 9, which every token passes through; its index is -1,
+that of the second -2.
 
 In a graph whose memory values were followed back, the id of a node at another position than the
 graph's own ends in that position: `L9H6@4`, `L9H6.v3@4`, `L9.resid_post@4`.
@@ -55,11 +61,14 @@ Kind = Literal[
     "attn_neuron",
     "b_O",
     "attn_out",
+    "opaque",
     "resid_mid",
     "mlp_in",
+    "router",
     "neuron_key",
     "neuron",
     "b_out",
+    "expert",
     "mlp_out",
     "resid_post",
     "final_norm",
@@ -73,7 +82,11 @@ _FINAL: Final = ("final_norm", "logits")
 _HEAD_KINDS: Final = ("head_query", "key", "value", "head")
 _MEMORY_KINDS: Final = ("key", "value")
 _NEURON_KINDS: Final = ("attn_neuron", "neuron_key", "neuron")
-_STATES: Final = tuple(k for k in KINDS if k not in (*_FINAL, *_HEAD_KINDS, *_NEURON_KINDS))
+_EXPERT_KINDS: Final = ("neuron_key", "neuron", "b_out", "expert")
+"""The kinds that have the index of an expert; only `expert` must have one."""
+_STATES: Final = tuple(
+    k for k in KINDS if k not in (*_FINAL, *_HEAD_KINDS, *_NEURON_KINDS, "expert")
+)
 
 _NEEDS: Final = {
     kind: (
@@ -88,6 +101,7 @@ _NEEDS: Final = {
 
 _HEAD = re.compile(r"L([0-9]{1,9})H([0-9]{1,9})(?:\.(q|[kv]([0-9]{1,9})))?")
 _NEURON = re.compile(r"L([0-9]{1,9})([NO])([0-9]{1,9})(\.k)?")
+_EXPERT = re.compile(r"L([0-9]{1,9})E(S?)([0-9]{1,9})(?:N([0-9]{1,9})(\.k)?|(\.b_out))?")
 _STATE = re.compile(r"L([0-9]{1,9})\.(" + "|".join(_STATES) + ")")
 _AT = re.compile(r"(.+)@([0-9]{1,9})", re.DOTALL)
 _FOREIGN_HEAD = re.compile(r"[aA]?([0-9]{1,9})\.h?([0-9]{1,9})")
@@ -104,6 +118,8 @@ class NodeId:
         key_position: Position of the token that made a memory key or value.
         neuron: Row of W_O (`attn_neuron`) or W_out (`neuron`), column of W_in (`neuron_key`).
         position: Query position, if it differs from the graph's own; else None.
+        expert: Index of an expert, for `expert` and for neurons and biases inside one; shared
+            experts count from -1 down. None elsewhere.
 
     Raises:
         GraphError: an index is missing, superfluous or negative, or the kind is unknown.
@@ -115,6 +131,7 @@ class NodeId:
     key_position: int | None = None
     neuron: int | None = None
     position: int | None = None
+    expert: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -128,6 +145,14 @@ class NodeId:
                 )
             if not needed and value is not None:
                 raise GraphError(f"a node of kind {self.kind} has no {name}, got {value!r}")
+        if (self.kind == "expert" and self.expert is None) or (
+            self.expert is not None
+            and (self.kind not in _EXPERT_KINDS or type(self.expert) is not int)
+        ):
+            raise GraphError(
+                f"the expert of a node of kind {self.kind} is {self.expert!r}; it must be an "
+                f"integer for an expert, and may be for {', '.join(_EXPERT_KINDS[:-1])}"
+            )
         at = self.position
         if at is not None and (self.kind in _FINAL or type(at) is not int or at < 0):
             raise GraphError(
@@ -156,11 +181,16 @@ class NodeId:
             return f"L{self.layer}H{self.head}.{self.kind[0]}{self.key_position}"
         if self.kind == "attn_neuron":
             return f"L{self.layer}O{self.neuron}"
+        block = f"L{self.layer}"
+        if self.expert is not None:
+            block += f"E{self.expert}" if self.expert >= 0 else f"ES{-1 - self.expert}"
+        if self.kind == "expert":
+            return block
         if self.kind == "neuron":
-            return f"L{self.layer}N{self.neuron}"
+            return f"{block}N{self.neuron}"
         if self.kind == "neuron_key":
-            return f"L{self.layer}N{self.neuron}.k"
-        return f"L{self.layer}.{self.kind}"
+            return f"{block}N{self.neuron}.k"
+        return f"{block}.{self.kind}"
 
     @classmethod
     @checked
@@ -168,7 +198,7 @@ class NodeId:
         """Read a printed id, or a head in another tool's spelling.
 
         Args:
-            text: `L9H6`, `L9H6.v3`, `L9N120`, `L9.resid_mid`, `logits` ...; for heads also `9.6`,
+            text: `L9H6`, `L9H6.v3`, `L9N120`, `L9E3`, `L9.resid_mid`, `logits` ...; for heads also `9.6`,
                 `a9.h6`, `A9.6`; all but `final_norm` and `logits` also with a position, as in
                 `L9H6@4`. A NodeId is returned as it is.
 
@@ -180,13 +210,13 @@ class NodeId:
         text = cast("str", text)
         at = _AT.fullmatch(text)
         name = text if at is None else at[1]
-        found = _read_head(name) or _read_neuron(name) or _read_state(name)
+        found = _read_head(name) or _read_neuron(name) or _read_state(name) or _read_expert(name)
         if at is not None and found is not None and found.kind not in _FINAL:
             return found.at(int(at[2]))
         if found is None or at is not None:
             raise GraphError(
                 f"{text!r} is no node id; ids look like L9H6, L9H6.q, L9H6.k3, L9H6.v3, L9O120, "
-                f"L9N120, L9N120.k, L9.resid_mid, logits or, at another position, L9H6@4"
+                f"L9N120, L9N120.k, L9E3, L9.resid_mid, logits or, at another position, L9H6@4"
             )
         return found
 
@@ -201,9 +231,10 @@ def shared_id(
     key_position: int | None,
     neuron: int | None,
     position: int | None,
+    expert: int | None = None,
 ) -> NodeId:
     """The NodeId of these indices; the same object is returned again while it is cached."""
-    return NodeId(kind, layer, head, key_position, neuron, position)
+    return NodeId(kind, layer, head, key_position, neuron, position, expert)
 
 
 def _read_head(text: str) -> NodeId | None:
@@ -228,6 +259,20 @@ def _read_neuron(text: str) -> NodeId | None:
     if matrix == "O":
         return None if is_key else NodeId("attn_neuron", layer, neuron=neuron)
     return NodeId("neuron_key" if is_key else "neuron", layer, neuron=neuron)
+
+
+def _read_expert(text: str) -> NodeId | None:
+    match = _EXPERT.fullmatch(text)
+    if match is None:
+        return None
+    layer, shared, number, neuron, is_key, bias = match.groups()
+    expert = -1 - int(number) if shared else int(number)
+    if bias:
+        return NodeId("b_out", int(layer), expert=expert)
+    if neuron is None:
+        return NodeId("expert", int(layer), expert=expert)
+    kind: Kind = "neuron" if is_key is None else "neuron_key"
+    return NodeId(kind, int(layer), neuron=int(neuron), expert=expert)
 
 
 def _read_state(text: str) -> NodeId | None:

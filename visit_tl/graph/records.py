@@ -239,6 +239,8 @@ class Node:
         reversed: For heads, the reversed attention of a loss, where measured; else None.
         roles: For heads, the roles that they have on other prompts, the strongest first; empty
             where there are none or none were measured.
+        unopened: Where a part of the model was not taken apart: its name, its class and the reason;
+            else None.
     """
 
     id: NodeId
@@ -257,6 +259,7 @@ class Node:
     gradient: Gradient | None = None
     reversed: Reversed | None = None
     roles: tuple[str, ...] = ()
+    unopened: str | None = None
 
     @property
     def kind(self) -> Kind:

@@ -279,13 +279,14 @@ def _got(module: Any, name: str) -> Any:
     """A weight by name; None if there is none.
 
     Raises:
-        ModelError: TransformerLens says that it cannot show it, as it does of quantised weights
-            and of layers whose heads differ from those of other layers.
+        ModelError: TransformerLens cannot show it, as with quantised weights, or with blocks whose
+            heads are not those of the configuration.
     """
     try:
         return getattr(module, name, None)
-    except Exception as error:  # a property of a module may fail in any way
-        raise ModelError(f"{name} cannot be read: {' '.join(str(error).split())}") from error
+    except Exception as error:  # its errors are of many kinds
+        kind = "" if isinstance(error, NotImplementedError) else f"{type(error).__name__}: "
+        raise ModelError(f"{name} cannot be read: {kind}{error}") from error
 
 
 def _at(module: Any, path: str) -> Any:

@@ -12,8 +12,9 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from visit_tl.model.experts import ExpertsTrace, with_rows
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.rotary import Rotation
+from visit_tl.model.rotation import Rotation
 from visit_tl.model.trace import LayerTrace
 from visit_tl.model.view import LayerWeights, ModelView
 
@@ -86,6 +87,22 @@ def grouped(
     return rearrange(per_kv_head, "pos kv_head d_head -> kv_head pos d_head")[kv_head]
 
 
+def through_heads_norm(
+    t: LayerTrace, vectors: Float[Tensor, "head *pos d_head"], heads: Int[Tensor, " head"]
+) -> Float[Tensor, "head *pos d_head"]:
+    """Vectors of heads, such as their values, as parts of z: through a norm before W_O, if any.
+
+    Args:
+        t: What the block computed.
+        vectors: One or several for each of these heads.
+        heads: The head of each row.
+    """
+    if t.heads_norm is None:
+        return vectors
+    gain = t.heads_norm.gain[heads]
+    return vectors * (gain if vectors.ndim == 2 else gain[:, None])
+
+
 def attn_neurons(
     W_O: Float[Tensor, "head d_head d_model"],
 ) -> Float[Tensor, "entry d_model"]:
@@ -107,6 +124,8 @@ def stream_weights(view: ModelView, layer: int, t: LayerTrace) -> LayerWeights:
     the residual stream, and their sum is still the whole.
     """
     weights = view.weights(layer)
+    if t.latent is not None:
+        weights = replace(weights, W_Q=t.latent[0], W_K=t.latent[1])
     attn_norm, mlp_norm = view.norm(layer, "ln1_post"), view.norm(layer, "ln2_post")
     b_O, b_out = weights.b_O, weights.b_out
     W_O, W_out = weights.W_O, weights.W_out
@@ -117,6 +136,32 @@ def stream_weights(view: ModelView, layer: int, t: LayerTrace) -> LayerWeights:
         frozen = mlp_norm.freeze(t.mlp_post @ W_out + (0 if b_out is None else b_out))
         W_out, b_out = frozen.parts(W_out), _bias_after(frozen, b_out)
     return replace(weights, W_O=W_O, b_O=b_O, W_out=W_out, b_out=b_out)
+
+
+def stream_experts(view: ModelView, layer: int, t: LayerTrace) -> ExpertsTrace | None:
+    """The experts of one block, as the residual stream sees them; None if it has none.
+
+    As with `stream_weights`, a post-norm, or a factor by which the block multiplies the output of
+    the mixture, is included in the rows of W_out and in the biases.
+    """
+    found, norm = t.experts, view.norm(layer, "ln2_post")
+    if found is None or (norm.kind == "none" and view.parts[layer].mlp_scale == 1):
+        return found
+    if norm.kind == "none":
+        scale = view.parts[layer].mlp_scale
+        biases = [None if b is None else scale * b for b in found.b_out]
+        return with_rows(found, [scale * W for W in found.W_out], biases)
+    frozen = norm.freeze(found.outputs.sum(0))
+    biases = [None if b is None else frozen.parts(b) for b in found.b_out]
+    return with_rows(found, [frozen.parts(W) for W in found.W_out], biases)
+
+
+def experts_bias(view: ModelView, layer: int, t: LayerTrace) -> Tensor | None:
+    """The bias of the post-norm of a mixture, which belongs to no expert; None if it has none."""
+    norm = view.norm(layer, "ln2_post")
+    if t.experts is None or norm.kind == "none":
+        return None
+    return norm.freeze(t.experts.outputs.sum(0)).bias
 
 
 def _bias_after(frozen: FrozenNorm, bias: Tensor | None) -> Tensor | None:

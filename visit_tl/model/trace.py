@@ -15,7 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.errors import ModelError
+from visit_tl.model.experts import ExpertsTrace
 from visit_tl.model.given_cache import Cache, CacheReader
+from visit_tl.model.hook_shapes import require_shapes
 from visit_tl.model.hooks import (
     NO_FIELD,
     OPTIONAL,
@@ -27,14 +29,11 @@ from visit_tl.model.hooks import (
     patched_hooks,
     row_of,
 )
+from visit_tl.model.latent_attention import read_latent
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.rotary import (
-    HandedAngles,
-    Rotation,
-    find_pairing,
-    find_rotation,
-    stored_angles,
-)
+from visit_tl.model.query_key_way import heads_norm_of, scored_by, way_of
+from visit_tl.model.rotary import HandedAngles
+from visit_tl.model.rotation import Rotation
 from visit_tl.model.standing_hooks import Standing, left_on, watched
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
@@ -43,6 +42,8 @@ from visit_tl.model.view import ModelView
 @dataclass(frozen=True)
 class LayerTrace:
     """What one block computed at the graph's position, float32.
+
+    A block without attention has no heads, and its `attn_out` is 0.
 
     Attributes:
         resid_pre: Residual stream entering the block.
@@ -55,8 +56,8 @@ class LayerTrace:
         attn_out: What the attention adds to the residual stream.
         resid_mid: Residual stream between attention and MLP; None in parallel blocks and
             attention-only models.
-        mlp_in: Residual stream after ln2; None in attention-only models, as are mlp_pre, mlp_post
-            and mlp_out.
+        mlp_in: Residual stream after ln2; None in blocks without MLP, as are mlp_pre, mlp_post and
+            mlp_out.
         mlp_pre: Inner product of mlp_in with each column of W_in, plus b_in.
         mlp_post: Coefficient of each row of W_out.
         mlp_out: What the MLP adds to the residual stream.
@@ -65,7 +66,15 @@ class LayerTrace:
         query_norm: The norm of the queries at this position; None where there is none.
         key_norm: The norm of the keys at this position, one row per query head; None where there
             is none.
+        heads_norm: The norm between the heads' sums of values and their z (BitNet), one row per
+            head; None where z is the sum itself.
         hooks: TransformerLens name of the hook that each of these was read from.
+        opaque: What a part that was not opened adds to the residual stream; None where there is
+            none.
+        experts: The chosen experts of a mixture; None in other blocks. Then mlp_pre and mlp_post
+            are None.
+        latent: W_Q and W_K at this position where the attention is latent, `[head, d_model,
+            d_head]`, with queries and keys by head; else None.
     """
 
     resid_pre: Float[Tensor, " d_model"]
@@ -85,7 +94,11 @@ class LayerTrace:
     rotation: Rotation | None
     query_norm: FrozenNorm | None
     key_norm: FrozenNorm | None
+    heads_norm: FrozenNorm | None
     hooks: Mapping[str, str]
+    opaque: Float[Tensor, " d_model"] | None = None
+    experts: ExpertsTrace | None = None
+    latent: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -227,9 +240,12 @@ class Trace:
             for slot, name in slots.items():
                 if slot in OPTIONAL and name not in read.names:
                     continue
+                if slot == "router" and len(cache[name]) != len(prompt.ids):
+                    continue  # several prompts, one after the other; it can be computed instead
                 keeper(kept, name, ROWS[slot], at)(read(name), None)
         read.require_embeddings_of_prompt()
-        read.require_mask_of_prompt({i: kept[slots["pattern"]] for i, slots in names.items()}, at)
+        seen = {i: kept[slots["pattern"]] for i, slots in names.items() if "pattern" in slots}
+        read.require_mask_of_prompt(seen, at)
         logits = read.optional("hook_unembed", "unembed.hook_out")
         rows = None if logits is None else logits[0, at]
         return _traces(view, prompt, at, names, kept, rows)
@@ -297,100 +313,67 @@ def _layer(
         )
     read = {s: row_of(kept[name], ROWS[s], i) for s, name in names.items() if name in kept}
     hooks = {slot: name for slot, name in names.items() if name in kept}
-    read["query"], query_norm = _normed(view, layer, "q_norm", read["query"])
-    own, key_norm = _normed(view, layer, "k_norm", read["keys"][position])
-    if key_norm is not None:
-        each = view.kv_head(len(own)).to(own.device)
-        key_norm = replace(key_norm, gain=key_norm.gain[each])
-        if "rotated_keys" not in read:
-            normed = [_normed(view, layer, "k_norm", key)[0] for key in read["keys"]]
-            read["keys"] = torch.stack(normed)
+    if not view.parts[layer].attention:
+        return _without_heads(view, layer, prompt, read, hooks)
+    if view.latent(layer):
+        known = read_latent(view, layer, position, read, passed)
+        for slot in ("query", "keys", "values"):
+            hooks[slot] = hooks.pop(f"latent_{slot}")
+        require_shapes(view, read, hooks)
+        return _completed(view, layer, read, hooks, known)
+    require_shapes(view, read, hooks)
     try:
-        rotation = None
-        if view.rotary:
-            seen = prompt.seen_until(position)
-            rotation = _rotate(view, layer, position, seen, read, passed)
+        seen = prompt.seen_until(position)
+        way = way_of(view, layer, position, seen, read, passed)
     except ModelError as error:
         raise ModelError(f"{error}{left_on(view.model)}") from error
+    known = scored_by(view, layer, position, way, read)
+    known["heads_norm"] = heads_norm_of(view, layer, read)
     hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
+    return _completed(view, layer, read, hooks, known)
+
+
+def _without_heads(
+    view: ModelView,
+    layer: int,
+    prompt: Prompt,
+    read: dict[str, Tensor],
+    hooks: dict[str, str],
+) -> LayerTrace:
+    """A block without attention, as one of no heads."""
+    like, n = read["resid_pre"], len(prompt.ids)
+    none = like.new_zeros(0, view.d_head)
+    read |= {"query": none, "z": none, "pattern": like.new_zeros(0, n)}
+    read |= {name: none.expand(n, 0, view.d_head) for name in ("keys", "values")}
+    read["attn_out"] = torch.zeros_like(like)
+    known = dict.fromkeys(("rotation", "query_norm", "key_norm", "heads_norm"))
+    return _completed(view, layer, read, hooks, known)
+
+
+def _completed(
+    view: ModelView,
+    layer: int,
+    read: dict[str, Tensor],
+    hooks: dict[str, str],
+    known: Mapping[str, object],
+) -> LayerTrace:
+    """The trace of a block, with what no hook shows: norms, experts, parts known by difference."""
+    parts = view.parts[layer]
     mlp_from = read.get("resid_mid", read["resid_pre"])
     for slot, norm, state in (("attn_in", "ln1", read["resid_pre"]), ("mlp_in", "ln2", mlp_from)):
-        if slot not in read and not (slot == "mlp_in" and view.attn_only):
+        if slot not in read and not (slot == "mlp_in" and parts.mlp == "none"):
             read[slot] = view.norm(layer, norm)(state)
             hooks[slot] = f"blocks.{layer}.{norm}.hook_normalized"
+    if parts.mlp_out == "difference":
+        read["mlp_out"] = read["resid_post"] - mlp_from
+    if parts.opaque == "difference":
+        after = read.get("resid_mid", read["resid_post"] - read.get("mlp_out", 0))
+        read["opaque"] = after - read["resid_pre"] - read["attn_out"]
+    experts = None
+    if parts.mixture is not None:
+        experts = parts.mixture.trace(read["mlp_in"], read.get("router"))
     absent = ("resid_mid", "mlp_in", "mlp_pre", "mlp_post", "mlp_out")
     fields = {slot: read.get(slot) for slot in absent} | {
         slot: tensor for slot, tensor in read.items() if slot not in NO_FIELD
     }
-    known = {"rotation": rotation, "query_norm": query_norm, "key_norm": key_norm}
-    return LayerTrace(hooks=hooks, **known, **fields)  # type: ignore[arg-type]
-
-
-def _normed(
-    view: ModelView, layer: int, name: str, x: Float[Tensor, "head d_head"]
-) -> tuple[Tensor, FrozenNorm | None]:
-    """Queries or keys after their norm, if there is one, and the norm with its scale fixed there.
-
-    Raises:
-        ModelError: the norm spans neither one head nor all heads.
-    """
-    norm = view.head_norm(layer, name)
-    if norm is None or norm.kind == "none":
-        return x, None
-    size = x.shape[-1] if norm.weight is None else norm.weight.numel()
-    if size == x.shape[-1] or (norm.weight is not None and norm.weight.shape == x.shape):
-        return norm(x), norm.freeze(x)
-    if size != x.numel() or norm.kind != "RMS":
-        raise ModelError(
-            f"{name} of blocks.{layer} in {view.name} spans {size} entries, neither one head of "
-            f"{x.shape[-1]} nor all {x.numel()}; its queries and keys cannot be read"
-        )
-    frozen = norm.freeze(x.flatten())
-    return norm(x.flatten()).view_as(x), replace(frozen, gain=frozen.gain.view_as(x))
-
-
-def normed_rows(
-    view: ModelView, layer: int, name: str, rows: Float[Tensor, "pos head d_head"]
-) -> Float[Tensor, "pos head d_head"]:
-    """Queries or keys of all positions after the norm `q_norm` or `k_norm`, if there is one."""
-    norm = view.head_norm(layer, name)
-    if norm is None or norm.kind == "none":
-        return rows
-    return torch.stack([_normed(view, layer, name, row)[0] for row in rows])
-
-
-def _rotate(
-    view: ModelView,
-    layer: int,
-    position: int,
-    seen: int,
-    read: dict[str, Tensor],
-    passed: HandedAngles,
-) -> Rotation:
-    """Put the rotated keys into `read` and return the rotation of the graph's position.
-
-    Raises:
-        ModelError: there are no angles, or none that reproduce what the model computed.
-    """
-    attn, where = view.model.blocks[layer].attn, f"blocks.{layer}.attn"
-    shown = [(read["cos"], read["sin"])] if "cos" in read else stored_angles(attn)
-    tables = shown or passed(layer)
-    if not tables:
-        raise ModelError(
-            f"{view.name} has rotary positions but neither {where}.hook_cos nor a table of angles, "
-            f"and passes none to its blocks; memory keys cannot be read in the query's frame"
-        )
-    device = read["query"].device
-    tables = [(cos.to(device), sin.to(device)) for cos, sin in tables]
-    if "rotated_keys" in read:
-        read["keys"] = read["rotated_keys"]
-        cos, sin = tables[0]
-        return find_rotation(
-            cos[position], sin[position], read["query"], read["rotated_query"], where
-        )
-    each = view.kv_head(read["keys"].shape[1]).to(device)
-    keys, pattern = read["keys"][:seen][:, each], read["pattern"][:, :seen]
-    (cos, sin), adjacent = find_pairing(tables, read["query"], keys, pattern, position, where)
-    n = len(read["keys"])
-    read["keys"] = Rotation(cos[:n, None], sin[:n, None], adjacent).forward(read["keys"])
-    return Rotation(cos[position], sin[position], adjacent)
+    return LayerTrace(hooks=hooks, experts=experts, **known, **fields)  # type: ignore[arg-type]

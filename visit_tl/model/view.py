@@ -6,7 +6,7 @@ part that is not supported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,11 +17,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from visit_tl.arguments.several import integers_or_none
-from visit_tl.errors import InputError, ModelError
+from visit_tl.errors import InputError, ModelError, VisitError
 from visit_tl.model.adapters import Adapters
+from visit_tl.model.block_parts import BlockParts, is_latent, parts_of, some_layers
 from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
-from visit_tl.model.norm import Norm, read_norm
+from visit_tl.model.multipliers import write_multipliers
+from visit_tl.model.norm import Norm, is_norm, read_norm
+from visit_tl.model.standing_hooks import on_modules
 from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
 from visit_tl.segments.spans import Segments
@@ -68,6 +71,7 @@ class ModelView:
     Attributes:
         model: The model itself.
         adapters: The adapters (LoRA and similar) on its layers, as they are when it is opened.
+        parts: What each block is made of: attention, MLP, experts, parts that are not opened.
 
     Raises:
         ModelError: it is not a decoder of TransformerLens, or cannot be taken apart exactly; the
@@ -92,11 +96,11 @@ class ModelView:
         self.gated = bool(getattr(cfg, "gated_mlp", False))
         self.d_mlp = 0 if self.attn_only else int(getattr(cfg, "d_mlp", None) or 0)
         self.rotary = getattr(cfg, "positional_embedding_type", None) == "rotary"
-        self._require_plain_blocks()
         # Listed once: a bridge of 30 blocks has 2,000 modules, and listing them takes 5 ms.
         self._modules = tuple(model.named_modules())
         self._require_still()
         self._require_finite()
+        self.parts: tuple[BlockParts, ...] = parts_of(model, self.name)
         self.adapters = Adapters(model, self.name, self._modules)
         # In its own dtype: a float32 copy for a large vocabulary would be the largest tensor in
         # memory.
@@ -105,7 +109,7 @@ class ModelView:
             self.adapters.shown(model.unembed, "b_U", else_of=model)
         )
         self.d_vocab = int(self.W_U.shape[1])
-        self.final_norm: Norm = self._read_norm(getattr(model, "ln_final", None))
+        self.final_norm: Norm = self.read_norm(getattr(model, "ln_final", None))
         self.tokens = Tokens(model, int(cfg.d_vocab), self.n_ctx, self.name)
 
     @property
@@ -117,23 +121,44 @@ class ModelView:
 
     def weights(self, layer: int) -> LayerWeights:
         """The weights of one block."""
-        block = self.model.blocks[layer]
+        block, parts = self.model.blocks[layer], self.parts[layer]
         where = f"blocks.{layer}"
-        attn, mlp = block.attn, None if self.attn_only else block.mlp
-        bare = self.attn_only
+        mlp = block.mlp if parts.mlp == "neurons" else None
         return LayerWeights(
-            W_Q=self._weight(attn, "W_Q", where),
-            # HookedTransformer stores grouped keys in _W_K; its W_K repeats them per query head.
-            W_K=self._weight(attn, "_W_K" if hasattr(attn, "_W_K") else "W_K", where),
-            W_O=self._weight(attn, "W_O", where),
-            b_O=_nonzero(self.adapters.shown(attn, "b_O")),
-            W_in=None if bare else self._weight(mlp, "W_in", where),
-            W_out=None if bare else self._weight(mlp, "W_out", where),
-            b_out=None if bare else _nonzero(self.adapters.shown(mlp, "b_out")),
+            **self._attention_weights(layer),
+            W_in=None if mlp is None else self._weight(mlp, "W_in", where),
+            W_out=None if mlp is None else self._weight(mlp, "W_out", where),
+            b_out=None if mlp is None else _nonzero(self.adapters.shown(mlp, "b_out")),
         )
+
+    def _attention_weights(self, layer: int) -> dict[str, Any]:
+        """W_Q, W_K, W_O and b_O of a block; of no heads where it has no attention."""
+        if not self.parts[layer].attention:
+            none = torch.zeros(0, self.d_model, self.d_head, device=self.W_U.device)
+            return {"W_Q": none, "W_K": none, "W_O": none.transpose(1, 2), "b_O": None}
+        attn, where = self.model.blocks[layer].attn, f"blocks.{layer}"
+        if self.latent(layer):
+            # W_Q and W_K depend on the state: `components.stream_weights` has those of a trace.
+            none = torch.zeros(0, self.d_model, self.d_head, device=self.W_U.device)
+            weight = self._weight(attn.o, "weight", f"{where}.attn.o")
+            return {
+                "W_Q": none,
+                "W_K": none,
+                "W_O": weight.T.unflatten(0, (self.n_heads, -1)),
+                "b_O": _nonzero(self.adapters.shown(attn.o, "bias")),
+            }
+        return {
+            "W_Q": self._weight(attn, "W_Q", where),
+            # HookedTransformer stores grouped keys in _W_K; its W_K repeats them per query head.
+            "W_K": self._weight(attn, "_W_K" if hasattr(attn, "_W_K") else "W_K", where),
+            "W_O": self._weight(attn, "W_O", where),
+            "b_O": _nonzero(self.adapters.shown(attn, "b_O")),
+        }
 
     def attention_bias(self, layer: int, name: str) -> Float[Tensor, "head d_head"] | None:
         """The bias `b_Q` or `b_K` of one block, `b_K` by K/V head; None where it has none."""
+        if self.latent(layer):
+            return None
         attn = self.model.blocks[layer].attn
         # HookedTransformer stores that of grouped keys in _b_K, like _W_K.
         return _nonzero(
@@ -157,21 +182,110 @@ class ModelView:
         return weight if own is None else weight.to(own.dtype)
 
     def norm(self, layer: int, name: str) -> Norm:
-        """A norm of one block: `ln1` or `ln2`, or a post-norm, `ln1_post` or `ln2_post`."""
-        return self._read_norm(getattr(self.model.blocks[layer], name, None))
+        """A norm of one block: `ln1` or `ln2`, or a post-norm, `ln1_post` or `ln2_post`.
+
+        A number that multiplies what a sub-block writes (Granite) is part of its post-norm.
+        """
+        norm = self.plain_norm(layer, name)
+        if name not in ("ln1_post", "ln2_post") or (layer, name) not in self.multipliers:
+            return norm
+        return norm.times(torch.tensor([self.multipliers[layer, name]], device=self.W_U.device))
+
+    def plain_norm(self, layer: int, name: str) -> Norm:
+        """A norm of one block as its module is, without the number that may follow it."""
+        return self.read_norm(getattr(self.model.blocks[layer], name, None))
+
+    @cached_property
+    def multipliers(self) -> Mapping[tuple[int, str], float]:
+        """Numbers that multiply what sub-blocks write, by block and post-norm; usually none."""
+        return write_multipliers(self)
 
     def head_norm(self, layer: int, name: str) -> Norm | None:
         """The norm `q_norm` or `k_norm` of one block's queries or keys; None if it has none."""
         module = getattr(self.model.blocks[layer].attn, name, None)
-        return None if module is None else self._read_norm(module)
+        return None if module is None else self.read_norm(module)
 
-    def _read_norm(self, module: Any) -> Norm:
+    def heads_norm(self, layer: int) -> Norm | None:
+        """The norm of all heads of one block, side by side, before W_O (BitNet); None if none."""
+        inner = getattr(self.model.blocks[layer].attn, "original_component", None)
+        for part in inner.children() if isinstance(inner, torch.nn.Module) else ():
+            # Norms of queries and keys have bridges of their own.
+            if is_norm(part) and not hasattr(part, "original_component"):
+                norm = self.read_norm(part)
+                if norm.weight is not None and norm.weight.numel() == self.n_heads * self.d_head:
+                    return norm
+        return None
+
+    def read_norm(self, module: Any) -> Norm:
+        """A norm from its module, as `visit_tl.model.norm.read_norm` reads it."""
         cfg = self.model.cfg
         return read_norm(module, float(cfg.eps), bool(getattr(cfg, "rmsnorm_uses_offset", False)))
 
+    def latent(self, layer: int) -> bool:
+        """Whether the attention of a block is latent: W_Q, W_K and W_V depend on the state."""
+        return self.parts[layer].attention and is_latent(self.model.blocks[layer].attn)
+
+    def require_matrices(self, what: str) -> None:
+        """Require that queries, keys and values are one matrix times the state.
+
+        Raises:
+            ModelError: a block's attention is latent; the message says what needs it.
+        """
+        found = [layer for layer in range(self.n_layers) if self.latent(layer)]
+        if found:
+            raise ModelError(
+                f"{what} needs W_Q, W_K and W_V, and blocks.{found[0]} of {self.name} has latent "
+                f"attention, where a norm between two matrices makes them different for each "
+                f"state; graphs, attention_attribution and effects know them at their position"
+            )
+
     def kv_head(self, n_kv_heads: int) -> Int[Tensor, " head"]:
         """The K/V head that each query head uses (its own if K/V heads are not grouped)."""
+        if n_kv_heads == 0:  # a block without attention
+            return torch.arange(0)
         return torch.arange(self.n_heads) // (self.n_heads // n_kv_heads)
+
+    def gated_at(self, layer: int) -> bool:
+        """Whether the MLP of a block is gated. Dense blocks between mixtures show it by a hook."""
+        if hasattr(getattr(self.model.blocks[layer], "mlp", None), "bound_dense"):
+            return self.has_hook(f"blocks.{layer}.mlp.hook_pre_linear")
+        return self.gated
+
+    def require_attention(self, what: str, layers: Sequence[int] | None = None) -> None:
+        """Require attention that comes apart into heads in these blocks; None is all.
+
+        Raises:
+            ModelError: a block has none; the message says what needs it.
+        """
+        without = some_layers(self.parts, without="attention")
+        missing = [i for i in without if layers is None or i in layers]
+        if missing:
+            raise ModelError(
+                f"{what} needs attention in every block, but {blocks_named(missing)} of "
+                f"{self.name} {'has' if len(missing) == 1 else 'have'} none that is opened "
+                f"({self.parts[missing[0]].opaque_words}); use a model whose blocks all have "
+                f"attention, or the measurements that name their blocks: flow_graph, effects, "
+                f"attribute"
+            )
+
+    def require_neurons(self, what: str, layers: Sequence[int] | None = None) -> None:
+        """Require one W_in and one W_out in these blocks; None is all.
+
+        Raises:
+            ModelError: a block has experts, or an MLP that is not opened.
+        """
+        without = some_layers(self.parts, without="neurons")
+        missing = [i for i in without if layers is None or i in layers]
+        if missing:
+            kind = (
+                "is a mixture of experts, each with its own"
+                if self.parts[missing[0]].mlp == "experts"
+                else f"is not opened ({self.parts[missing[0]].mlp_words})"
+            )
+            raise ModelError(
+                f"{what} reads W_in and W_out of MLPs, but the MLP of {blocks_named(missing)} of "
+                f"{self.name} {kind}; choose other blocks or other matrices"
+            )
 
     @cached_property
     def output_transform(self) -> Callable[[Tensor], Tensor] | None:
@@ -283,7 +397,13 @@ class ModelView:
         """
         require_masks(self.model, segments, tokens.shape[1])
         with torch.no_grad(), self.adapters.noted(), self.masked(segments):
-            logits = self.model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks))
+            try:
+                logits = self.model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks))
+            except VisitError:
+                raise
+            except Exception as error:
+                self._require_runs(tokens, error)
+                raise
         n_rows, n_tokens = logits.shape[1], tokens.shape[1]
         if n_rows != n_tokens:
             raise ModelError(
@@ -294,6 +414,24 @@ class ModelView:
         return logits
 
     # --- refusals ------------------------------------------------------------------------------
+
+    def _require_runs(self, tokens: Tensor, error: Exception) -> None:
+        """Require that the model runs without hooks of ours or of the call, after a run failed.
+
+        Raises:
+            ModelError: it does not, so that it is TransformerLens that cannot run it.
+        """
+        if on_modules(tuple(self.modules)):
+            return  # it may be the caller's own hook that failed
+        try:
+            self.model(tokens)
+        except Exception as own:
+            raise ModelError(
+                f"the forward pass of {self.name} ({self.class_name}) fails in TransformerLens "
+                f"itself, with {type(own).__name__}: {str(own)[:300]}; a release of transformers "
+                f"that TransformerLens was made for may run it (visit_tl.check(model) shows those "
+                f"that were tested)"
+            ) from error
 
     def _require_decoder(self) -> None:
         children = {name for name, _ in self.model.named_children()}
@@ -324,25 +462,6 @@ class ModelView:
                 f"that the logit lens could read"
             )
 
-    def _require_plain_blocks(self) -> None:
-        for layer, block in enumerate(self.model.blocks):
-            missing = [
-                part
-                for part in ("attn", "mlp")
-                if not hasattr(block, part) and not (part == "mlp" and self.attn_only)
-            ]
-            if missing:
-                raise ModelError(
-                    f"blocks.{layer} of {self.name} ({type(block).__name__}) has no "
-                    f"{' and no '.join(missing)}; only blocks of attention and MLP can be split"
-                )
-            mlp = getattr(block, "mlp", None)
-            if getattr(self.model.cfg, "num_experts", None) or hasattr(mlp, "experts"):
-                raise ModelError(
-                    f"{self.name} is a mixture of experts (blocks.{layer}); "
-                    f"its neurons depend on a router, which is not supported yet"
-                )
-
     def _require_still(self) -> None:
         """Refuse active dropout: it is random, so the graph would not match the caller's run."""
         for name, module in self._modules:
@@ -368,6 +487,13 @@ class ModelView:
 def model_of_view(model: Any) -> Any:
     """The model itself, from a view of it or from any form that `model_given` takes."""
     return model.model if isinstance(model, ModelView) else model_given(model)
+
+
+def blocks_named(layers: Sequence[int]) -> str:
+    """Up to four blocks by name, and the number of the others."""
+    more = len(layers) - 4
+    named = ", ".join(f"blocks.{i}" for i in layers[:4])
+    return f"{named} and {more} more" if more > 0 else named
 
 
 def _require_transformer_lens(model: Any) -> None:

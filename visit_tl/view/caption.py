@@ -26,6 +26,8 @@ def caption(
     if "segments" in words:
         second.append(f"segments: {words['segments']}")
     third = [notice(graph, shown, "figure"), words["hidden"]]
+    if "not opened" in words:
+        third.append(f"not opened: {words['not opened']}")
     if "patched" in words:
         third.append(f"patched run: {words['patched']}")
     if "adapters" in words:

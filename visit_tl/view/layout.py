@@ -38,7 +38,8 @@ _LANE_TO_DETAIL: Final = 34.0
 _BOTTOM: Final = 12.0
 
 _LANE: Final = SPINE | {"final_norm", "logits"}
-_BESIDE: Final = {"b_O": "attn_neuron", "b_out": "neuron"}
+# The router is drawn under the neurons, so that its edges to the experts do not run across them.
+_BESIDE: Final = {"b_O": "attn_neuron", "b_out": "neuron", "router": "neuron"}
 _STEP: Final[dict[Kind, int]] = {k: KINDS.index(_BESIDE.get(k, k)) for k in KINDS}  # type: ignore[arg-type]
 
 # In a parallel block (GPT-J, NeoX) the MLP reads what the attention reads, at the same time.
@@ -47,6 +48,8 @@ _BESIDE_ATTENTION: Final[dict[Kind, Kind]] = {
     "neuron_key": "head",
     "neuron": "attn_neuron",
     "b_out": "attn_neuron",
+    "router": "attn_neuron",
+    "expert": "b_O",
     "mlp_out": "attn_out",
 }
 _HEAD_KINDS: Final = ("head_query", "key", "value", "head")
@@ -247,16 +250,16 @@ def _lines(
     nodes: Sequence[Node], members: list[int], tall: list[float]
 ) -> tuple[dict[int, float], float]:
     """One line for each neuron, from the largest coefficient to the lowest; biases last."""
-    lines: dict[int | None, list[int]] = defaultdict(list)
+    lines: dict[_Line, list[int]] = defaultdict(list)
     for i in members:
-        lines[nodes[i].id.neuron].append(i)
+        lines[nodes[i].id.expert, nodes[i].id.neuron].append(i)
     # The row of W_O or W_out decides: the column of W_in has a coefficient of another kind.
     signed = {
         neuron: next((i for i in line if nodes[i].kind != "neuron_key"), line[0])
         for neuron, line in lines.items()
     }
     size = {n: _number(nodes[i].coefficient) or 0.0 for n, i in signed.items()}
-    order = sorted(lines, key=lambda n: (n is None, -size[n], -1 if n is None else n))
+    order = sorted(lines, key=lambda n: (_expert(n[0]), n[1] is None, -size[n], n[1] or 0))
     middles: dict[int, float] = {}
     depth = 0.0
     for neuron in order:
@@ -264,6 +267,17 @@ def _lines(
         middles |= dict.fromkeys(lines[neuron], depth + high / 2)
         depth += high
     return middles, depth
+
+
+_Line = tuple[int | None, int | None]
+"""The expert and the neuron of a line; both are None for what has none."""
+
+
+def _expert(expert: int | None) -> tuple[int, int]:
+    """Sort key: experts by index, then shared ones, then what is in none."""
+    if expert is None:
+        return 2, 0
+    return (0, expert) if expert >= 0 else (1, -expert)
 
 
 def _separate(

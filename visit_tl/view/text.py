@@ -36,8 +36,10 @@ _STATES: Final = (
     "z",
     "b_O",
     "attn_out",
+    "opaque",
     "resid_mid",
     "mlp_in",
+    "router",
     "b_out",
     "mlp_out",
     "resid_post",
@@ -83,7 +85,16 @@ def _header(graph: GraphData, shown: GraphData) -> list[str]:
     words["tokens"] = f"{_tokens(graph)}  ({bos_words(graph)}; {here})"
     words["layers"] = notice(graph, shown, "text")
     order = ("model", "prompt", "tokens", "position", "target", "prediction")
-    order = (*order, "layers", "hidden", "followed", "patched", "adapters", "segments")
+    order = (
+        *order,
+        "not opened",
+        "layers",
+        "hidden",
+        "followed",
+        "patched",
+        "adapters",
+        "segments",
+    )
     lines = []
     for name in (n for n in order if n in words):
         first, *rest = _wrap(words[name], WIDTH - 12)
@@ -105,6 +116,8 @@ def _block(graph: GraphData, layer: int, here: list[Node]) -> list[str]:
     lines += _state_table([node for node in nodes if node.kind in _STATES])
     if heads := [node for node in nodes if node.kind == "head"]:
         lines += ["", *_head_table(graph, heads)]
+    if experts := [node for node in nodes if node.kind == "expert"]:
+        lines += ["", *_neuron_table(experts, "experts", graph.d_vocab, "router weight")]
     for kind, words in (("attn_neuron", "W_O rows"), ("neuron", "neurons")):
         if neurons := [node for node in nodes if node.kind == kind]:
             lines += ["", *_neuron_table(neurons, words, graph.d_vocab)]
@@ -233,9 +246,11 @@ def _token(graph: GraphData, position: int) -> str:
     return visible(graph.tokens[position], _NARROW) if position < len(graph.tokens) else "?"
 
 
-def _neuron_table(neurons: list[Node], words: str, d_vocab: int) -> list[str]:
+def _neuron_table(
+    neurons: list[Node], words: str, d_vocab: int, number_words: str = "coefficient"
+) -> list[str]:
     neurons = sorted(neurons, key=lambda n: (-abs(n.coefficient or 0.0), str(n.id)))
-    rows = [[words, "promotes", "rank", "coefficient", "norm"]]
+    rows = [[words, "promotes", "rank", number_words, "norm"]]
     rows += [
         [
             str(node.id),

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from visit_tl.graph.ids import Kind, NodeId, shared_id
 from visit_tl.graph.records import Hidden, Hook, shared_hook
 from visit_tl.model import components
+from visit_tl.model.experts import ExpertsTrace
 from visit_tl.model.trace import LayerTrace, Trace
 from visit_tl.model.view import LayerWeights, ModelView
 from visit_tl.xray import budget as prune
@@ -22,6 +24,7 @@ _STATES: Final[tuple[Kind, ...]] = (
     "resid_pre",
     "attn_in",
     "attn_out",
+    "opaque",
     "resid_mid",
     "mlp_in",
     "mlp_out",
@@ -67,27 +70,46 @@ class Block:
 
     def add(self) -> Hidden:
         """Add the nodes and edges of the block (A.1 to A.3); return how many nodes pruning hid."""
+        attends = self.view.parts[self.layer].attention
         for kind in _STATES:
-            self.state(kind)
-        heads, values = self._attention()
-        attn_neurons = self._attn_neurons()
-        self._link("resid_pre", "attn_in", "flow", self.t.resid_pre)
-        self._link("attn_in", "query", "flow", self.t.attn_in)
-        neurons = self._mlp() if self.t.mlp_post is not None else 0
+            if attends or kind not in ("attn_in", "attn_out"):
+                self.state(kind)
+        heads = values = attn_neurons = neurons = 0
+        if attends:
+            heads, values = self._attention()
+            attn_neurons = self._attn_neurons()
+            self._link("resid_pre", "attn_in", "flow", self.t.resid_pre)
+            self._link("attn_in", "query", "flow", self.t.attn_in)
+        if self.t.mlp_in is not None:
+            before: Kind = "resid_pre" if self.t.resid_mid is None else "resid_mid"
+            self._link(before, "mlp_in", "flow", getattr(self.t, before))
+        if self.t.mlp_post is not None:
+            neurons = self._mlp()
+        elif (experts := components.stream_experts(self.view, self.layer, self.t)) is not None:
+            neurons = self._experts(experts)
+        elif self.t.mlp_out is not None and self.t.mlp_in is not None:
+            self._link("mlp_in", "mlp_out", "flow", self.t.mlp_in)
         self._sums()
         return Hidden(heads=heads, values=values, attn_neurons=attn_neurons, neurons=neurons)
 
     def entry(self) -> None:
         """Add only the state that enters the block, and the one that its attention reads."""
         self.state("resid_pre")
+        assert self.view.parts[self.layer].attention  # only memories lead here
         self.state("attn_in")
         self._link("resid_pre", "attn_in", "flow", self.t.resid_pre)
 
     def state(self, kind: Kind) -> None:
         """Add a state or the output of a sub-block, if the block has it."""
         vector = getattr(self.t, kind)
-        if vector is not None:
-            self.draft.one(self.id(kind), vector, self._hook(kind))
+        if vector is None:
+            return
+        facts: dict[str, object] = {"hook": self._hook(kind)}
+        parts = self.view.parts[self.layer]
+        closed = {"opaque": parts.opaque_words, "mlp_out": parts.mlp_words}
+        if (words := closed.get(kind)) is not None:
+            facts["unopened"] = words
+        self.draft.add([self.id(kind)], vector[None], [facts])
 
     def id(
         self,
@@ -96,12 +118,21 @@ class Block:
         head: int | None = None,
         key_position: int | None = None,
         neuron: int | None = None,
+        expert: int | None = None,
     ) -> NodeId:
         """The id of one of the block's nodes."""
-        return shared_id(kind, self.layer, head, key_position, neuron, self.at)
+        return shared_id(kind, self.layer, head, key_position, neuron, self.at, expert)
 
-    def _hook(self, slot: str, *index: int) -> Hook:
-        return shared_hook(self.t.hooks[slot], (0, self.trace.position, *index))
+    def _hook(self, slot: str, *index: int) -> Hook | None:
+        """The place of a slot in the model; None where it is known by difference alone."""
+        if slot not in self.t.hooks:
+            return None
+        at = (self.trace.position, *index)
+        if self.t.latent is not None and slot == "query":
+            if not index:
+                return None  # shown by head first, so all heads of a position are not one row
+            at = (*index, self.trace.position)
+        return shared_hook(self.t.hooks[slot], (0, *at))
 
     def _link(self, source: Kind, target: Kind, kind: str, vector: Tensor) -> None:
         ends = self.id(source), self.id(target)
@@ -110,7 +141,12 @@ class Block:
     def _sums(self) -> None:
         """Add the edges of the residual stream: each term of a sum, scored by its norm."""
         t = self.t
-        parts: list[tuple[Kind, Tensor]] = [("resid_pre", t.resid_pre), ("attn_out", t.attn_out)]
+        parts: list[tuple[Kind, Tensor]] = [("resid_pre", t.resid_pre)]
+        if self.view.parts[self.layer].attention:
+            parts.append(("attn_out", t.attn_out))
+        if t.opaque is not None:
+            self._link("resid_pre", "opaque", "flow", t.resid_pre)
+            parts.append(("opaque", t.opaque))
         if t.resid_mid is not None:
             for kind, vector in parts:
                 self._link(kind, "resid_mid", "sum", vector)
@@ -164,7 +200,8 @@ class Block:
         norm = t.query_norm
         norm = None if norm is None else replace(norm, gain=norm.gain[heads])
         keys = components.key_readings(t.keys[positions, key_kv], w.W_Q[heads], t.rotation, norm)
-        values = components.memory_values(t.values[positions, value_kv], w.W_O[heads])
+        own = components.through_heads_norm(t, t.values[positions, value_kv], heads)
+        values = components.memory_values(own, w.W_O[heads])
         attention = t.pattern[heads, positions]
         pairs = list(zip(heads.tolist(), positions.tolist(), strict=True))
         stacks: list[tuple[Kind, str, Tensor, Tensor]] = [
@@ -178,7 +215,9 @@ class Block:
                 vectors,
                 [
                     {
-                        "hook": shared_hook(t.hooks[slot], (0, j, group)),
+                        "hook": shared_hook(
+                            t.hooks[slot], (0, j, group) if t.latent is None else (0, group, j)
+                        ),
                         "token": tokens.text(self.trace.prompt.ids[j]),
                         "coefficient": a,
                     }
@@ -223,10 +262,6 @@ class Block:
         t, w, draft = self.t, self.w, self.draft
         assert t.mlp_post is not None and t.mlp_pre is not None and t.mlp_in is not None
         assert w.W_in is not None and w.W_out is not None
-        if t.resid_mid is None:
-            self._link("resid_pre", "mlp_in", "flow", t.resid_pre)
-        else:
-            self._link("resid_mid", "mlp_in", "flow", t.resid_mid)
         norms = components.row_norms(w.W_out)
         kept = prune.keep_neurons(t.mlp_post, norms, self.budget)
         neurons, pre, post = kept.tolist(), t.mlp_pre[kept].tolist(), t.mlp_post[kept].tolist()
@@ -253,6 +288,77 @@ class Block:
             self._link("mlp_in", "mlp_out", "flow", t.mlp_in)
         self._bias("b_out", w.b_out, "mlp_out")
         return int((t.mlp_post != 0).sum()) - len(neurons)
+
+    def _experts(self, found: ExpertsTrace) -> int:
+        """Add the router, its chosen experts and their kept neurons; return how many are hidden."""
+        draft, t = self.draft, self.t
+        assert t.mlp_in is not None
+        if found.router is not None:
+            draft.one(self.id("router"), found.router, self._hook("router"))
+            self._link("mlp_in", "router", "flow", t.mlp_in)
+        names = [self.id("expert", expert=e) for e in found.indices]
+        outputs, weights = found.outputs, found.weights.tolist()
+        facts = [
+            {"hook": self._hook("router", e) if e >= 0 else None, "coefficient": weight}
+            for e, weight in zip(found.indices, weights, strict=True)
+        ]
+        draft.add(names, outputs, facts)
+        for name, weight, norm in zip(names, weights, components.row_norms(outputs), strict=True):
+            if found.router is not None and (name.expert or 0) >= 0:
+                draft.link(self.id("router"), name, "coefficient", weight)
+            draft.link(name, self.id("mlp_out"), "sum", float(norm))
+        shown = self._expert_neurons(found)
+        for i, name in enumerate(names):
+            if not len(shown[i]):
+                draft.link(self.id("mlp_in"), name, "flow", float(t.mlp_in.norm()))
+            bias = found.b_out[i]
+            if bias is not None:
+                own = self.id("b_out", expert=name.expert)
+                draft.one(own, bias, None)
+                draft.link(own, name, "sum", float(bias.norm()))
+        self._bias("b_out", components.experts_bias(self.view, self.layer, t), "mlp_out")
+        alive = sum(int((post != 0).sum()) for post in found.post)
+        return alive - sum(map(len, shown))
+
+    def _expert_neurons(self, found: ExpertsTrace) -> list[Tensor]:
+        """Add the kept neurons of all experts; return the indices of those of each expert."""
+        norms = [components.row_norms(W) for W in found.W_out]
+        sizes = [len(post) for post in found.post]
+        kept = prune.keep_neurons(torch.cat(found.post), torch.cat(norms), self.budget)
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        shown = [
+            kept[(kept >= start) & (kept < start + size)] - start
+            for start, size in zip(starts, sizes, strict=True)
+        ]
+        for i, (expert, own) in enumerate(zip(found.indices, shown, strict=True)):
+            self._neurons_of(expert, own, (found.W_in[i], found.W_out[i]), found.pre[i],
+                             found.post[i], norms[i])  # fmt: skip
+        return shown
+
+    def _neurons_of(
+        self,
+        expert: int,
+        kept: Tensor,
+        matrices: tuple[Tensor, Tensor],
+        pre: Tensor,
+        post: Tensor,
+        norms: Tensor,
+    ) -> None:
+        """Add some neurons of one expert, key and value."""
+        neurons = kept.tolist()
+        keys = [self.id("neuron_key", neuron=n, expert=expert) for n in neurons]
+        values = [self.id("neuron", neuron=n, expert=expert) for n in neurons]
+        W_in, W_out = matrices
+        # No hook holds what is inside an expert.
+        for ids, rows, numbers in ((keys, W_in[:, kept].T, pre), (values, W_out[kept], post)):
+            facts = [{"hook": None, "coefficient": c} for c in numbers[kept].tolist()]
+            self.draft.add(ids, rows, facts)
+        owner = self.id("expert", expert=expert)
+        columns = (pre[kept].tolist(), post[kept].tolist(), norms[kept].tolist())
+        for key, value, inner, amount, norm in zip(keys, values, *columns, strict=True):
+            self.draft.link(self.id("mlp_in"), key, "coefficient", inner)
+            self.draft.link(key, value, "coefficient", amount)
+            self.draft.link(value, owner, "sum", abs(amount) * norm)
 
     def _bias(self, kind: Kind, bias: Tensor | None, out: Kind) -> None:
         if bias is not None:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from visit_tl.errors import DecompositionError, ModelError
 from visit_tl.lens.unembed import logits
-from visit_tl.model.components import grouped, head_outputs
+from visit_tl.model.components import experts_bias, grouped, head_outputs, stream_experts
 from visit_tl.model.standing_hooks import left_on
 from visit_tl.model.trace import LayerTrace, Trace
 from visit_tl.model.view import LayerWeights, ModelView
+from visit_tl.xray.diagnosis import why, why_lens
 
 # Allowed relative L2 error of a sum, by the dtype of the model. The error is the model's own
 # rounding, since sums are taken in float32. The largest over SmolLM2-135M's 30 blocks and two
@@ -29,6 +30,10 @@ TOLERANCE: Final = {
     torch.bfloat16: 2e-2,
     torch.float16: 5e-3,
 }
+
+
+_Sum = tuple[str, str, Tensor, Tensor]
+"""A law: its name, the slot of the whole, the sum of the parts, and the whole."""
 
 
 def tolerance(view: ModelView) -> float:
@@ -46,31 +51,68 @@ def tolerance(view: ModelView) -> float:
     return TOLERANCE[dtype]
 
 
-def laws(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[tuple[str, str, float]]:
+def laws(
+    view: ModelView, layer: int, t: LayerTrace, w: LayerWeights
+) -> list[tuple[str, str, float]]:
     """The conservation laws of one block (docs/maths.md): name, hook of the whole, relative error.
 
     Args:
         view: The model.
+        layer: The block.
         t: What the block computed.
         w: Its weights, after post-norms (`components.stream_weights`).
     """
+    return [
+        (law, t.hooks[slot], relative(parts, whole))
+        for law, slot, parts, whole in sums(view, layer, t, w)
+    ]
+
+
+def sums(view: ModelView, layer: int, t: LayerTrace, w: LayerWeights) -> list[_Sum]:
+    """The two sides of each law: its name, the slot of the whole, the parts' sum, the whole."""
+    found = _attention_sums(view, t, w) if view.parts[layer].attention else []
+    stream, between = t.resid_pre + t.attn_out, "resid_pre + attn_out = resid_mid"
+    if t.opaque is not None:
+        stream, between = stream + t.opaque, "resid_pre + what was written = resid_mid"
+    if t.resid_mid is not None:
+        found.append((between, "resid_mid", stream, t.resid_mid))
+        stream = t.resid_mid
+    found += _mlp_sums(view, layer, t, w)
+    if t.mlp_out is not None:
+        stream = stream + t.mlp_out
+    found.append(("resid_pre + parts = resid_post", "resid_post", stream, t.resid_post))
+    return found
+
+
+def cause(view: ModelView, layer: int, t: LayerTrace, w: LayerWeights, law: str) -> str:
+    """The likely cause of a law's failure, as the end of a message; empty if none is found."""
+    for name, _, parts, whole in sums(view, layer, t, w):
+        if name == law:
+            return why(view, layer, t, law, parts, whole, tolerance(view))
+    return ""
+
+
+def _attention_sums(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[_Sum]:
     values = grouped(t.values, view.kv_head(t.values.shape[1]).to(t.values.device))
     heads = einsum(t.pattern, values, "head pos, head pos d_head -> head d_head")
+    heads = heads if t.heads_norm is None else t.heads_norm.parts(heads)
     attn = head_outputs(t.z, w.W_O).sum(0) + (0 if w.b_O is None else w.b_O)
-    sums: list[tuple[str, str, Tensor, Tensor]] = [
+    return [
         ("memory values x attention = head", "z", heads, t.z),
         ("heads + b_O = attn_out", "attn_out", attn, t.attn_out),
     ]
-    stream = t.resid_pre + t.attn_out
-    if t.resid_mid is not None:
-        sums.append(("resid_pre + attn_out = resid_mid", "resid_mid", stream, t.resid_mid))
-        stream = t.resid_mid
+
+
+def _mlp_sums(view: ModelView, layer: int, t: LayerTrace, w: LayerWeights) -> list[_Sum]:
     if t.mlp_post is not None and t.mlp_out is not None and w.W_out is not None:
         mlp = t.mlp_post @ w.W_out + (0 if w.b_out is None else w.b_out)
-        sums.append(("neurons + b_out = mlp_out", "mlp_out", mlp, t.mlp_out))
-        stream = stream + t.mlp_out
-    sums.append(("resid_pre + parts = resid_post", "resid_post", stream, t.resid_post))
-    return [(law, t.hooks[slot], relative(parts, whole)) for law, slot, parts, whole in sums]
+        return [("neurons + b_out = mlp_out", "mlp_out", mlp, t.mlp_out)]
+    experts = stream_experts(view, layer, t)
+    if experts is None or t.mlp_out is None:
+        return []
+    total, bias = experts.outputs.sum(0), experts_bias(view, layer, t)
+    whole = total if bias is None else total + bias
+    return [("experts x router weights + shared = mlp_out", "mlp_out", whole, t.mlp_out)]
 
 
 def check_layer(
@@ -88,16 +130,18 @@ def check_layer(
         DecompositionError: the error is above `tolerance`; the message names the block, the law and
             the hook that holds the whole.
     """
-    held = [found for found in laws(view, t, w) if found[1] not in replaced]
-    law, hook, worst = max(held, key=lambda found: found[2], default=("", "", 0.0))
-    if not worst <= tolerance(view):
+    held = [found for found in laws(view, layer, t, w) if found[1] not in replaced]
+    # The first law that fails is nearest to the cause.
+    for law, hook, error in held:
+        if error <= tolerance(view):
+            continue
         raise DecompositionError(
-            f"block {layer} of {view.name} does not come apart: {law} is off by {worst:.2g} of the "
+            f"block {layer} of {view.name} does not come apart: {law} is off by {error:.2g} of the "
             f"whole at {hook} (tolerance {tolerance(view):.0e}); the model computes something that "
             f"visit_tl does not know, or the activations are not of these weights"
-            f"{left_on(view.model)}"
+            f"{cause(view, layer, t, w, law)}{left_on(view.model)}"
         )
-    return worst
+    return max((error for _, _, error in held), default=0.0)
 
 
 def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
@@ -125,7 +169,8 @@ def check_lens(view: ModelView, own: Tensor, resid_post: Tensor) -> None:
         raise DecompositionError(
             f"the lens of {view.name} does not give the model's own prediction (relative error "
             f"{worst:.2g}, tolerance {tolerance(view):.0e}); between the last hook_resid_post and "
-            f"the logits the model does more than a norm and an unembedding{left_on(view.model)}"
+            f"the logits the model does more than a norm and an unembedding"
+            f"{lens_cause(view, resid_post, own)}{left_on(view.model)}"
         )
 
 
@@ -143,6 +188,12 @@ def lens_error(view: ModelView, resid_post: Tensor, own: Tensor) -> float:
     """Relative error of the log-probabilities that the lens gives for the last resid_post."""
     ours = logits(view, view.final_norm(resid_post[None]))[0].log_softmax(-1)
     return relative(ours, own.to(ours.device).log_softmax(-1))
+
+
+def lens_cause(view: ModelView, resid_post: Tensor, own: Tensor) -> str:
+    """The likely cause where the lens does not give the model's logits; empty if none is found."""
+    ours = logits(view, view.final_norm(resid_post[None]))[0]
+    return why_lens(view, ours, own, tolerance(view))
 
 
 def relative(parts: Tensor, whole: Tensor) -> float:

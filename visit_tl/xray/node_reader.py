@@ -188,5 +188,10 @@ def _place(node: NodeId, n_layers: int) -> tuple[int, ...]:
     layer = n_layers if node.layer is None else node.layer
     # The graph's own position comes last: attention looks back.
     position = sys.maxsize if node.position is None else node.position
-    indices = (node.head, node.key_position, node.neuron)
+    indices = (node.head, node.key_position, _expert_place(node.expert), node.neuron)
     return (layer, _KIND_PLACE[node.kind], position, *(-1 if i is None else i for i in indices))
+
+
+def _expert_place(expert: int | None) -> int | None:
+    """Shared experts, whose indices are negative, come after the others."""
+    return expert if expert is None or expert >= 0 else sys.maxsize // 2 - expert

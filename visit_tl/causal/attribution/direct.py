@@ -36,7 +36,7 @@ from visit_tl.xray.source_model import other_run
 if TYPE_CHECKING:
     import pandas as pd
 
-PARTS: Final[tuple[Kind, ...]] = ("resid_pre", "head", "b_O", "mlp_out")
+PARTS: Final[tuple[Kind, ...]] = ("resid_pre", "head", "b_O", "opaque", "mlp_out")
 """The coarsest kinds of node that sum to the logit; `resid_pre` is that of the first block."""
 
 
@@ -107,8 +107,10 @@ class Attribution:
         return self.layers[node.layer].of(node)
 
     def heads(self) -> Float[Tensor, "layer head"]:
-        """Every head's share."""
-        return torch.stack([layer.heads for layer in self.layers])
+        """Every head's share; NaN in blocks without attention."""
+        most = max(len(layer.heads) for layer in self.layers)
+        none = torch.full((most,), torch.nan)
+        return torch.stack([layer.heads if len(layer.heads) else none for layer in self.layers])
 
     @checked
     def to_dataframe(self, *kinds: Kinds) -> pd.DataFrame:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from einops import einsum
@@ -13,6 +14,7 @@ from torch import Tensor
 from visit_tl.errors import DecompositionError, InputError
 from visit_tl.graph.ids import Kind, NodeId
 from visit_tl.model import components
+from visit_tl.model.experts import ExpertsTrace
 from visit_tl.model.standing_hooks import left_on
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
@@ -29,9 +31,14 @@ class LayerShares:
         values: Each memory value times its attention; a row sums to its head.
         attn_neurons: Each row of W_O times its entry of z, indexed over the concatenated heads.
         b_O: The output bias of the attention, a post-norm's bias included.
-        neurons: Each MLP neuron times its activation; None in attention-only models.
+        neurons: Each MLP neuron times its activation; None in blocks without one MLP.
         b_out: The output bias of the MLP, a post-norm's bias included.
         parallel: Whether attention and MLP run in parallel, so that there is no `resid_mid`.
+        opaque: A part that was not opened; None where there is none.
+        experts: By chosen expert, its neurons times their activations and its weight; empty where
+            there are none.
+        expert_biases: By chosen expert, its output bias times its weight.
+        closed_mlp: An MLP that was not opened; None where there is none.
     """
 
     resid_pre: float
@@ -42,11 +49,23 @@ class LayerShares:
     neurons: Float[Tensor, " d_mlp"] | None
     b_out: float
     parallel: bool
+    opaque: float | None = None
+    experts: Mapping[int, Float[Tensor, " d_mlp"]] = field(default_factory=dict)
+    expert_biases: Mapping[int, float] = field(default_factory=dict)
+    closed_mlp: float | None = None
 
     @property
     def mlp(self) -> float:
         """What the MLP adds; 0 where there is none."""
+        if self.closed_mlp is not None:
+            return self.closed_mlp
+        if self.experts:
+            return sum(self.expert(e) for e in self.experts) + self.b_out
         return 0.0 if self.neurons is None else float(self.neurons.double().sum()) + self.b_out
+
+    def expert(self, expert: int) -> float:
+        """What a chosen expert adds."""
+        return float(self.experts[expert].double().sum()) + self.expert_biases.get(expert, 0.0)
 
     def of(self, node: NodeId) -> float | None:
         """The share of one node of this block; None if it writes nothing to the stream.
@@ -60,22 +79,37 @@ class LayerShares:
             "attn_neuron": (self.attn_neurons, (node.neuron,)),
             "neuron": (self.neurons, (node.neuron,)),
         }
+        if node.expert is not None:
+            return self._in_expert(node, node.expert)
         if node.kind in many:
             return _entry(node, *many[node.kind])
         z = float(self.heads.double().sum())
         attn, mlp = z + self.b_O, self.mlp
-        absent = self.neurons is None
+        first = attn + (self.opaque or 0.0)
+        absent = self.neurons is None and not self.experts and self.closed_mlp is None
+        bare = not len(self.heads)
         sums: dict[Kind, float | None] = {
             "resid_pre": self.resid_pre,
-            "z": z,
-            "b_O": self.b_O,
-            "attn_out": attn,
-            "resid_mid": None if absent or self.parallel else self.resid_pre + attn,
-            "b_out": None if absent else self.b_out,
+            "z": None if bare else z,
+            "b_O": None if bare else self.b_O,
+            "attn_out": None if bare else attn,
+            "opaque": self.opaque,
+            "resid_mid": None if absent or self.parallel else self.resid_pre + first,
+            "b_out": None if absent or self.closed_mlp is not None else self.b_out,
             "mlp_out": None if absent else mlp,
-            "resid_post": self.resid_pre + attn + mlp,
+            "resid_post": self.resid_pre + first + mlp,
         }
         return sums.get(node.kind)
+
+    def _in_expert(self, node: NodeId, expert: int) -> float | None:
+        """The share of an expert or of a part of one; None if it was not chosen."""
+        if expert not in self.experts:
+            return None
+        if node.kind == "neuron":
+            return _entry(node, self.experts[expert], (node.neuron,))
+        if node.kind == "b_out":
+            return self.expert_biases.get(expert)
+        return self.expert(expert) if node.kind == "expert" else None
 
     def ids(self, kind: Kind, layer: int) -> list[NodeId]:
         """All nodes of one kind in this block."""
@@ -86,7 +120,12 @@ class LayerShares:
             return [NodeId(kind, layer, h, j) for h in heads for j in range(self.values.shape[1])]
         if kind in ("attn_neuron", "neuron"):
             rows = self.attn_neurons if kind == "attn_neuron" else self.neurons
+            if kind == "neuron" and self.experts:
+                each = ((e, i) for e, own in self.experts.items() for i in range(len(own)))
+                return [NodeId(kind, layer, neuron=i, expert=e) for e, i in each]
             return [NodeId(kind, layer, neuron=i) for i in range(0 if rows is None else len(rows))]
+        if kind == "expert":
+            return [NodeId(kind, layer, expert=e) for e in self.experts]
         return [NodeId(kind, layer)] if self.of(NodeId(kind, layer)) is not None else []
 
 
@@ -107,7 +146,7 @@ def total_of(layers: tuple[LayerShares, ...]) -> float:
 def _block_shares(layers: tuple[LayerShares, ...]) -> list[float]:
     shares = [layers[0].resid_pre]
     for at in layers:
-        shares += [float(at.heads.double().sum()) + at.b_O, at.mlp]
+        shares += [float(at.heads.double().sum()) + at.b_O, at.opaque or 0.0, at.mlp]
     return shares
 
 
@@ -145,10 +184,16 @@ class Shares:
         direction, parallel = self.direction, t.resid_mid is None
         readers = einsum(w.W_O, direction, "head d_head d_model, d_model -> head d_head")
         values = components.grouped(t.values, self.view.kv_head(t.values.shape[1]))
+        values = components.through_heads_norm(t, values, torch.arange(len(values)))
         read = einsum(values, readers, "head pos d_head, head d_head -> head pos")
         neurons = None
         if w.W_out is not None and t.mlp_post is not None:
             neurons = t.mlp_post * (w.W_out @ direction)
+        b_out = w.b_out
+        experts = components.stream_experts(self.view, layer, t)
+        if experts is not None:
+            b_out = components.experts_bias(self.view, layer, t)
+        closed = self.view.parts[layer].mlp == "closed" and t.mlp_out is not None
         return LayerShares(
             resid_pre=float(t.resid_pre @ direction),
             heads=(t.z * readers).sum(-1),
@@ -156,8 +201,11 @@ class Shares:
             attn_neurons=(t.z * readers).flatten(),
             b_O=0.0 if w.b_O is None else float(w.b_O @ direction),
             neurons=neurons,
-            b_out=0.0 if w.b_out is None else float(w.b_out @ direction),
+            b_out=0.0 if b_out is None else float(b_out @ direction),
             parallel=parallel,
+            opaque=None if t.opaque is None else float(t.opaque @ direction),
+            closed_mlp=float(t.mlp_out @ direction) if closed and t.mlp_out is not None else None,
+            **({} if experts is None else _of_experts(experts, direction)),
         )
 
     def close(
@@ -190,6 +238,16 @@ class Shares:
                 f"unembedding, a scale and a cap{left_on(self.view.model)}"
             )
         return remainder, error
+
+
+def _of_experts(found: ExpertsTrace, direction: Tensor) -> dict[str, Any]:
+    """The shares of the neurons and of the biases of experts."""
+    rows = zip(found.indices, found.post, found.W_out, strict=True)
+    biases = zip(found.indices, found.b_out, strict=True)
+    return {
+        "experts": {e: post * (W_out @ direction) for e, post, W_out in rows},
+        "expert_biases": {e: float(b @ direction) for e, b in biases if b is not None},
+    }
 
 
 def split_transform(view: ModelView) -> tuple[float, Callable[[Tensor], Tensor] | None]:

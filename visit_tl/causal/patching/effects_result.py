@@ -141,11 +141,14 @@ class Effects:
         """One row per node: its id and indices, effect, normalised effect, and whether it is exact.
 
         Columns: `id`, `kind`, `layer`, `head`, `key_position`, `neuron`, `position`, `effect`,
-        `normalised`, `exact`; an index that a node does not have is missing (`<NA>`).
+        `normalised`, `exact`; an index that a node does not have is missing (`<NA>`). `expert` is
+        there if one of the nodes has an expert.
         """
         import pandas as pd
 
         names = ("layer", "head", "key_position", "neuron", "position")
+        if any(node.expert is not None for node in self.ids):
+            names = (*names, "expert")
         columns: dict[str, object] = {
             "id": [str(node) for node in self.ids],
             "kind": [node.kind for node in self.ids],

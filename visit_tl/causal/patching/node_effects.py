@@ -22,6 +22,7 @@ from visit_tl.causal.patching import attribution_patching as screen
 from visit_tl.causal.patching import replacements as ablate
 from visit_tl.causal.patching.batched_runs import Replay
 from visit_tl.causal.patching.effects_result import Effects
+from visit_tl.causal.patching.expert_patches import add_expert_values
 from visit_tl.causal.patching.options import (
     Asked,
     Prompts,
@@ -118,7 +119,7 @@ class _Sweep:
         where = {*asked.positions, *(n.position for n in nodes if n.position is not None)}
         self.rows = tuple(sorted(where))
         self.keep = ablate.needed(view, nodes)
-        self.clean = KeptRun(view, prompts.clean, self.keep, self.rows)
+        self.clean = self._kept(prompts.clean)
         corrupted = prompts.corrupted
         self.corrupted = None if corrupted is None else self._kept(corrupted)
         self.metric = bind(asked.metric, view, self.clean.logits)
@@ -210,7 +211,9 @@ class _Sweep:
         return Patcher(self.clean, None)
 
     def _kept(self, prompt: Prompt) -> KeptRun:
-        return KeptRun(self.view, prompt, self.keep, self.rows)
+        run = KeptRun(self.view, prompt, self.keep, self.rows)
+        add_expert_values(run, self.nodes)
+        return run
 
     def _about(self) -> dict[str, Any]:
         """Description of the sweep: everything that its effects depend on, except the nodes."""

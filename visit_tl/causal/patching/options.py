@@ -110,7 +110,10 @@ def chosen_nodes(view: ModelView, nodes: Nodes | None, prompt: Prompt) -> tuple[
         InputError: there are none, one is not in the model, or a graph is of another prompt.
     """
     if nodes is None or (isinstance(nodes, str) and nodes == "heads"):
-        grid = [(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
+        attend = [layer for layer, parts in enumerate(view.parts) if parts.attention]
+        if not attend:
+            view.require_attention("patching heads")
+        grid = [(layer, head) for layer in attend for head in range(view.n_heads)]
         return tuple(NodeId("head", layer, head) for layer, head in grid)
     if isinstance(nodes, GraphData):
         if nodes.token_ids != prompt.ids:

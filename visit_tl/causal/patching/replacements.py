@@ -15,6 +15,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from visit_tl.causal.patching.expert_patches import expert_writes, require_expert
 from visit_tl.errors import InputError
 from visit_tl.graph.ids import Kind, NodeId
 from visit_tl.model.hooks import ROWS, hook_names
@@ -35,8 +36,10 @@ SLOTS: Final[Mapping[Kind, tuple[str, ...]]] = {
     "z": ("z",),
     "attn_neuron": ("z",),
     "attn_out": ("attn_out",),
-    "resid_mid": ("attn_out", "resid_mid", "resid_pre"),
+    "opaque": ("opaque", "resid_pre", "resid_post"),
+    "resid_mid": ("attn_out", "opaque", "resid_mid", "resid_pre"),
     "neuron": ("mlp_post",),
+    "expert": ("mlp_in", "router"),
     "mlp_out": ("mlp_out",),
     "resid_post": ("resid_post",),
 }
@@ -44,6 +47,7 @@ SLOTS: Final[Mapping[Kind, tuple[str, ...]]] = {
 LEFT_OUT: Final[Mapping[Kind, str]] = {
     "attn_in": "it is a function of resid_pre alone; patch attn_out for what the attention adds",
     "mlp_in": "it is a function of the residual stream alone; patch mlp_out for what the MLP adds",
+    "router": "its weights choose experts and scale what they add; patch the experts",
     "neuron_key": "it is a column of W_in, the same in every run; patch the neuron",
     "b_O": "a bias is the same in every run",
     "b_out": "a bias is the same in every run",
@@ -64,7 +68,10 @@ def needed(view: ModelView, nodes: Iterable[NodeId]) -> dict[str, str]:
         if kind not in SLOTS:
             continue
         names = hook_names(view, layer)
-        keep |= {names[slot]: ROWS[slot] for slot in SLOTS[kind] if slot in names}
+        slots = SLOTS[kind]
+        if kind == "neuron" and view.parts[layer].mixture is not None:
+            slots = SLOTS["expert"]
+        keep |= {names[slot]: ROWS[slot] for slot in slots if slot in names}
     return dict(sorted(keep.items()))
 
 
@@ -82,6 +89,8 @@ def require_there(view: ModelView, node: NodeId, n_tokens: int) -> None:
     }
     if node.kind == "attn_neuron":
         limits["neuron"] = view.n_heads * view.d_head
+    if node.expert is not None:
+        require_expert(view, node)
     for name, limit in limits.items():
         value = getattr(node, name)
         if value is not None and value >= limit:
@@ -115,8 +124,12 @@ class Patcher:
         """
         if node.kind in LEFT_OUT:
             raise Unpatchable(LEFT_OUT[node.kind])
+        if node.expert is not None:
+            return expert_writes(self.base, self.other, node, positions)
         if node.kind in ("key", "value"):
             return [self._memory(node, position) for position in positions]
+        if node.kind == "opaque" and "opaque" not in self._names[_layer(node)]:
+            return [self._whole_block(node, position) for position in positions]
         if node.kind == "resid_mid":
             return [self._resid_mid(node, position) for position in positions]
         hook = self._hook(node, SLOTS[node.kind][0])
@@ -141,7 +154,17 @@ class Patcher:
     def _hook(self, node: NodeId, slot: str) -> str:
         names = self._names[_layer(node)]
         if slot not in names:
-            raise Unpatchable(f"the blocks of {self.view.name} have no {slot}")
+            if f"latent_{slot}" in names:
+                raise Unpatchable(
+                    f"the latent attention of block {node.layer} of {self.view.name} makes {slot} "
+                    f"from a compressed state; its heads can be patched"
+                )
+            words = self.view.parts[_layer(node)].opaque_words if slot == "opaque" else None
+            raise Unpatchable(
+                f"block {node.layer} of {self.view.name} has no {slot}"
+                if words is None
+                else f"no hook holds what it adds: {words}"
+            )
         return names[slot]
 
     def _inner(self, node: NodeId) -> tuple[int, ...]:
@@ -168,9 +191,21 @@ class Patcher:
         # In a TransformerBridge, hook_resid_mid is only what ln2 reads; the residual connection
         # past it would keep the old value. So attn_out is changed. It is set and not added to:
         # rounding would turn zeros into small numbers, which ln2 would amplify.
-        mid, out = self._hook(node, "resid_mid"), self._hook(node, "attn_out")
+        names, mid = self._names[_layer(node)], self._hook(node, "resid_mid")
+        out = self._hook(node, "attn_out" if "attn_out" in names else "opaque")
         before = self.base.row(self._hook(node, "resid_pre"), position)
+        if "attn_out" in names and self.view.parts[_layer(node)].opaque is not None:
+            before = before + self.base.row(self._hook(node, "opaque"), position)
         return Write(out, (position,), self._other_row(mid, position) - before)
+
+    def _whole_block(self, node: NodeId, position: int) -> Write:
+        """The write of a block that is one opaque part without a hook: what leaves it changes."""
+        if self.view.parts[_layer(node)].between:
+            self._hook(node, "opaque")  # says why there is none
+        pre, post = self._hook(node, "resid_pre"), self._hook(node, "resid_post")
+        own = self.base.row(post, position) - self.base.row(pre, position)
+        new = self._other_row(post, position) - self._other_row(pre, position)
+        return Write(post, (position,), new - own, add=True)
 
     def _memory(self, node: NodeId, position: int) -> Write:
         """The write of a head's z with one memory value or key replaced."""

@@ -45,6 +45,7 @@ def check_whole(graph: GraphData) -> None:
         if not node.top or not node.bottom:
             raise GraphError(f"the node {node.id} has no readout")
         _check_gradients(graph, node)
+        _check_unopened(node)
     _check_reasons(graph)
 
 
@@ -78,6 +79,13 @@ def _check_segments(graph: GraphData) -> None:
                 f"{len(graph.tokens)} tokens"
             )
         past = end
+
+
+def _check_unopened(node: Node) -> None:
+    if node.unopened is not None and node.kind not in ("opaque", "attn_out", "mlp_out"):
+        raise GraphError(f"{node.id} is said not to be opened, but is no part of a block")
+    if node.unopened == "" or (node.kind == "opaque" and node.unopened is None):
+        raise GraphError(f"{node.id} does not say what was not opened")
 
 
 def _check_roles(node: Node) -> None:

@@ -30,6 +30,8 @@ NODE_COLUMNS: Final = {
     "gradient_rank": "int64",
     "reversed": "double",
     "roles": "list of string",
+    "expert": "int64",
+    "unopened": "string",
 }
 """Columns of the table of nodes, with their types."""
 
@@ -42,11 +44,12 @@ EDGE_COLUMNS: Final = {
 
 _LATER: Final = ("gradient", "gradient_rank", "reversed")
 _LATEST: Final = ("roles",)
+_LAST: Final = ("expert", "unopened")
 """The columns of nodes that tables of earlier releases do not have."""
 
 NODES_HEAD: Final = (
-    re.escape(",".join(n for n in NODE_COLUMNS if n not in (*_LATER, *_LATEST))).encode()
-    + f"(,{','.join(_LATER)}(,{','.join(_LATEST)})?)?\n".encode()
+    re.escape(",".join(n for n in NODE_COLUMNS if n not in (*_LATER, *_LATEST, *_LAST))).encode()
+    + f"(,{','.join(_LATER)}(,{','.join(_LATEST)}(,{','.join(_LAST)})?)?)?\n".encode()
 )
 EDGES_HEAD: Final = re.escape(f"{','.join(EDGE_COLUMNS)}\n".encode())
 """Patterns of the first lines of our CSV files, which mark them as ours."""

@@ -58,6 +58,7 @@ def _node_row(node: Node) -> dict[str, Any]:
         "head": node.id.head,
         "key_position": node.id.key_position,
         "neuron": node.id.neuron,
+        "expert": node.id.expert,
         "position": node.id.position,
         "token": node.token,
         "label": node.label,
@@ -74,4 +75,5 @@ def _node_row(node: Node) -> dict[str, Any]:
         "index": None if node.hook is None else node.hook.index,
         **gradient_facts(node),
         "roles": list(node.roles),
+        "unopened": node.unopened,
     }

@@ -143,6 +143,8 @@ def _node_to_json(node: Node) -> dict[str, Any]:
         if node.reversed is None
         else {"norm": node.reversed.norm, "row": list(node.reversed.row)},
         **({"roles": list(node.roles)} if node.roles else {}),
+        **({} if node.id.expert is None else {"expert": node.id.expert}),
+        **({} if node.unopened is None else {"unopened": node.unopened}),
     }
 
 
@@ -285,6 +287,7 @@ def _node(part: TypedReader) -> Node:
         gradient=_gradient(part, node_id),
         reversed=_reversed(part, node_id),
         roles=tuple(part.items("roles", str)) if part.has("roles") else (),
+        unopened=part.text("unopened") if part.has("unopened") else None,
     )
 
 

@@ -73,6 +73,8 @@ def node_facts(node: Node, graph: GraphData) -> dict[str, Any]:
         "index": None if node.hook is None else _json(node.hook.index),
         **gradient_facts(node),
         "roles": _json(node.roles) if node.roles else None,
+        "expert": node.id.expert,
+        "unopened": node.unopened,
     }
     return {name: fact for name, fact in facts.items() if fact is not None}
 

@@ -36,6 +36,8 @@ TYPES: Final[dict[Kind, str]] = {
     "neuron": "MLP neuron",
     "b_O": "bias",
     "b_out": "bias",
+    "expert": "expert",
+    "opaque": "part that was not opened",
     "logits": "logit",
 }
 """The names of our kinds of nodes in the viewers; all others are called `state`."""

@@ -133,6 +133,11 @@ class BlockCalls:
         Raises:
             ModelError: the block takes no cache; the message lists what was tried.
         """
+        if (kept := self.view.parts[layer].opaque_words) is not None:
+            raise ModelError(
+                f"blocks.{layer} of {self.view.name} has a part that was not opened and may keep a "
+                f"state of its own ({kept}), so earlier rows cannot come from keys and values"
+            )
         plan = self._plan(layer)
         if plan.entry is None and plan.refusal is None:
             self._find_entry(layer, plan)
@@ -257,6 +262,8 @@ class BlockCalls:
             if path == hidden:
                 return x
             if is_cache(value):
+                if self.view.parts[layer].opaque_words is not None:
+                    return None  # such a part may keep other things in a cache than keys
                 return Past()  # the model's own cache belongs to the earlier run
             if isinstance(value, Tensor):
                 return fitted(value, reading.get(path, Axes()), first, len(x))

@@ -11,7 +11,15 @@ from visit_tl.graph.container import GraphData
 from visit_tl.graph.records import Edge, Node
 from visit_tl.view.widths import SPINE, widths
 
-BLOCK_KINDS: Final = SPINE | {"head", "attn_out", "mlp_out", "final_norm", "logits"}
+BLOCK_KINDS: Final = SPINE | {
+    "head",
+    "attn_out",
+    "opaque",
+    "expert",
+    "mlp_out",
+    "final_norm",
+    "logits",
+}
 """The kinds of nodes that are shown at this depth."""
 
 _READING: Final = 1.6
@@ -51,7 +59,7 @@ def block_widths(graph: GraphData) -> tuple[float, ...]:
     scale, most of the stream would seem to flow into the heads.
     """
     return tuple(
-        min(width, _READING) if edge.target.kind == "head" else width
+        min(width, _READING) if edge.target.kind in ("head", "expert") else width
         for edge, width in zip(graph.edges, widths(graph), strict=True)
     )
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from visit_tl.escaping import visible
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import COEFFICIENT_WORDS, KIND_WORDS, SCORE_WORDS
+from visit_tl.graph.descriptions import COEFFICIENT_WORDS, KIND_WORDS, SCORE_WORDS, readable
 from visit_tl.graph.ids import KINDS, NodeId
 from visit_tl.graph.records import EDGE_KINDS, Effect, Node, TokenProb, TokenProbs
 from visit_tl.graph.subgraphs import to_position
@@ -134,6 +134,7 @@ def _nodes(nodes: Sequence[Node], texts: _Texts) -> dict[str, Any]:
         "effect": _effects(node.effect for node in nodes),
         **_gradients(nodes, texts),
         **_roles(nodes),
+        **_experts(nodes, texts),
         "hook": names,
         "index": [[] if node.hook is None else list(node.hook.index) for node in nodes],
         "hooks": list(hooks.index),
@@ -190,6 +191,17 @@ def _roles(nodes: Sequence[Node]) -> dict[str, Any]:
         return {}
     found = {i: [names.index(r) for r in node.roles] for i, node in enumerate(nodes) if node.roles}
     return {"roles": found, "roleNames": [visible(name) for name in names]}
+
+
+def _experts(nodes: Sequence[Node], texts: _Texts) -> dict[str, Any]:
+    """Experts by node, and what was not opened; a graph without any has neither key."""
+    experts = {i: node.id.expert for i, node in enumerate(nodes) if node.id.expert is not None}
+    closed = {
+        i: texts(readable(node.unopened))
+        for i, node in enumerate(nodes)
+        if node.unopened is not None
+    }
+    return {name: of for name, of in (("expert", experts), ("unopened", closed)) if of}
 
 
 class _Part:
@@ -265,12 +277,12 @@ def _strengths(graph: GraphData, of_edges: Sequence[float]) -> list[float]:
 
 
 def _fixed(name: NodeId) -> bool:
-    return name.head is None and name.neuron is None
+    return name.head is None and name.neuron is None and name.expert is None
 
 
 def _pair(name: NodeId) -> tuple[Any, ...]:
     kind = {"key": "value", "neuron_key": "neuron", "head_query": "head"}.get(name.kind, name.kind)
-    return (kind, name.layer, name.head, name.key_position, name.neuron)
+    return (kind, name.layer, name.head, name.key_position, name.neuron, name.expert)
 
 
 def _route(made: Route, order: Mapping[NodeId, int]) -> dict[str, Any]:

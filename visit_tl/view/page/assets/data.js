@@ -85,21 +85,31 @@ function kindOf(model, i) { return model.words.kinds[model.nodes.kind[i]]; }
 /** The id of a node, as `graph/ids.py` prints it. @param {Model} model @param {number} i */
 function nodeName(model, i) {
   const n = model.nodes, kind = kindOf(model, i), layer = "L" + n.layer[i];
-  const head = layer + "H" + n.head[i];
+  const head = layer + "H" + n.head[i], expert = layer + expertName(model, i);
   /** @type {{[kind: string]: string}} */
   const special = {
     head, head_query: head + ".q", key: head + ".k" + n.key[i], value: head + ".v" + n.key[i],
-    attn_neuron: layer + "O" + n.neuron[i], neuron: layer + "N" + n.neuron[i],
-    neuron_key: layer + "N" + n.neuron[i] + ".k", final_norm: kind, logits: kind,
+    attn_neuron: layer + "O" + n.neuron[i], neuron: expert + "N" + n.neuron[i],
+    neuron_key: expert + "N" + n.neuron[i] + ".k", expert, final_norm: kind, logits: kind,
   };
-  return (special[kind] || layer + "." + kind) + (n.at[i] < 0 ? "" : "@" + n.at[i]);
+  return (special[kind] || expert + "." + kind) + (n.at[i] < 0 ? "" : "@" + n.at[i]);
+}
+
+/** The expert of a node as ids have it, such as E3 or, shared, ES0; empty if it is in none.
+ * @param {Model} model @param {number} i */
+function expertName(model, i) {
+  const expert = model.nodes.expert ? model.nodes.expert[i] : undefined;
+  return expert === undefined ? "" : expert < 0 ? "ES" + (-1 - expert) : "E" + expert;
 }
 
 /** What a node is, in words. @param {Model} model @param {number} i */
 function nodeTitle(model, i) {
-  const n = model.nodes;
-  return model.words.titles[n.kind[i]].replace("{layer}", n.layer[i]).replace("{head}", n.head[i])
-    .replace("{key_position}", n.key[i]).replace("{neuron}", n.neuron[i]);
+  const n = model.nodes, expert = expertName(model, i).replace("ES", "shared expert ")
+    .replace(/^E/, "expert ");
+  const title = model.words.titles[n.kind[i]].replace("{layer}", n.layer[i])
+    .replace("{head}", n.head[i]).replace("{key_position}", n.key[i])
+    .replace("{neuron}", n.neuron[i]).replace("{expert}", expert);
+  return expert && kindOf(model, i) !== "expert" ? title + ", " + expert : title;
 }
 
 /** Whether the forward pass subtracts this neuron. @param {Model} model @param {number} i */
@@ -170,6 +180,9 @@ function madeBy(model, i) {
 function shortLabel(model, i) {
   const kind = kindOf(model, i), n = model.nodes, says = clip(promoted(model, i), 14);
   if (kind === "head") return "H" + n.head[i] + " " + says;
+  if (kind === "expert") return expertName(model, i) + " " + says;
+  const closed = (n.unopened || {})[i];
+  if (closed !== undefined) return model.texts[closed].split(" ")[0] + " " + says;
   if (kind === "value") return (n.token[i] < 0 ? "?" : clip(model.texts[n.token[i]], 10)) + " → " + says;
   if (kind === "b_O" || kind === "b_out") return kind + " " + says;
   return isNegative(model, i) ? "− " + says : says;

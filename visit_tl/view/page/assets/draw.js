@@ -164,7 +164,9 @@ function labels(model, view, slots, scale, size, lit, hits) {
     const weight = depth.strength[slot] + (i === view.selected ? 8 : 0) + (onWay.has(i) ? 4 : 0)
       + (inline ? 9 : 0) + (hits.has(i) ? 3 : 0) + (state ? changed(model, depth, slot) : 0)
       + (route && depth.role[slot] === 1 && promotedRank(model, i) < FIRST_RANKS ? 2 : 0);
-    const head = kindOf(model, i) === "head", short = head ? (route ? nodeName(model, i).split("@")[0] : "H" + model.nodes.head[i]) : "";
+    const head = kindOf(model, i) === "head";
+    const short = head ? (route ? nodeName(model, i).split("@")[0] : "H" + model.nodes.head[i])
+      : kindOf(model, i) === "expert" ? expertName(model, i) : "";
     // In the route, a head is drawn between two columns, so its label has the layer too.
     let text = route && head ? short + " " + clip(promoted(model, i), 14) : clip(shortLabel(model, i), 26);
     if (ROLES) text = withRole(model, i, text);

@@ -68,6 +68,10 @@ function showPanel(panel, model, view, tools) {
   if (isNegative(model, i)) {
     panel.append(make("p", { text: "Subtracted: it promotes its bottom tokens." }));
   }
+  const closed = (model.nodes.unopened || {})[i];
+  if (closed !== undefined) {
+    panel.append(make("p", { text: "Not opened: " + model.texts[closed] + "." }));
+  }
   panel.append(numbersOf(model, i), rankOf(model, view, i, tools));
   panel.append(readsOf(model, i, "top"));
   if (kind === "logits" || STREAM.includes(kind)) panel.append(moversOf(model, i, tools));
@@ -101,7 +105,7 @@ function numbersOf(model, i) {
   if (n.token[i] >= 0) facts.push(["made by", madeBy(model, i)]);
   if (SEGMENTS && isLater(model, i)) facts.push(["seen because", "it is in the same segment"]);
   if (ROLES && n.roles[i]) facts.push(["roles", rolesOf(model, i).join(", ")]);
-  if (n.coefficient[i] !== null) facts.push(["coefficient", number(n.coefficient[i])]);
+  if (n.coefficient[i] !== null) facts.push([kindOf(model, i) === "expert" ? "router weight" : "coefficient", number(n.coefficient[i])]);
   if (n.attribution[i] !== undefined) {
     facts.push(["direct logit attribution", signed(n.attribution[i])]);
   }
