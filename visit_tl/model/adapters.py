@@ -279,12 +279,14 @@ def _got(module: Any, name: str) -> Any:
     """A weight by name; None if there is none.
 
     Raises:
-        ModelError: TransformerLens says that it cannot show it, as it does of quantised weights.
+        ModelError: TransformerLens cannot show it, as with quantised weights, or with blocks whose
+            heads are not those of the configuration.
     """
     try:
         return getattr(module, name, None)
-    except NotImplementedError as error:
-        raise ModelError(f"{name} cannot be read: {error}") from error
+    except Exception as error:  # its errors are of many kinds
+        kind = "" if isinstance(error, NotImplementedError) else f"{type(error).__name__}: "
+        raise ModelError(f"{name} cannot be read: {kind}{error}") from error
 
 
 def _at(module: Any, path: str) -> Any:
