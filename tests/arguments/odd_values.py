@@ -110,6 +110,7 @@ def things():
         "matrix": "W_out", "edits": [edit], "facts": [(prompt, "a", " c")],
         "verbose": False, "spans": [(0, 2)], "labels": ["a", "a"], "token_ids": [3, 4],
         "segments": [(0, 2)],
+        "lenses": {0: torch.eye(16)}, "corpus": "letters",
         "separators": 4, "tokens": ["a", "b"], "by": 1, "length": 2, "tokenizer": Chat(),
         "messages": [{"role": "user", "content": "a"}],
         "key": 0, "query": 1, "side": "query", "query_part": "embed", "key_part": "embed",
@@ -154,6 +155,7 @@ def things():
         "visit_tl.studies.HeadRoles.__getitem__": {"role": "induction"},
         "visit_tl.circuits.CompositionScores.__getitem__": {"edge": "L0H1->L1H0<q>"},
         "visit_tl.FlowGraph.diff": {"other": graph},
+        "visit_tl.lenses.save": {"lens": vt.lenses.Lens("x", {0: torch.eye(16)})},
         "visit_tl.circuits.Part.feeds": {"other": vt.circuits.Part.parse("L1H0")},
         "visit_tl.circuits.Part.parse": {"spelled": "L1H0"},
         "visit_tl.circuits.Edge.parse": {"spelled": "L0H1->L1H0<q>"},
@@ -183,7 +185,8 @@ def things():
         "visit_tl.gradients.BackwardLens.heads": {"head": 1},
     }
     objects = {
-        "FlowGraph": graph, "LensTable": values["states"], "NodeId": graph.nodes[0].id,
+        "FlowGraph": graph, "LensTable": values["states"],
+        "LensRanks": vt.lens_ranks(model, prompt, values["lenses"]), "NodeId": graph.nodes[0].id,
         "Attribution": graph.attribution(), "EdgeEffects": edges,
         "AttentionAttribution": graph.why("L1H1", 0),
         "Effects": vt.causal.effects(model, prompt, metric, **sweep),

@@ -115,7 +115,7 @@ def _require_fit(view: ModelView, lens: Lens) -> None:
         raise InputError(
             f"{whose} as it was loaded: the lens is of the model's own activations, and loading "
             f"centred the residual stream (center_writing_weights). Load the model without it: "
-            f"TransformerBridge.boot_transformers, or HookedTransformer.from_pretrained_no_processing"
+            f"TransformerBridge.boot_transformers, HookedTransformer.from_pretrained_no_processing"
         )
 
 

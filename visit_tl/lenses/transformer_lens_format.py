@@ -39,18 +39,20 @@ def of_payload(payload: Mapping[str, Any], where: str) -> Lens:
     Raises:
         FileError: a key is missing, or what it holds is of the wrong type, shape or size.
     """
+    if "J" not in payload and "jacobian_sum" not in payload:
+        raise FileError(f"{where} holds no matrices by layer under 'J' or 'jacobian_sum'")
     facts = _metadata(payload, where)
     if "J" in payload:
         maps, count = payload["J"], payload.get("n_prompts")
         parts = 1
     else:
-        maps, count = payload.get("jacobian_sum"), payload.get("n_done")
+        maps, count = payload["jacobian_sum"], payload.get("n_done")
         facts = {**facts, "target_layer": payload.get("target_layer", facts.get("target_layer"))}
         if not _is_whole(count) or count < 1:
             raise FileError(f"{where} is of a fit with {count!r} prompts done; it needs at least 1")
         parts = count
     if not isinstance(maps, Mapping) or not maps:
-        raise FileError(f"{where} holds no matrices by layer under 'J' or 'jacobian_sum'")
+        raise FileError(f"{where} holds no matrices by layer, but {type(maps).__name__}")
     if count is not None and not _is_whole(count):
         raise FileError(f"{where}: the number of prompts is {count!r}, not an integer")
     try:
