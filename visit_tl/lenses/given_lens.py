@@ -57,7 +57,7 @@ def _read(view: ModelView, given: Any) -> Lens:
     if isinstance(given, Lens):
         return given
     if isinstance(given, str | os.PathLike):
-        return load(given)
+        return load(os.fspath(given))
     if isinstance(given, Mapping):
         return Lens(OWN, given)
     if all(hasattr(given, name) for name in ("jacobians", "d_model", "source_layers")):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
 from visit_tl.errors import FileError, InputError
 from visit_tl.lenses.maps import Lens
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 NAME: Final = "Jacobian lens"
 _PLAIN: Final = (str, int, float, bool, type(None))
@@ -43,8 +46,7 @@ def of_payload(payload: Mapping[str, Any], where: str) -> Lens:
         raise FileError(f"{where} holds no matrices by layer under 'J' or 'jacobian_sum'")
     facts = _metadata(payload, where)
     if "J" in payload:
-        maps, count = payload["J"], payload.get("n_prompts")
-        parts = 1
+        maps, count, parts = payload["J"], payload.get("n_prompts"), 1
     else:
         maps, count = payload["jacobian_sum"], payload.get("n_done")
         facts = {**facts, "target_layer": payload.get("target_layer", facts.get("target_layer"))}
@@ -100,5 +102,5 @@ def _metadata(payload: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return {**{name: payload[name] for name in flat if name in payload}, **facts}
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
