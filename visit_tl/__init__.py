@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from visit_tl.gradients.attention_gradients import reversed_attention
     from visit_tl.gradients.lens_of_gradients import backward_lens
     from visit_tl.graph.ids import NodeId
-    from visit_tl.graph.records import Edge, Node
     from visit_tl.graph.ranks_by_lens import LensRanks
+    from visit_tl.graph.records import Edge, Node
     from visit_tl.graph.state_table import LensTable
     from visit_tl.lens.readout import Readout, read
     from visit_tl.model.load import load_model

@@ -26,6 +26,7 @@ from visit_tl.arguments.vocabulary import (
     Whole,
 )
 from visit_tl.drawn import Drawn
+from visit_tl.errors import GraphError
 from visit_tl.graph.container import GRAPH, GraphData
 from visit_tl.graph.ids import NodeName, NodeNames, node_ids
 from visit_tl.graph.records import Edge, Node
@@ -343,8 +344,8 @@ class FlowGraph(GraphData, Drawn):
 
         if self.lens is not None and "lens" not in options:
             raise GraphError(
-                f"this graph was read by the {self.lens.name}, whose maps it does not hold; pass it "
-                f"as lens= (None is the logit lens)"
+                f"this graph was read by the {self.lens.name}, whose maps it does not hold; pass "
+                f"it as lens= (None is the logit lens)"
             )
         given = self.target_id if self.target_given else None
         ids = list(self.token_ids)

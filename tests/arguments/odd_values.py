@@ -112,6 +112,7 @@ def things():
         "matrix": "W_out", "edits": [edit], "facts": [(prompt, "a", " c")],
         "verbose": False, "spans": [(0, 2)], "labels": ["a", "a"], "token_ids": [3, 4],
         "segments": [(0, 2)],
+        "lenses": {0: torch.eye(16)}, "corpus": "letters",
         "separators": 4, "tokens": ["a", "b"], "by": 1, "length": 2, "tokenizer": Chat(),
         "messages": [{"role": "user", "content": "a"}],
         "x": torch.ones(1, 16), "features": torch.ones(1, 64),
@@ -157,6 +158,7 @@ def things():
         "visit_tl.studies.HeadRoles.__getitem__": {"role": "induction"},
         "visit_tl.circuits.CompositionScores.__getitem__": {"edge": "L0H1->L1H0<q>"},
         "visit_tl.FlowGraph.diff": {"other": graph},
+        "visit_tl.lenses.save": {"lens": vt.lenses.Lens("x", {0: torch.eye(16)})},
         "visit_tl.circuits.Part.feeds": {"other": vt.circuits.Part.parse("L1H0")},
         "visit_tl.circuits.Part.parse": {"spelled": "L1H0"},
         "visit_tl.circuits.Edge.parse": {"spelled": "L0H1->L1H0<q>"},
@@ -187,7 +189,8 @@ def things():
         "visit_tl.features.open": {"source": sae},
     }
     objects = {
-        "FlowGraph": graph, "LensTable": values["states"], "NodeId": graph.nodes[0].id,
+        "FlowGraph": graph, "LensTable": values["states"],
+        "LensRanks": vt.lens_ranks(model, prompt, values["lenses"]), "NodeId": graph.nodes[0].id,
         "Attribution": graph.attribution(), "EdgeEffects": edges,
         "AttentionAttribution": graph.why("L1H1", 0),
         "Effects": vt.causal.effects(model, prompt, metric, **sweep),

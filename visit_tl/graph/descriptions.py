@@ -236,8 +236,7 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
             facts.append(f"a step down the gradient adds: {token_list(node.gradient.bottom)}")
     if node.reversed is not None:
         facts.append(f"reversed attention: norm {number(node.reversed.norm)}")
-    if graph.lens is not None and not read_through(node, graph):
-        facts.append("read by the logit lens")
+    facts += ["read by the logit lens"] * (graph.lens is not None and not read_through(node, graph))
     if node.roles:
         facts.append(f"roles: {', '.join(node.roles)}")
     if places := looks_at(node, graph):

@@ -57,7 +57,7 @@ def _read(view: ModelView, given: Any) -> Lens:
     if isinstance(given, Lens):
         return given
     if isinstance(given, str | os.PathLike):
-        return load(given)
+        return load(os.fspath(given))
     if isinstance(given, Mapping):
         return Lens(OWN, given)
     if all(hasattr(given, name) for name in ("jacobians", "d_model", "source_layers")):
@@ -115,7 +115,7 @@ def _require_fit(view: ModelView, lens: Lens) -> None:
         raise InputError(
             f"{whose} as it was loaded: the lens is of the model's own activations, and loading "
             f"centred the residual stream (center_writing_weights). Load the model without it: "
-            f"TransformerBridge.boot_transformers, or HookedTransformer.from_pretrained_no_processing"
+            f"TransformerBridge.boot_transformers, HookedTransformer.from_pretrained_no_processing"
         )
 
 

@@ -124,13 +124,13 @@ def _tuned(folder: Path) -> Lens:
     if path is None:
         raise FileError(f"{folder} has config.json but none of {', '.join(_PARAMETERS)}")
     kind = config.get("lens_type", "linear_tuned_lens")
-    sizes = [config.get(name) for name in ("d_model", "num_hidden_layers")]
-    if kind != "linear_tuned_lens" or not all(type(n) is int and n > 0 for n in sizes):
+    d_model, n_layers = (_size(config.get(name)) for name in ("d_model", "num_hidden_layers"))
+    if kind != "linear_tuned_lens" or not d_model or not n_layers:
         raise FileError(
-            f"{folder}/config.json says lens_type {kind!r}, d_model and num_hidden_layers {sizes}; "
-            f"a linear_tuned_lens with both sizes can be read"
+            f"{folder}/config.json says lens_type {kind!r}, d_model {config.get('d_model')!r}, "
+            f"num_hidden_layers {config.get('num_hidden_layers')!r}; a linear_tuned_lens with both "
+            f"sizes can be read"
         )
-    d_model, n_layers = sizes
     state = _safetensors(path)[0] if path.suffix == ".safetensors" else _unpickled(path)
     maps, biases = {}, {}
     for key, tensor in state.items():
@@ -150,6 +150,10 @@ def _tuned(folder: Path) -> Lens:
     facts = {key: value for key, value in config.items() if isinstance(value, str | int | None)}
     name = name if isinstance(name, str) and name else None
     return Lens(TUNED, maps, biases, name, n_layers, True, facts)
+
+
+def _size(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
 
 
 def _unpickled(path: Path) -> Mapping[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
 from visit_tl.errors import FileError, InputError
 from visit_tl.lenses.maps import Lens
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 NAME: Final = "Jacobian lens"
 _PLAIN: Final = (str, int, float, bool, type(None))
@@ -39,18 +42,19 @@ def of_payload(payload: Mapping[str, Any], where: str) -> Lens:
     Raises:
         FileError: a key is missing, or what it holds is of the wrong type, shape or size.
     """
+    if "J" not in payload and "jacobian_sum" not in payload:
+        raise FileError(f"{where} holds no matrices by layer under 'J' or 'jacobian_sum'")
     facts = _metadata(payload, where)
     if "J" in payload:
-        maps, count = payload["J"], payload.get("n_prompts")
-        parts = 1
+        maps, count, parts = payload["J"], payload.get("n_prompts"), 1
     else:
-        maps, count = payload.get("jacobian_sum"), payload.get("n_done")
+        maps, count = payload["jacobian_sum"], payload.get("n_done")
         facts = {**facts, "target_layer": payload.get("target_layer", facts.get("target_layer"))}
         if not _is_whole(count) or count < 1:
             raise FileError(f"{where} is of a fit with {count!r} prompts done; it needs at least 1")
         parts = count
     if not isinstance(maps, Mapping) or not maps:
-        raise FileError(f"{where} holds no matrices by layer under 'J' or 'jacobian_sum'")
+        raise FileError(f"{where} holds no matrices by layer, but {type(maps).__name__}")
     if count is not None and not _is_whole(count):
         raise FileError(f"{where}: the number of prompts is {count!r}, not an integer")
     try:
@@ -98,5 +102,5 @@ def _metadata(payload: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return {**{name: payload[name] for name in flat if name in payload}, **facts}
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 from visit_tl.xray.build import prediction
 
-LOGIT_LENS = "logit lens"
+LOGIT_LENS: Final = "logit lens"
 
 
 @checked
@@ -83,7 +85,7 @@ def lens_ranks(
     )
 
 
-def _opened(view: ModelView, given: object) -> dict[str, Lens | None]:
+def _opened(view: ModelView, given: Any) -> dict[str, Lens | None]:
     """The logit lens, and each given lens by its name.
 
     Raises:
@@ -93,7 +95,7 @@ def _opened(view: ModelView, given: object) -> dict[str, Lens | None]:
     if named and LOGIT_LENS in given:
         raise InputError(f"the name {LOGIT_LENS!r} is taken: it is always the first")
     found: dict[str, Lens | None] = {LOGIT_LENS: None}
-    for name, one in given.items() if named else [(None, given)]:  # type: ignore[union-attr]
+    for name, one in given.items() if named else [(None, given)]:
         lens = lens_of(view, one)
         if lens is None:
             raise InputError("lens_ranks compares the logit lens with others; None is itself")

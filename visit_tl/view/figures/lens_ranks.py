@@ -32,7 +32,7 @@ def figure(found: LensRanks, theme: str = "light") -> go.Figure:
         go.Scatter(
             x=[_block(b) for b, rank in zip(found.blocks, ranks, strict=True) if rank is not None],
             y=[rank + 1 for rank in ranks if rank is not None],
-            customdata=[[rank, number(prob)] for rank, prob in zip(ranks, probs, strict=True)
+            customdata=[[rank, number(prob or 0.0)] for rank, prob in zip(ranks, probs, strict=True)
                         if rank is not None],
             hovertemplate="rank %{customdata[0]} · p = %{customdata[1]}",
             name=for_plotly(readable(name)),

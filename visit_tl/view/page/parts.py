@@ -55,10 +55,8 @@ def header(graph: GraphData, words: dict[str, str]) -> str:
         facts["BOS"] = bos_words(graph)
     if "patched" in words:
         facts["patched run"] = f"<bdi>{for_html(words['patched'])}</bdi>"
-    if "adapters" in words:
-        facts["adapters"] = f"<bdi>{for_html(words['adapters'])}</bdi>"
-    if "lens" in words:
-        facts["lens"] = f"<bdi>{for_html(words['lens'])}</bdi>"
+    late = [name for name in ("adapters", "lens") if name in words]
+    facts |= {name: f"<bdi>{for_html(words[name])}</bdi>" for name in late}
     if "segments" in words:
         facts["segments"] = for_html(words["segments"])
     if "followed" in words:
