@@ -88,7 +88,7 @@ def test_files_of_saelens_at_hook_z_are_split(native, folder):
 def test_the_parts_sum_to_the_pre_activation_on_every_architecture(name):
     view = ModelView(ARCHITECTURES[name].bridge())
     found = vt.causal.feature_attribution(view.model, PROMPT, module(view, "z"), 5)
-    assert found.error < 2e-6  # measured: 2e-7
+    assert found.error < 2e-6  # measured: 1.4e-7
     assert found.parts.shape == (view.n_heads, len(found.tokens))
 
 

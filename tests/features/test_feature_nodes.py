@@ -19,8 +19,9 @@ from visit_tl.xray.conservation import relative
 from visit_tl.xray.feature_sites import FeatureSites, fit
 
 READABLE = [name for name, a in ARCHITECTURES.items() if not a.experts]
-# Largest relative error over every architecture and site, and the models of `model`: 3.3e-7.
-MEASURED = 2e-6
+# Largest relative error over every architecture and site, and the models of `model`: 1.9e-6 of the
+# whole. These random SAEs miss several times the whole, which has to cancel.
+MEASURED = 5e-6
 
 
 @functools.cache
