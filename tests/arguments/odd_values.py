@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from inspect import Parameter, signature
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -95,6 +96,7 @@ def things():
     lens = vt.backward_lens(model, prompt, 3)
     maps = vt.reversed_attention(model, prompt, 3)
     edit = vt.gradients.Edit(prompt, "c")
+    sae = Path(__file__).parents[1] / "data" / "features" / "topk"
     values = {
         "model": model, "prompt": prompt, "prompts": ["a b", "b a"], "metric": metric, "n": 1,
         "heads": ["L0H1"], "view": vt.ModelView(model), "vectors": torch.ones(1, 16),
@@ -112,6 +114,7 @@ def things():
         "segments": [(0, 2)],
         "separators": 4, "tokens": ["a", "b"], "by": 1, "length": 2, "tokenizer": Chat(),
         "messages": [{"role": "user", "content": "a"}],
+        "x": torch.ones(1, 16), "features": torch.ones(1, 64),
         "key": 0, "query": 1, "side": "query", "query_part": "embed", "key_part": "embed",
     }  # fmt: skip
     per_call = {
@@ -181,6 +184,7 @@ def things():
             for name in ("map", "forward_map")
         },
         "visit_tl.gradients.BackwardLens.heads": {"head": 1},
+        "visit_tl.features.open": {"source": sae},
     }
     objects = {
         "FlowGraph": graph, "LensTable": values["states"], "NodeId": graph.nodes[0].id,
@@ -205,6 +209,7 @@ def things():
         ),
         "CompositionScores": vt.circuits.composition_scores(model, verbose=False),
         "Channel": vt.circuits.channel(model, "L0H1", "L1H0", "q", n=1),
+        "FeatureModule": vt.features.open(sae),
     }  # fmt: skip
     objects["CircuitOverlap"] = vt.circuits.overlap(graph, graph, n=1, permutations=1)
     objects["ChannelUse"] = objects["Channel"].in_prompt(prompt)

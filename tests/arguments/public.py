@@ -13,6 +13,7 @@ ROOMS = (
     "visit_tl.circuits",
     "visit_tl.circuits.prompts",
     "visit_tl.circuits.metrics",
+    "visit_tl.features",
     "visit_tl.gradients",
     "visit_tl.segments",
     "visit_tl.studies",

@@ -1,0 +1,13 @@
+"""SAEs and transcoders: `data/features` holds those that SAELens made, with its own answers."""
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+DATA = Path(__file__).parents[1] / "data" / "features"
+FOLDERS = sorted(path.name for path in DATA.iterdir() if (path / "cfg.json").is_file())
+
+
+def answers(name):
+    """`input`, `features`, `output` and `forward`, as SAELens computed them."""
+    return load_file(DATA / name / "example.safetensors")

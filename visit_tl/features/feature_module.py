@@ -12,15 +12,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.arguments.checked import checked
-from visit_tl.arguments.kinds import Unchecked
+from visit_tl.arguments.kinds import Taken
 from visit_tl.arguments.vocabulary import TENSOR
+from visit_tl.arguments.words import short
 from visit_tl.errors import InputError
 from visit_tl.features.encoders import Encoder
 from visit_tl.features.fit import misfits
 from visit_tl.features.input_norm import normalised
 
 Norm = Literal["none", "layer_norm", "constant_norm_rescale"]
-View = Annotated[Any, Unchecked("a ModelView")]
+View = Annotated[
+    Any, Taken("a ModelView", "vt.ModelView(model)", classes=("visit_tl.model.view:ModelView",))
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +149,11 @@ class FeatureModule:
         Raises:
             InputError: another number of features, or `x` is missing.
         """
-        if not features.ndim or features.shape[-1] != self.n_features:
+        width = features.shape[-1] if features.ndim else 1
+        if width != self.n_features or features.is_complex() or features.is_meta:
             raise InputError(
-                f"{self._called} has {self.n_features} features, got {list(features.shape)}"
+                f"{self._called} decodes [..., {self.n_features}] real numbers, got "
+                f"{short(features)}"
             )
         features = features.to(self.device, self.dtype)
         flat = features.reshape(-1, self.n_features)
@@ -224,10 +229,16 @@ class FeatureModule:
 
     # --- what it fits --------------------------------------------------------------------------
 
+    @checked
     def fits(self, view: View) -> bool:
-        """Whether it belongs to this model; `require_fit` says why not."""
+        """Whether it belongs to a model; `require_fit` says why not.
+
+        Args:
+            view: The model, opened as a `ModelView`.
+        """
         return not misfits(self, view)
 
+    @checked
     def require_fit(self, view: View) -> None:
         """Require that it belongs to a model: its hooks are there, with its widths and its name.
 
@@ -239,6 +250,12 @@ class FeatureModule:
         """
         if found := misfits(self, view):
             raise InputError(f"{self._called} does not fit {view.name}: {'; '.join(found)}")
+
+    def __str__(self) -> str:
+        where = self.hook if self.hook == self.hook_out else f"{self.hook} -> {self.hook_out}"
+        of = f" of {self.model_name}" if self.model_name else ""
+        name = self.name or "features"
+        return f"{name}: {self.architecture}, {self.n_features} features at {where}{of}"
 
     # --- parts ---------------------------------------------------------------------------------
 
@@ -256,6 +273,8 @@ class FeatureModule:
         if not by_head and (not x.ndim or x.shape[-1] != self.d_in):
             shape = f"[..., {self.d_in}]" + (" or [..., head, d_head]" * self.flatten_heads)
             raise InputError(f"{self._called} reads {shape}, got {list(x.shape)}")
+        if x.is_complex() or x.is_meta:
+            raise InputError(f"{self._called} reads real numbers, got {short(x)}")
         leading = tuple(x.shape[: -2 if by_head else -1])
         return x.detach().to(self.device, self.dtype).reshape(-1, self.d_in), leading
 

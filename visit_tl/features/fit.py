@@ -15,6 +15,10 @@ def misfits(module: FeatureModule, view: Any) -> list[str]:
         found.append(
             f"it reads {module.hook}, and the blocks of the model are 0..{view.n_layers - 1}"
         )
+    elif absent := [hook for hook in {module.hook: 0, module.hook_out: 0} if _absent(hook, view)]:
+        found.append(f"the model has no hook {' and no hook '.join(absent)}")
+    if module.head is not None:
+        found.append(f"it reads head {module.head} of {module.hook} alone, not all heads")
     for hook, width, verb in (
         (module.hook, module.d_in, "reads"),
         (module.hook_out, module.d_out, "writes"),
@@ -46,6 +50,12 @@ _D_MODEL = (
     "embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "attn_in", "mlp_out",
     "normalized", "in", "out",
 )  # fmt: skip
+
+
+def _absent(hook: str, view: Any) -> bool:
+    # These name the input and output of a layer, which a view knows also where no hook fires.
+    named = hook.endswith(("mlp.hook_in", "mlp.hook_out", "attn.hook_in", "attn.hook_out"))
+    return not named and not view.has_hook(hook)
 
 
 def same_model(one: str, other: str) -> bool:

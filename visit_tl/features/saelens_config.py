@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from visit_tl.errors import FileError
+from visit_tl.errors import InputError
+from visit_tl.features.config_fields import ConfigFields
 
 SAES: Final = ("standard", "gated", "jumprelu", "topk", "abstopk", "matching_pursuit")
 TRANSCODERS: Final = (
@@ -87,23 +88,23 @@ def read_config(
         hook_out: The hook that is reconstructed, likewise.
 
     Raises:
-        FileError: something is missing, of the wrong type, or not known here.
+        InputError: something is missing, of the wrong type, or not known here.
     """
     if not isinstance(given, dict):
-        raise FileError(f"{source} is no JSON object, but a {type(given).__name__}")
-    read = _Fields(_current(given, source), source)
+        raise InputError(f"{source} is no JSON object, but a {type(given).__name__}")
+    read = ConfigFields(_current(given, source), source)
     architecture = _architecture(read)
     transcoder = architecture in TRANSCODERS
     metadata = read.content["metadata"]
     named = hook or read.text("hook_name", None, metadata)
     if named is None:
-        raise FileError(
+        raise InputError(
             f"{source} names no hook; say which it reads, such as hook='blocks.9.hook_resid_pre'"
         )
     head = read.whole("hook_head_index", None, metadata)
     reshape = read.text("reshape_activations", "none")
     if reshape not in ("none", "hook_z"):
-        raise FileError(f"{source} has reshape_activations={reshape!r}, known are none and hook_z")
+        raise InputError(f"{source} has reshape_activations={reshape!r}, known are none and hook_z")
     d_in = read.size("d_in")
     pursuit: dict[str, Any] = {}
     if architecture == "matching_pursuit":
@@ -116,7 +117,7 @@ def read_config(
     topk = architecture in ("topk", "abstopk")
     k = read.size("k") if topk else 0
     if k > d_sae:
-        raise FileError(f"{source} has k={k}, which is more than its {d_sae} features")
+        raise InputError(f"{source} has k={k}, which is more than its {d_sae} features")
     return SAELensConfig(
         architecture=architecture,
         d_in=d_in,
@@ -140,13 +141,13 @@ def block_of(hook: str, source: str) -> int:
     """The block of a hook; `hook_embed` counts as that of block 0, which reads it.
 
     Raises:
-        FileError: it is in no block.
+        InputError: it is in no block.
     """
     if hook == "hook_embed":
         return 0
     found = re.fullmatch(r"blocks\.(\d{1,5})\.[A-Za-z0-9_.]+", hook)
     if found is None:
-        raise FileError(
+        raise InputError(
             f"{source} reads {hook!r}, which is no hook of a block; expected such as "
             f"'blocks.9.hook_resid_pre'"
         )
@@ -157,7 +158,7 @@ def _current(given: dict[str, Any], source: str) -> dict[str, Any]:
     """The keys of SAELens 6, whatever release wrote them."""
     known = given.get("metadata", {})
     if not isinstance(known, dict):
-        raise FileError(
+        raise InputError(
             f"{source} has metadata that is a {type(known).__name__}, expected an object"
         )
     renamed = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index",
@@ -182,29 +183,29 @@ def _current(given: dict[str, Any], source: str) -> dict[str, Any]:
     return new
 
 
-def _architecture(read: _Fields) -> str:
+def _architecture(read: ConfigFields) -> str:
     architecture = read.text("architecture", "standard") or "standard"
     if why := _REFUSED.get(architecture):
-        raise FileError(f"{read.source} has the architecture {architecture!r}: {why}")
+        raise InputError(f"{read.source} has the architecture {architecture!r}: {why}")
     if architecture not in ARCHITECTURES:
-        raise FileError(
+        raise InputError(
             f"{read.source} has the architecture {architecture!r}; known are "
             f"{', '.join(ARCHITECTURES)}"
         )
     activation = read.text("activation_fn", None)
     expected = ("relu", "topk") if architecture == "topk" else ("relu",)
     if activation is not None and activation not in expected:
-        raise FileError(
+        raise InputError(
             f"{read.source} has the activation {activation!r}; a {architecture} is known with "
             f"{' or '.join(expected)}"
         )
     return architecture
 
 
-def _norm(read: _Fields) -> str:
+def _norm(read: ConfigFields) -> str:
     norm = read.text("normalize_activations", "none") or "none"
     if norm not in _NORMS:
-        raise FileError(
+        raise InputError(
             f"{read.source} has normalize_activations={norm!r}; known are {', '.join(_NORMS)}"
             + (
                 "; SAELens folds a whitening into the weights when training ends, and this one is "
@@ -214,10 +215,10 @@ def _norm(read: _Fields) -> str:
     return _NORMS[norm]
 
 
-def _hook_out(hook: str, asked: str | None, read: _Fields, transcoder: bool) -> str:
+def _hook_out(hook: str, asked: str | None, read: ConfigFields, transcoder: bool) -> str:
     if not transcoder:
         if asked is not None and asked != hook:
-            raise FileError(f"{read.source} is an SAE, which reconstructs what it reads, {hook}")
+            raise InputError(f"{read.source} is an SAE, which reconstructs what it reads, {hook}")
         return hook
     named = asked or read.text("hook_name_out", None, read.content["metadata"])
     if named:
@@ -225,59 +226,7 @@ def _hook_out(hook: str, asked: str | None, read: _Fields, transcoder: bool) -> 
     block, _, place = hook.partition(".")[2].partition(".")
     if place in _MLP_INPUTS[:4]:
         return f"blocks.{block}.hook_mlp_out"
-    raise FileError(
+    raise InputError(
         f"{read.source} reads {hook} and does not name the hook that it reconstructs; say it, such "
         f"as hook_out='blocks.{block}.hook_mlp_out'"
     )
-
-
-class _Fields:
-    """The keys of a configuration, each with its type checked."""
-
-    def __init__(self, content: dict[str, Any], source: str) -> None:
-        self.content, self.source = content, source
-
-    def size(self, name: str) -> int:
-        value = self.content.get(name)
-        if type(value) is not int or not 1 <= value < 2**31:
-            raise self._wrong(name, value, "an integer of at least 1")
-        return value
-
-    def whole(
-        self, name: str, default: int | None, place: Mapping[str, Any] | None = None
-    ) -> int | None:
-        value = (self.content if place is None else place).get(name)
-        if value is None:
-            return default
-        if type(value) is not int or value < 0:
-            raise self._wrong(name, value, "an integer of at least 0")
-        return value
-
-    def number(self, name: str, default: float) -> float:
-        value = self.content.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise self._wrong(name, value, "a number of at least 0")
-        return float(value)
-
-    def flag(self, name: str, default: bool) -> bool:
-        value = self.content.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self._wrong(name, value, "true or false")
-        return value
-
-    def text(
-        self, name: str, default: str | None, place: Mapping[str, Any] | None = None
-    ) -> str | None:
-        value = (self.content if place is None else place).get(name)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise self._wrong(name, value, "a text")
-        return value
-
-    def _wrong(self, name: str, value: Any, expected: str) -> FileError:
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        return FileError(f"{self.source} has {name}={shown}, expected {expected}")

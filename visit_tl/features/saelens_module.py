@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from visit_tl.errors import FileError
+from visit_tl.errors import InputError
 from visit_tl.features.encoders import (
     Encoder,
     GatedEncoder,
@@ -30,7 +30,7 @@ def module_of(
     """The module that a configuration and its tensors describe.
 
     Raises:
-        FileError: a tensor is missing, has another shape, or has no place in the architecture.
+        InputError: a tensor is missing, has another shape, or has no place in the architecture.
     """
     transcoder = config.architecture in TRANSCODERS
     b_dec = tensors.take("b_dec", config.d_out)
@@ -111,7 +111,7 @@ def _decoder(
         if config.scaled:
             W_dec = W_dec * scale[:, None]
         elif not torch.allclose(scale, torch.ones_like(scale)):
-            raise FileError(
+            raise InputError(
                 f"{tensors.source} holds a {name}, and its configuration says that none is applied"
             )
     if config.rescale:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from visit_tl.errors import InputError
+from visit_tl.features.feature_module import FeatureModule
+
+_PROBES: Final = 4
 
 
 def is_sae(given: Any) -> bool:
-    """Whether this is like a `sae_lens.SAE`: a module with a configuration, `encode`, `decode`."""
+    """Whether this is like a `sae_lens.SAE`: a module with `encode`, `decode` and tensors."""
     return all(callable(getattr(given, name, None)) for name in ("encode", "decode", "state_dict"))
 
 
@@ -31,12 +37,59 @@ def config_of(sae: Any) -> dict[str, Any]:
         found = dict(cfg) if isinstance(cfg, dict) else None
     if not isinstance(found, dict):
         raise InputError(f"this {type(sae).__name__} has no configuration, cfg, that can be read")
-    found = {str(key): value for key, value in found.items()}
-    if callable(found.get("architecture")):
-        found["architecture"] = found["architecture"]()
-    return found
+    return {str(key): value for key, value in found.items()}
 
 
 def tensors_of(sae: Any) -> dict[str, Tensor]:
-    """The tensors of an SAE, by name."""
-    return {name: t for name, t in sae.state_dict().items() if isinstance(t, Tensor)}
+    """The tensors of an SAE, by name, as its files have them."""
+    found = {name: t for name, t in sae.state_dict().items() if isinstance(t, Tensor)}
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def require_same_answers(sae: Any, module: FeatureModule) -> None:
+    """Require that an SAE and what was opened from it do the same to a few random inputs.
+
+    A class of the caller's own, a hook that is left standing or a weight that is no number would
+    make a difference.
+
+    Raises:
+        InputError: they do not, or the SAE cannot be run.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_PROBES, module.d_in, generator=generator)
+    by_head = bool(getattr(sae, "hook_z_reshaping_mode", module.flatten_heads))
+    kind = f"this {type(sae).__name__}"
+    own = module.dtype
+    for tensor in tensors_of(sae).values():
+        own = tensor.dtype if tensor.is_floating_point() else own
+        x = x.to(tensor.device)
+    # In half precision SAELens rounds every step, and may choose other features among close ones.
+    tolerance = 1e-4 if own in (torch.float32, torch.float64) else 5e-2
+    try:
+        with _left_as_it_was(sae), torch.no_grad():
+            features = sae.encode(x[:, None] if by_head else x)
+            written = sae.decode(features).reshape(_PROBES, module.d_out)
+    except Exception as error:  # whatever a class of the caller's raises
+        raise InputError(f"{kind} cannot be run on vectors of {module.d_in}: {error}") from error
+    mine = module.encode(x)
+    pairs = (("encode", features, mine), ("decode", written, module.decode(mine, x)))
+    for name, theirs, ours in pairs:
+        theirs = theirs.detach().to(ours)
+        if theirs.shape != ours.shape or bool(
+            (theirs - ours).norm() > tolerance * theirs.norm().clamp(min=1e-6)
+        ):
+            raise InputError(
+                f"{kind} gives another {name} than the {module.architecture} that its cfg says it "
+                f"is; remove hooks from it, or save it with save_model(folder) and open that"
+            )
+
+
+@contextmanager
+def _left_as_it_was(sae: Any) -> Iterator[None]:
+    """Put back what SAELens keeps on the object while it runs, such as the width of heads."""
+    kept = dict(vars(sae))
+    try:
+        yield
+    finally:
+        vars(sae).clear()
+        vars(sae).update(kept)

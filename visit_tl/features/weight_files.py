@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from visit_tl.errors import FileError
+from visit_tl.errors import InputError
 
 _FLOATS: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _PICKLES: Final = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
@@ -19,29 +19,29 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, in the types that it holds.
 
     Raises:
-        FileError: there is no such file, it is no safetensors file, or is cut off.
+        InputError: there is no such file, it is no safetensors file, or is cut off.
     """
     refuse_pickle(path)
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise FileError(f"there is no file {path}")
+        raise InputError(f"there is no file {path}")
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, TypeError, MemoryError, RuntimeError) as error:
         why = " ".join(str(error).split())[:200]
-        raise FileError(f"{path} is no whole safetensors file: {why}") from error
+        raise InputError(f"{path} is no whole safetensors file: {why}") from error
 
 
 def refuse_pickle(path: Path) -> None:
     """Refuse files that can run code when they are loaded.
 
     Raises:
-        FileError: the suffix is one of those that torch.save is used with.
+        InputError: the suffix is one of those that torch.save is used with.
     """
     if path.suffix.lower() in _PICKLES:
-        raise FileError(
+        raise InputError(
             f"{path} is a pickle, which can run code when it is loaded, and is not opened; open it "
             f"with the package that it is from and save it again as safetensors, with SAELens: "
             f"SAE.save_model(folder)"
@@ -76,38 +76,50 @@ class Tensors:
             shape: The shape that it must have.
 
         Raises:
-            FileError: it is not there, has another shape, is no tensor of floating point numbers,
+            InputError: it is not there, has another shape, is no tensor of floating point numbers,
                 or holds a number that is not finite.
         """
         if name not in self._found:
-            raise FileError(f"{self.source} has no {name}; it holds {sorted(self._found)}")
+            raise InputError(f"{self.source} has no {name}; it holds {sorted(self._found)}")
         tensor = self._found[name]
         if tuple(tensor.shape) != shape:
-            raise FileError(
+            raise InputError(
                 f"{name} of {self.source} has the shape {list(tensor.shape)}, expected "
                 f"{list(shape)}"
             )
         if tensor.dtype not in _FLOATS:
-            raise FileError(
+            raise InputError(
                 f"{name} of {self.source} is {tensor.dtype}; weights are float64, float32, "
                 f"float16 or bfloat16"
             )
         if not bool(torch.isfinite(tensor).all()):
-            raise FileError(f"{name} of {self.source} holds numbers that are not finite")
+            raise InputError(f"{name} of {self.source} holds numbers that are not finite")
         self._used.add(name)
         return tensor.detach().to(self._device, self._dtype, copy=True).contiguous()
+
+    def count(self, name: str) -> int:
+        """A whole number that is kept as a tensor.
+
+        Raises:
+            InputError: it is none.
+        """
+        tensor = self._found[name]
+        if tensor.numel() != 1 or tensor.is_floating_point() or tensor.is_complex():
+            raise InputError(f"{name} of {self.source} is no whole number")
+        self._used.add(name)
+        return int(tensor)
 
     def width(self, name: str, axis: int, axes: int = 2) -> int:
         """The size of one axis of a tensor.
 
         Raises:
-            FileError: it is not there, has another number of axes, or is empty.
+            InputError: it is not there, has another number of axes, or is empty.
         """
         if name not in self._found:
-            raise FileError(f"{self.source} has no {name}; it holds {sorted(self._found)}")
+            raise InputError(f"{self.source} has no {name}; it holds {sorted(self._found)}")
         shape = list(self._found[name].shape)
         if len(shape) != axes or 0 in shape:
-            raise FileError(f"{name} of {self.source} has the shape {shape}")
+            raise InputError(f"{name} of {self.source} has the shape {shape}")
         return shape[axis]
 
     def ignore(self, *names: str) -> None:
@@ -118,10 +130,10 @@ class Tensors:
         """Require that no tensor is left over, which would mean a formula not known here.
 
         Raises:
-            FileError: some are.
+            InputError: some are.
         """
         if rest := sorted(set(self._found) - self._used):
-            raise FileError(
+            raise InputError(
                 f"{self.source} holds {', '.join(rest)}, of which its architecture has no use; "
                 f"what they do is not known here"
             )

@@ -44,8 +44,8 @@ CASES: dict[str, dict[str, Any]] = {
                              "residual_threshold": 0.0, "stop_on_duplicate_support": False,
                              "apply_b_dec_to_input": False},
     "transcoder_layer_norm": {"architecture": "transcoder", "normalize_activations": "layer_norm"},
-    "transcoder_narrow": {"architecture": "transcoder", "d_out": 12, "hook": "blocks.1.mlp.hook_pre",
-                          "out": MLP_OUT},
+    "transcoder_narrow": {"architecture": "transcoder", "d_out": 12,
+                          "hook": "blocks.1.mlp.hook_pre", "out": MLP_OUT},
     "skip_transcoder": {"architecture": "skip_transcoder", "out": MLP_OUT},
     "jumprelu_transcoder": {"architecture": "jumprelu_transcoder"},
     "jumprelu_skip_transcoder": {"architecture": "jumprelu_skip_transcoder", "out": MLP_OUT},
@@ -128,7 +128,12 @@ def old_keys() -> None:
     base = {"d_in": D_IN, "d_sae": N, "dtype": "float32", "device": "cpu", "model_name": "tiny",
             "hook_layer": 1, "hook_head_index": None, "context_size": 128,
             "finetuning_scaling_factor": False, "neuronpedia_id": "tiny/1-att-x"}  # fmt: skip
-    standard = {**base, "hook_point": Z, "activation_fn_str": "relu", "normalize_activations": False}
+    standard = {
+        **base,
+        "hook_point": Z,
+        "activation_fn_str": "relu",
+        "normalize_activations": False,
+    }
     topk = {**base, "hook_name": RESID, "activation_fn_str": "topk", "architecture": "standard",
             "activation_fn_kwargs": {"k": 6}, "normalize_activations": "none"}  # fmt: skip
     for seed, (name, config) in enumerate((("old_standard_z", standard), ("old_topk", topk))):
