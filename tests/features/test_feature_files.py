@@ -14,7 +14,7 @@ from visit_tl.graph.io.json_format import from_json, to_json
 from visit_tl.graph.io.neuronpedia import to_neuronpedia
 from visit_tl.model.view import ModelView
 
-HOSTILE = "<script>alert(1)</script> & \"months\" '\u202e"
+HOSTILE = '<script>alert(1)</script> & "months" \'\u202e'
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,9 @@ def graph(view):
     ]
     plain = vt.flow_graph(made("native"), PROMPT, saes=saes, features=4)
     first = plain.of_kind("feature")[0].id
-    return vt.flow_graph(made("native"), PROMPT, saes=saes, features=4, labels={str(first): HOSTILE})
+    return vt.flow_graph(
+        made("native"), PROMPT, saes=saes, features=4, labels={str(first): HOSTILE}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,7 @@ def test_the_page_shows_features_at_both_depths_with_their_own_colour(graph, tmp
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page,
                                 re.DOTALL)[1]) if 'id="data"' in page else None  # fmt: skip
     if data is not None:
-        place = [i for i, n in enumerate(graph.nodes) if n is named or n.id == named.id][0]
+        place = next(i for i, n in enumerate(graph.nodes) if n.id == named.id)
         site, part, said, about = data["nodes"]["features"][str(place)]
         assert (site, part) == (named.id.site, f"F{named.id.neuron}")
         assert "months" in data["texts"][said] and "error" in about
@@ -217,6 +219,6 @@ def test_labels_that_cannot_be_placed_are_refused(view, tmp_path):
     ):
         with pytest.raises(vt.VisitError, match=match):
             vt.flow_graph(view.model, PROMPT, saes=sae, labels=labels)
+    saes = [sae, module(view, "resid_post")]
     with pytest.raises(vt.InputError, match="any of the 2 SAEs"):
-        saes = [sae, module(view, "resid_post")]
         vt.flow_graph(view.model, PROMPT, saes=saes, labels={"1": "a"})

@@ -194,16 +194,7 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
     if node.coefficient is not None:
         numbers += f" · coefficient {number(node.coefficient)}"
     facts.append(numbers)
-    if node.attribution is not None:
-        facts.append(f"direct logit attribution {node.attribution:+.3g}")
-    if node.effect is not None:
-        facts.append(effect_words(node.effect))
-    if node.gradient is not None:
-        facts.append(gradient_words(node.gradient))
-        if node.gradient.bottom:
-            facts.append(f"a step down the gradient adds: {token_list(node.gradient.bottom)}")
-    if node.reversed is not None:
-        facts.append(f"reversed attention: norm {number(node.reversed.norm)}")
+    facts += measured_facts(node)
     if node.roles:
         facts.append(f"roles: {', '.join(node.roles)}")
     if places := looks_at(node, graph):
@@ -218,6 +209,22 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
         ]
     if node.hook is not None:
         facts.append(f"{node.hook.name}[{', '.join(map(str, node.hook.index))}]")
+    return facts
+
+
+def measured_facts(node: Node) -> list[str]:
+    """What was measured of a node, one per line."""
+    facts = []
+    if node.attribution is not None:
+        facts.append(f"direct logit attribution {node.attribution:+.3g}")
+    if node.effect is not None:
+        facts.append(effect_words(node.effect))
+    if node.gradient is not None:
+        facts.append(gradient_words(node.gradient))
+        if node.gradient.bottom:
+            facts.append(f"a step down the gradient adds: {token_list(node.gradient.bottom)}")
+    if node.reversed is not None:
+        facts.append(f"reversed attention: norm {number(node.reversed.norm)}")
     return facts
 
 
@@ -273,8 +280,8 @@ def heading(graph: GraphData) -> dict[str, str]:
     Returns:
         Plain text by name, in the order to show it. Some are there only if they apply:
         `prediction` if the graph has the logits, `features` if it shows those of SAEs, `followed`
-        if it was expanded, `patched` if the run was patched, `adapters` if the model had active ones, `segments` if attention was not
-        causal.
+        if it was expanded, `patched` if the run was patched, `adapters` if the model had active
+        ones, `segments` if attention was not causal.
     """
     inside = 0 <= graph.position < len(graph.tokens)
     here = visible(graph.tokens[graph.position]) if inside else "?"

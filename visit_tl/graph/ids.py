@@ -208,9 +208,7 @@ class NodeId:
         text = cast("str", text)
         at = _AT.fullmatch(text)
         name = text if at is None else at[1]
-        found = (
-            _read_head(name) or _read_neuron(name) or _read_state(name) or _read_feature(name)
-        )
+        found = _read_head(name) or _read_neuron(name) or _read_state(name) or _read_feature(name)
         if at is not None and found is not None and found.kind not in _FINAL:
             return found.at(int(at[2]))
         if found is None or at is not None:

@@ -256,11 +256,13 @@ def _heads(
 def _lines(
     nodes: Sequence[Node], members: list[int], tall: list[float]
 ) -> tuple[dict[int, float], float]:
-    """One line for each neuron or feature, from the largest coefficient to the lowest; biases last."""
+    """One line for each neuron or feature, the largest coefficient first; biases last."""
     lines: dict[int | str, list[int]] = defaultdict(list)
     for i in members:
         index = nodes[i].id.neuron
-        place = f"{KINDS.index(nodes[i].kind):02}"  # of two without an index, the earlier kind first
+        place = (
+            f"{KINDS.index(nodes[i].kind):02}"  # of two without an index, the earlier kind first
+        )
         lines[place if index is None else index].append(i)
     # The row of W_O or W_out decides: the column of W_in has a coefficient of another kind.
     signed = {

@@ -38,7 +38,9 @@ def explanations_of(labels: Any, sites: FeatureSites) -> Explanations:
     elif isinstance(found, list | tuple):
         pairs = [one for row in found if (one := _of_neuronpedia(row, sites)) is not None]
     else:
-        raise InputError(f"labels must be a dict, a list or the path of a JSON file, {_got(labels)}")
+        raise InputError(
+            f"labels must be a dict, a list or the path of a JSON file, {_got(labels)}"
+        )
     read: Explanations = defaultdict(dict)
     for (place, index), text in pairs:
         if not isinstance(text, str):

@@ -278,7 +278,9 @@ def _require(view: ModelView, module: FeatureModule, layer: int, slot: str) -> N
         )
 
 
-def _input(view: ModelView, module: FeatureModule, layer: int, inner: str) -> tuple[Kind, str | None]:
+def _input(
+    view: ModelView, module: FeatureModule, layer: int, inner: str
+) -> tuple[Kind, str | None]:
     """The state that an encoder reads, and the field of a trace that holds it."""
     if inner in SLOTS:
         slot = SLOTS[inner]

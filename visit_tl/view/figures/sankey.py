@@ -90,9 +90,7 @@ def sankey(
     height = place.height + legend.HEADINGS + _TITLE + legend.LEGEND
     rims = _rims(shown, place, theme)
     marked = _feature_rims(place, theme)
-    notes, shapes = legend.legend(
-        graph.d_vocab, theme, later=bool(rims), features=bool(marked)
-    )
+    notes, shapes = legend.legend(graph.d_vocab, theme, later=bool(rims), features=bool(marked))
     figure.update_layout(
         height=height,
         width=max(place.width, legend.WIDTH),
