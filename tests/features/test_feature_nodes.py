@@ -19,8 +19,9 @@ from visit_tl.xray.conservation import relative
 from visit_tl.xray.feature_sites import FeatureSites, fit
 
 READABLE = [name for name, a in ARCHITECTURES.items() if not a.experts]
-# Largest relative error over every architecture and site, and the models of `model`: 3.3e-7.
-MEASURED = 2e-6
+# Largest relative error over every architecture and site, and the models of `model`: 1.9e-6 of the
+# whole. These random SAEs miss several times the whole, which has to cancel.
+MEASURED = 5e-6
 
 
 @functools.cache
@@ -253,7 +254,9 @@ def test_edges_run_from_the_site_through_its_parts_to_the_next_state(native):
     assert all(not graph.edges_out_of(n.id) for n in graph.of_kind("feature"))
 
 
-@pytest.mark.parametrize("text", ["L9.z.F123", "L0.mlp_out.error", "L3.resid_post.b_dec", "L1.z.F0@4"])
+@pytest.mark.parametrize(
+    "text", ["L9.z.F123", "L0.mlp_out.error", "L3.resid_post.b_dec", "L1.z.F0@4"]
+)
 def test_ids_of_features_are_read_as_they_are_printed(text):
     node = NodeId.parse(text)
     assert str(node) == text and node.site in FEATURE_SITES

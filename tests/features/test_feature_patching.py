@@ -14,7 +14,7 @@ from visit_tl.model.view import ModelView
 
 OTHER = "b a d c e cd ab"
 DATA = Path(__file__).parents[1] / "data" / "features"
-# Largest difference from brute force over all sites, architectures and SAEs: 7e-7.
+# Largest difference from brute force over all sites, architectures and SAEs: 8e-7.
 CLOSE = 5e-6
 
 
@@ -187,8 +187,8 @@ def test_estimates_choose_which_features_are_measured(native):
     graph = vt.flow_graph(native, PROMPT, saes=module(view, "z"), layers="all")
     nodes = [n.id for n in graph.of_kind("feature", "feature_error")]
     found = vt.causal.effects(
-        native, PROMPT, metric, nodes=nodes, how="zero", saes=module(view, "z"), screen="attribution",
-        top=2, verbose=False,
+        native, PROMPT, metric, nodes=nodes, how="zero", saes=module(view, "z"), top=2,
+        screen="attribution", verbose=False,
     )  # fmt: skip
     assert sum(found.exact) == 2 and len(found) == len(nodes)
 
@@ -197,12 +197,8 @@ def test_a_sweep_goes_on_only_with_the_same_sae(native, tmp_path):
     view = ModelView(native)
     asked = {"nodes": ["L1.z.error"], "how": "zero", "verbose": False}
     path = tmp_path / "sweep.json"
-    first = vt.causal.effects(
-        native, PROMPT, metric, saes=module(view, "z"), resume=path, **asked
-    )
-    again = vt.causal.effects(
-        native, PROMPT, metric, saes=module(view, "z"), resume=path, **asked
-    )
+    first = vt.causal.effects(native, PROMPT, metric, saes=module(view, "z"), resume=path, **asked)
+    again = vt.causal.effects(native, PROMPT, metric, saes=module(view, "z"), resume=path, **asked)
     assert again.values == first.values
     with pytest.raises(vt.FileError):
         vt.causal.effects(

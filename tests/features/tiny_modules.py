@@ -19,7 +19,7 @@ _HOOKS = {
 
 
 def module(view, site, layer=1, *, n=24, seed=0, activation=None, **more):
-    """A module of random weights at one site of one block; `transcoder` reads what the MLP reads."""
+    """A module of random weights at one site of a block; `transcoder` reads what the MLP reads."""
     generator = torch.Generator().manual_seed(seed + 100 * SITES.index(site) + layer)
 
     def random(*shape, scale=0.4):

@@ -70,6 +70,17 @@ def graph(
     expand: Annotated[
         int, typer.Option("--expand", help="Follow memory values back to other positions, N steps.")
     ] = 0,
+    sae: Annotated[
+        list[Path] | None,
+        typer.Option("--sae", help="Folder of an SAE or transcoder to show; may be repeated."),
+    ] = None,
+    features: Annotated[
+        int, typer.Option("--features", help="Features per SAE. Default: 10.")
+    ] = 10,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="JSON file of what the features are said to be."),
+    ] = None,
     theme: ThemeOption = "light",
     force: Force = False,
     quiet: Annotated[
@@ -104,6 +115,9 @@ def graph(
             "values": values,
             "neurons": neurons,
             "lens": lens,
+            "saes": sae or None,
+            "features": features,
+            "labels": labels,
         }
         if generate:
             graphs = generate_graphs(opened, prompt, generate, verbose=not quiet, **asked)

@@ -18,9 +18,9 @@ def modules_of(given: Any) -> tuple[FeatureModule, ...]:
         InputError: one is neither, or there are none.
         FileError: a file cannot be read.
     """
-    from visit_tl.features.open_features import open
+    from visit_tl.features.open_features import open as open_one
 
     many = given if isinstance(given, list | tuple) else [given]
     if not many:
         raise InputError("saes is an empty list; pass one SAE or several, or leave it out")
-    return tuple(one if isinstance(one, FeatureModule) else open(one) for one in many)
+    return tuple(one if isinstance(one, FeatureModule) else open_one(one) for one in many)

@@ -226,16 +226,7 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
     if node.coefficient is not None:
         numbers += f" · coefficient {number(node.coefficient)}"
     facts.append(numbers)
-    if node.attribution is not None:
-        facts.append(f"direct logit attribution {node.attribution:+.3g}")
-    if node.effect is not None:
-        facts.append(effect_words(node.effect))
-    if node.gradient is not None:
-        facts.append(gradient_words(node.gradient))
-        if node.gradient.bottom:
-            facts.append(f"a step down the gradient adds: {token_list(node.gradient.bottom)}")
-    if node.reversed is not None:
-        facts.append(f"reversed attention: norm {number(node.reversed.norm)}")
+    facts += measured_facts(node)
     facts += ["read by the logit lens"] * (graph.lens is not None and not read_through(node, graph))
     if node.roles:
         facts.append(f"roles: {', '.join(node.roles)}")
@@ -251,6 +242,22 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
         ]
     if node.hook is not None:
         facts.append(f"{node.hook.name}[{', '.join(map(str, node.hook.index))}]")
+    return facts
+
+
+def measured_facts(node: Node) -> list[str]:
+    """What was measured of a node, one per line."""
+    facts = []
+    if node.attribution is not None:
+        facts.append(f"direct logit attribution {node.attribution:+.3g}")
+    if node.effect is not None:
+        facts.append(effect_words(node.effect))
+    if node.gradient is not None:
+        facts.append(gradient_words(node.gradient))
+        if node.gradient.bottom:
+            facts.append(f"a step down the gradient adds: {token_list(node.gradient.bottom)}")
+    if node.reversed is not None:
+        facts.append(f"reversed attention: norm {number(node.reversed.norm)}")
     return facts
 
 

@@ -259,7 +259,7 @@ def _heads(
 def _lines(
     nodes: Sequence[Node], members: list[int], tall: list[float]
 ) -> tuple[dict[int, float], float]:
-    """One line for each neuron or feature, from the largest coefficient to the lowest; biases last."""
+    """One line for each neuron or feature, the largest coefficient first; biases last."""
     lines: dict[_Line, list[int]] = defaultdict(list)
     for i in members:
         name = nodes[i].id

@@ -67,10 +67,10 @@ def feature_attribution(
         DecompositionError: the parts do not sum to the pre-activation.
     """
     view = ModelView(model)
-    modules = modules_of(sae)
-    if len(modules) > 1:
-        raise InputError(f"a feature is of one SAE, and {len(modules)} were given; pass the one")
-    module, site = modules[0], fit(view, modules[0])
+    module, *others = modules_of(sae)
+    if others:
+        raise InputError(f"a feature is of one SAE, and {1 + len(others)} were given; pass the one")
+    site = fit(view, module)
     if site.slot != "z":
         raise InputError(
             f"{module.name} reads {module.hook}; only what is read from hook_z is a sum over heads "

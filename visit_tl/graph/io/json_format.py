@@ -27,7 +27,6 @@ from visit_tl.graph.records import (
     TokenProb,
 )
 
-
 _LATER_COUNTS: Final = ("features",)
 """Counts of what pruning hid that files leave out where they are 0."""
 

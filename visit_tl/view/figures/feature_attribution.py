@@ -38,11 +38,10 @@ def text(found: FeatureAttribution) -> str:
         token = f"{visible(row.token, 20)}@{row.key_position}"
         rows.append([row.value, token, number(row.adds), _share(found, row.adds)])
     heads = [["head", "adds", "share"]]
-    order = np.argsort(-np.abs(found.heads), kind="stable")[:_ROWS].tolist()
+    sums: list[float] = found.heads.tolist()
+    order = sorted(range(len(sums)), key=lambda h: (-abs(sums[h]), h))[:_ROWS]
     layer = found.feature.layer
-    heads += [
-        [f"L{layer}H{h}", number(found.heads[h]), _share(found, found.heads[h])] for h in order
-    ]
+    heads += [[f"L{layer}H{h}", number(sums[h]), _share(found, sums[h])] for h in order]
     heads.append(["b_enc", number(found.bias), _share(found, found.bias)])
     lines = [
         _line("model", readable(found.model)),

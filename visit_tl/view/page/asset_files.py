@@ -180,7 +180,7 @@ def script(
 
 
 def colours(theme: str, roles: Sequence[str] = (), *, features: bool = False) -> dict[str, Any]:
-    """The colours that the script draws with, those of roles of heads and of features among them."""
+    """The colours that the script draws with, those of roles and of features among them."""
     plain = palette(theme)
     ranks = [rank_colour(i / (_RANKS - 1), theme) for i in range(_RANKS)]
     return {

@@ -51,6 +51,19 @@ def header(graph: GraphData, words: dict[str, str]) -> str:
     if "not opened" in words:
         facts["not opened"] = for_html(words["not opened"])
     facts["pruning"] = for_html(words["hidden"])
+    pairs = "".join(
+        f"<div><dt>{name}</dt><dd>{fact}</dd></div>"
+        for name, fact in (facts | _further_facts(graph, words)).items()
+    )
+    return (
+        f"<h1>{for_html(words['model'])}</h1>\n"
+        f'<p class="tokens">{"".join(chips)}</p>\n<dl>{pairs}</dl>'
+    )
+
+
+def _further_facts(graph: GraphData, words: dict[str, str]) -> dict[str, str]:
+    """What the header says only of some graphs, as HTML by name."""
+    facts = {}
     if graph.bos_in_prompt:
         facts["BOS"] = bos_words(graph)
     if "patched" in words:
@@ -63,11 +76,7 @@ def header(graph: GraphData, words: dict[str, str]) -> str:
         facts["followed back"] = for_html(words["followed"])
     if graph.feature_sets:
         facts["features"] = _feature_sets(graph)
-    pairs = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
-    return (
-        f"<h1>{for_html(words['model'])}</h1>\n"
-        f'<p class="tokens">{"".join(chips)}</p>\n<dl>{pairs}</dl>'
-    )
+    return facts
 
 
 def _feature_sets(graph: GraphData) -> str:

@@ -22,7 +22,7 @@ from visit_tl.graph.descriptions import (
     feature_set_words,
     readable,
 )
-from visit_tl.graph.ids import FEATURE_KINDS, KINDS, NodeId
+from visit_tl.graph.ids import FEATURE_KINDS, KINDS, Kind, NodeId
 from visit_tl.graph.records import EDGE_KINDS, Effect, Node, TokenProb, TokenProbs
 from visit_tl.graph.subgraphs import to_position
 from visit_tl.view.layout import layout
@@ -58,7 +58,7 @@ def payload(graph: GraphData) -> dict[str, Any]:
     texts = _Texts()
     order = {node.id: i for i, node in enumerate(graph.nodes)}
     nodes = _nodes(graph.nodes, texts) | _reasons(graph, order, texts) | _features(graph, texts)
-    kinds = [kind for kind in KINDS if graph.feature_sets or kind not in FEATURE_KINDS]
+    kinds: list[Kind] = [k for k in KINDS if graph.feature_sets or k not in FEATURE_KINDS]
     at = [graph.position, *(column.position for column in graph.columns if column.layers)]
     parts = [_Part(graph, position, order) for position in at]
     drawn = {
