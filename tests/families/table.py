@@ -58,7 +58,7 @@ def measure(environment: str) -> None:
 def shortened(verdict: str) -> str:
     """A verdict up to the end of its first clause, without the name of the small model."""
     words = re.sub(r"( of)? tiny-\S+", "", verdict)
-    return words.partition(";")[0].partition(". ")[0].replace(": is ", ": ").rstrip(".")
+    return re.split(r"\. (?=[A-Z])|;", words)[0].replace(": is ", ": ").rstrip(".")
 
 
 def failed(verdict: str) -> bool:

@@ -9,7 +9,6 @@ matrix times x, as in other attention (docs/maths.md, "Latent attention"). Hooks
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 

@@ -175,11 +175,12 @@ class ModelView:
         return _readable(self.adapters.shown(module, name), module, name, where).float()
 
     def _unembedding(self) -> Float[Tensor, "d_model d_vocab"]:
-        own = getattr(self.model, "W_U", None)
         shown = self.adapters.shown(self.model.unembed, "W_U", else_of=self.model)
         weight = _readable(shown, self.model, "W_U", "the unembedding")
         # With an adapter the weight is computed in float32, but the lens uses the model's dtype.
-        return weight if own is None else weight.to(own.dtype)
+        return (
+            weight.to(self.adapters.dtype) if self.adapters.inside(self.model.unembed) else weight
+        )
 
     def norm(self, layer: int, name: str) -> Norm:
         """A norm of one block: `ln1` or `ln2`, or a post-norm, `ln1_post` or `ln2_post`.
