@@ -146,10 +146,11 @@ def test_another_part_that_writes_to_the_stream():
 def test_something_after_the_unembedding(kind, said):
     hf = tiny.hf_llama()
     replaced(hf.lm_head, kind)
-    text = broken(hf)
+    model = tiny.bridged(hf).eval()
+    text = broken(model)
     assert "does not give the model's own prediction" in text and said in text
     cause = text.partition("; likely cause: ")[2]
-    assert cause and cause in str(vt.check(tiny.bridged(hf).eval()).reason)
+    assert cause and cause in str(vt.check(model).reason)
 
 
 def test_a_model_that_transformer_lens_cannot_run_is_no_raw_error():
