@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +28,9 @@ from visit_tl.model.standing_hooks import on_modules
 from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
 from visit_tl.segments.spans import Segments
+
+# What TransformerLens says of models that have no text as input; those that have both are read.
+_NO_TEXT: Final = ("is_audio_model", "is_visual_model")
 
 
 @dataclass(frozen=True)
@@ -172,11 +175,12 @@ class ModelView:
         return _readable(self.adapters.shown(module, name), module, name, where).float()
 
     def _unembedding(self) -> Float[Tensor, "d_model d_vocab"]:
-        own = getattr(self.model, "W_U", None)
         shown = self.adapters.shown(self.model.unembed, "W_U", else_of=self.model)
         weight = _readable(shown, self.model, "W_U", "the unembedding")
         # With an adapter the weight is computed in float32, but the lens uses the model's dtype.
-        return weight if own is None else weight.to(own.dtype)
+        return (
+            weight.to(self.adapters.dtype) if self.adapters.inside(self.model.unembed) else weight
+        )
 
     def norm(self, layer: int, name: str) -> Norm:
         """A norm of one block: `ln1` or `ln2`, or a post-norm, `ln1_post` or `ln2_post`.
@@ -437,6 +441,11 @@ class ModelView:
             raise ModelError(
                 f"{self.name} is an encoder-decoder; a graph shows one residual stream, "
                 f"so only decoders such as GPT-2, Llama or Gemma can be opened"
+            )
+        if "embed" not in children or any(getattr(cfg, flag, False) for flag in _NO_TEXT):
+            raise ModelError(
+                f"{self.name} reads pictures or sound, not tokens; only decoders of text can be "
+                f"opened"
             )
         direction = getattr(cfg, "attention_dir", "causal")
         # TransformerLens 3.9 opens BERT with a configuration that says "causal".

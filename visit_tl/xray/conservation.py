@@ -5,6 +5,7 @@ Parts must sum to wholes. If they do not, a graph would be wrong, so an error is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import torch
@@ -153,8 +154,16 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
         DecompositionError: it does not.
     """
     own = own_logits(trace)
-    if own is None:
-        return
+    if own is not None:
+        check_lens(view, own, resid_post)
+
+
+def check_lens(view: ModelView, own: Tensor, resid_post: Tensor) -> None:
+    """Check that the lens of the last resid_post at a position gives the model's logits there.
+
+    Raises:
+        DecompositionError: it does not.
+    """
     worst = lens_error(view, resid_post, own)
     if not worst <= tolerance(view):
         raise DecompositionError(
@@ -167,8 +176,12 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
 
 def own_logits(trace: Trace) -> Tensor | None:
     """The model's logits; None if missing, or if a patch after the last resid_post changed them."""
-    after = ("ln_final.", "unembed.")
-    return None if any(name.startswith(after) for name in trace.replaced) else trace.logits
+    return None if after_the_stream(trace.replaced) else trace.logits
+
+
+def after_the_stream(hooks: Iterable[str]) -> bool:
+    """Whether one of some hooks lies between the last resid_post and the logits."""
+    return any(name.startswith(("ln_final.", "unembed.")) for name in hooks)
 
 
 def lens_error(view: ModelView, resid_post: Tensor, own: Tensor) -> float:
