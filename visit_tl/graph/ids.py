@@ -198,8 +198,8 @@ class NodeId:
         """Read a printed id, or a head in another tool's spelling.
 
         Args:
-            text: `L9H6`, `L9H6.v3`, `L9N120`, `L9E3`, `L9.resid_mid`, `logits` ...; for heads also `9.6`,
-                `a9.h6`, `A9.6`; all but `final_norm` and `logits` also with a position, as in
+            text: `L9H6`, `L9H6.v3`, `L9N120`, `L9E3`, `L9.resid_mid`, `logits` ...; for heads also
+                `9.6`, `a9.h6`, `A9.6`; all but `final_norm` and `logits` also with a position, as in
                 `L9H6@4`. A NodeId is returned as it is.
 
         Raises:
@@ -210,9 +210,7 @@ class NodeId:
         text = cast("str", text)
         at = _AT.fullmatch(text)
         name = text if at is None else at[1]
-        found = (
-            _read_head(name) or _read_neuron(name) or _read_state(name) or _read_expert(name)
-        )
+        found = _read_head(name) or _read_neuron(name) or _read_state(name) or _read_expert(name)
         if at is not None and found is not None and found.kind not in _FINAL:
             return found.at(int(at[2]))
         if found is None or at is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 Glu = Callable[[Tensor | None, Tensor], Tensor]
 """From the products with W_gate (None where there is none) and with W_in to the coefficients."""
+
+Activation = Callable[[Tensor], Tensor]
 
 _SHARED: Final = ("shared_expert", "shared_experts", "shared_mlp")
 _ACTIVATIONS: Final = ("act_fn", "activation_fn", "act", "activation", "hidden_act")
@@ -138,7 +140,10 @@ def _layouts(holder: Any, n_experts: int) -> Iterator[tuple[Layout, bool]]:
         if any(found is None or found.ndim != 3 for found in several):
             continue
         for turned in (True, False):
-            yield Layout(f"three tensors{', turned' * turned}", _apart(holder, names, turned)), False
+            yield (
+                Layout(f"three tensors{', turned' * turned}", _apart(holder, names, turned)),
+                False,
+            )
     modules = list(holder) if isinstance(holder, nn.ModuleList) else []
     if modules and all(_of_module(inner_module(m)) is not None for m in modules):
         yield Layout("modules", lambda e: _required(_of_module(inner_module(modules[e])))), False
@@ -183,15 +188,19 @@ def _apart(
 def _of_module(module: Any) -> ExpertWeights | None:
     """The weights of an MLP of two or three linear layers; None if it is none."""
     for gate, inner, down in _TRIPLES:
-        layers = [None if n is None else inner_module(getattr(module, n, None)) for n in
-                  (gate, inner, down)]
+        layers = [
+            None if n is None else inner_module(getattr(module, n, None))
+            for n in (gate, inner, down)
+        ]
         if all(
             name is None or isinstance(layer, nn.Linear)
             for name, layer in zip((gate, inner, down), layers, strict=True)
         ):
             W = [None if layer is None else layer.weight.detach().T for layer in layers]
-            b = [None if layer is None or layer.bias is None else layer.bias.detach() for layer in
-                 layers]
+            b = [
+                None if layer is None or layer.bias is None else layer.bias.detach()
+                for layer in layers
+            ]
             return ExpertWeights(W[0], _required(W[1]), _required(W[2]), b[0], b[1], b[2])
     return None
 
@@ -200,24 +209,24 @@ def _glus(holder: Any, raw: Any, *, interleaved: bool = False) -> Iterator[Glu]:
     """The activations that may be those of an expert, from its modules."""
     own = getattr(holder, "_apply_gate", None)
     if callable(own):
-        yield _by_method(own, interleaved)
+        yield _by_method(cast("Activation", own), interleaved)
     modules = list(holder) if isinstance(holder, nn.ModuleList) else [holder]
     for module in (inner_module(modules[0]) if modules else holder, raw):
         for name in _ACTIVATIONS:
             act = getattr(module, name, None)
             if callable(act):
-                yield _by_activation(act)
+                yield _by_activation(cast("Activation", act))
                 return
 
 
-def _by_activation(act: Callable[[Tensor], Tensor]) -> Glu:
+def _by_activation(act: Activation) -> Glu:
     def glu(gate: Tensor | None, inner: Tensor) -> Tensor:
         return act(inner) if gate is None else act(gate) * inner
 
     return glu
 
 
-def _by_method(own: Callable[[Tensor], Tensor], interleaved: bool) -> Glu:
+def _by_method(own: Activation, interleaved: bool) -> Glu:
     def glu(gate: Tensor | None, inner: Tensor) -> Tensor:
         assert gate is not None
         both = torch.stack([gate, inner], -1).flatten() if interleaved else torch.cat([gate, inner])

@@ -233,8 +233,10 @@ class Mixture:
             if any(torch.equal(weights, other) for other in known):
                 continue
             known.append(weights)
-            gates = (True, False) if any(g is not None for _, g in shared_experts(self._raw)) else (
-                True,
+            gates = (
+                (True, False)
+                if any(g is not None for _, g in shared_experts(self._raw))
+                else (True,)
             )
             for (layout, glu), before, gated in product(
                 layouts(self._raw, self.n_experts), (False, True), gates

@@ -22,7 +22,8 @@ NO_FIELD = ("rotated_query", "rotated_keys", "cos", "sin", "router")
 
 # Which part of a hook's tensor a graph needs: `row` is the row at the position, `all` is all
 # positions, `query` is the row of an attention pattern at the query position (its third axis),
-# `angles` is a whole table of rotary angles, and `token` is the row of a tensor without a batch axis.
+# `angles` is a whole table of rotary angles, and `token` is the row of a tensor that has no batch
+# axis.
 ROWS: dict[str, str] = {
     "resid_pre": "row",
     "attn_in": "row",

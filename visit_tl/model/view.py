@@ -198,12 +198,13 @@ class ModelView:
         without = some_layers(self.parts, without="attention")
         missing = [i for i in without if layers is None or i in layers]
         if missing:
+            every, remedy = " in every block", "flow_graph, effects and attribute do without"
+            if layers is not None:
+                every, remedy = "", "choose blocks that have it"
             raise ModelError(
-                f"{what} needs attention in every block, but {blocks_named(missing)} of "
-                f"{self.name} {'has' if len(missing) == 1 else 'have'} none that is opened "
-                f"({self.parts[missing[0]].opaque_words}); use a model whose blocks all have "
-                f"attention, or the measurements that name their blocks: flow_graph, effects, "
-                f"attribute"
+                f"{what} needs attention{every}, but {blocks_named(missing)} of {self.name} "
+                f"{'has' if len(missing) == 1 else 'have'} none that was opened "
+                f"({self.parts[missing[0]].opaque_words}); {remedy}"
             )
 
     def require_neurons(self, what: str, layers: Sequence[int] | None = None) -> None:

@@ -85,7 +85,16 @@ def _header(graph: GraphData, shown: GraphData) -> list[str]:
     words["tokens"] = f"{_tokens(graph)}  ({bos_words(graph)}; {here})"
     words["layers"] = notice(graph, shown, "text")
     order = ("model", "prompt", "tokens", "position", "target", "prediction")
-    order = (*order, "not opened", "layers", "hidden", "followed", "patched", "adapters", "segments")
+    order = (
+        *order,
+        "not opened",
+        "layers",
+        "hidden",
+        "followed",
+        "patched",
+        "adapters",
+        "segments",
+    )
     lines = []
     for name in (n for n in order if n in words):
         first, *rest = _wrap(words[name], WIDTH - 12)
