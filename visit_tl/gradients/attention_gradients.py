@@ -97,6 +97,7 @@ def reversed_maps(
     fwd_hooks: FwdHooks = (),
 ) -> ReversedAttention:
     """`reversed_attention` of a model that is open already."""
+    view.require_attention("reversed attention", chosen)
     given, _ = patched_hooks(view, fwd_hooks)
     parts = _affordable(chosen, 8 * view.n_heads * len(tokens.ids) ** 2)
     kept: dict[int, tuple[Tensor, Tensor]] | None = {} if len(parts) == 1 else None

@@ -49,6 +49,8 @@ def logits_with_heads(
 def _switches(
     view: ModelView, masks: Bool[Tensor, "row layer head"]
 ) -> list[tuple[str, Callable[[Tensor, Any], Tensor]]]:
+    view.require_attention("turning heads off")
+
     def switch(mask: Tensor) -> Callable[[Tensor, Any], Tensor]:
         factors = rearrange(mask, "row head -> row 1 head 1")
         # where, not a product: what is not finite would stay so.

@@ -203,12 +203,14 @@ class ModelView:
 
     def head_norm(self, layer: int, name: str) -> Norm | None:
         """The norm `q_norm` or `k_norm` of one block's queries or keys; None if it has none."""
-        module = getattr(self.model.blocks[layer].attn, name, None)
+        attn = getattr(self.model.blocks[layer], "attn", None)
+        module = getattr(attn, name, None)
         return None if module is None else self.read_norm(module)
 
     def heads_norm(self, layer: int) -> Norm | None:
         """The norm of all heads of one block, side by side, before W_O (BitNet); None if none."""
-        inner = getattr(self.model.blocks[layer].attn, "original_component", None)
+        attn = getattr(self.model.blocks[layer], "attn", None)
+        inner = getattr(attn, "original_component", None)
         for part in inner.children() if isinstance(inner, torch.nn.Module) else ():
             # Norms of queries and keys have bridges of their own.
             if is_norm(part) and not hasattr(part, "original_component"):
@@ -261,12 +263,13 @@ class ModelView:
         without = some_layers(self.parts, without="attention")
         missing = [i for i in without if layers is None or i in layers]
         if missing:
+            every, remedy = " in every block", "flow_graph, effects and attribute do without"
+            if layers is not None:
+                every, remedy = "", "choose blocks that have it"
             raise ModelError(
-                f"{what} needs attention in every block, but {blocks_named(missing)} of "
-                f"{self.name} {'has' if len(missing) == 1 else 'have'} none that is opened "
-                f"({self.parts[missing[0]].opaque_words}); use a model whose blocks all have "
-                f"attention, or the measurements that name their blocks: flow_graph, effects, "
-                f"attribute"
+                f"{what} needs attention{every}, but {blocks_named(missing)} of {self.name} "
+                f"{'has' if len(missing) == 1 else 'have'} none that was opened "
+                f"({self.parts[missing[0]].opaque_words}); {remedy}"
             )
 
     def require_neurons(self, what: str, layers: Sequence[int] | None = None) -> None:

@@ -77,6 +77,7 @@ def observe(
     from tqdm.auto import tqdm
 
     view = model if isinstance(model, ModelView) else ModelView(model)
+    view.require_attention("observing every head")
     known = prompts[0].positions
     unknown = sorted({name for look in looks for name in look} - known.keys())
     if unknown:
