@@ -133,6 +133,7 @@ def head_writes(
         z: All heads of one run, before W_O.
     """
     weights, norm = view.weights(layer), view.norm(layer, "ln1_post")
+    z = view.by_head(layer, z)
     heads = einsum(z, weights.W_O, "... head d_head, head d_head d_model -> ... head d_model")
     whole = heads.sum(-2)
     b_O = torch.zeros_like(whole) if weights.b_O is None else weights.b_O

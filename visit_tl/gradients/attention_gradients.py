@@ -283,7 +283,11 @@ def _complete(
     if view.latent(layer):  # heads first
         weighed, own = weighed.transpose(0, 1), own.transpose(0, 1)
     at_heads = _before_heads_norm(
-        view, layer, one.attention, weighed, run.gradients[f"{attn}.hook_z"]
+        view,
+        layer,
+        one.attention,
+        weighed,
+        view.by_head(layer, run.gradients[f"{attn}.hook_z"]),
     )
     values = einsum(one.attention, at_heads, "head query key, query head d -> key head d")
     one.errors |= {

@@ -192,7 +192,8 @@ def attention_output(
     z: Float[Tensor, "pos head d_head"], weights: LayerWeights
 ) -> Float[Tensor, "pos d_model"]:
     """What W_O gives, before a post-norm."""
-    out = torch.stack([head_outputs(row, weights.W_O).sum(0) for row in z])
+    heads = z.flatten(1).unflatten(1, weights.W_O.shape[:2])
+    out = torch.stack([head_outputs(row, weights.W_O).sum(0) for row in heads])
     return out if weights.b_O is None else out + weights.b_O
 
 

@@ -217,9 +217,11 @@ class _Watched:
         if q is None or values is None or pattern is None or z is None:
             return "no hooks of its heads fired"
         heads, d_head = int(self._model.cfg.n_heads), int(self._model.cfg.d_head)
-        if is_latent(self._model.blocks[layer].attn):
+        if is_latent(getattr(self._model.blocks[layer], "attn", None)):
             # Shown by head first, and wider than z.
-            q, values = z, values.transpose(1, 2)
+            values = values.transpose(1, 2)
+            q = z = z.flatten(-2).unflatten(-1, (heads, -1))
+            d_head = z.shape[-1]
         if pattern.shape[1] != heads or q.shape[-2:] != (heads, d_head) or z.shape != q.shape:
             return "its queries are not one vector for each head"
         if values.ndim != 4 or heads % values.shape[2]:

@@ -209,7 +209,7 @@ def read_latent(
         worst = min(worst, error)
         if error <= allowed:
             read["query"], read["keys"] = rotation.inverse(scored), keys
-            read["values"] = read["latent_values"]
+            read["values"], read["z"] = read["latent_values"], view.by_head(layer, read["z"])
             return {
                 "rotation": rotation,
                 "query_norm": None,

@@ -228,6 +228,29 @@ class ModelView:
         """Whether the attention of a block is latent: W_Q, W_K and W_V depend on the state."""
         return self.parts[layer].attention and is_latent(self.model.blocks[layer].attn)
 
+    def by_head(
+        self, layer: int, z: Float[Tensor, "*rows some entries"]
+    ) -> Float[Tensor, "*rows head d_head"]:
+        """What a block's hook_z holds, by head: TransformerLens shows it in rows of `cfg.d_head`.
+
+        Only values of latent attention have another width.
+        """
+        return z.flatten(-2).unflatten(-1, (self.n_heads, -1)) if self.latent(layer) else z
+
+    def head_index(self, layer: int, head: int) -> tuple[Any, ...]:
+        """The index of a head in what hook_z holds at one position."""
+        width = self.z_width(layer) // self.n_heads
+        if width == self.d_head:
+            return (head,)
+        entries = torch.arange(head * width, (head + 1) * width)
+        return entries // self.d_head, entries % self.d_head
+
+    def z_width(self, layer: int) -> int:
+        """How many entries all heads of a block have together before W_O."""
+        if not self.latent(layer):
+            return self.n_heads * self.d_head
+        return int(self._weight(self.model.blocks[layer].attn.o, "weight", "attn.o").shape[1])
+
     def require_matrices(self, what: str) -> None:
         """Require that queries, keys and values are one matrix times the state.
 

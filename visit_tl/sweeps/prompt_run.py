@@ -236,7 +236,8 @@ class PromptRun:
     @property
     def z(self) -> Float[Tensor, "layer head d_head"]:
         """Heads before W_O."""
-        return self._named("z", "attention in every block")
+        z = self._named("z", "attention in every block")
+        return self.view.by_head(0, z)
 
     @property
     def query(self) -> Float[Tensor, "layer head d_head"]:
