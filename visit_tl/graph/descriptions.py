@@ -206,14 +206,7 @@ def looks_at(node: Node, graph: GraphData, count: int = 5) -> list[tuple[int, st
 
 def node_facts(node: Node, graph: GraphData) -> list[str]:
     """All other facts of a node, one per line."""
-    facts = []
-    if node.explanation is not None:
-        facts.append(f"said to be: {readable(node.explanation)}")
-    if node.unopened is not None:
-        facts.append(f"not opened: {readable(node.unopened)}")
-    if node.token is not None:
-        later = LATER if from_later(node, graph) else ""
-        facts.append(f"made by {visible(node.token)} at position {node.id.key_position}{later}")
+    facts = _origin_facts(node, graph)
     if node.negative:
         facts.append("subtracted: it promotes its bottom tokens")
     facts.append(f"top: {token_list(node.top)}")
@@ -273,6 +266,19 @@ def feature_set_words(one: FeatureSet) -> str:
 def error_words(one: FeatureSet) -> str:
     """The norm of the error as a share of the norm of the whole."""
     return f"error {number(100 * one.error_share)}% of the norm"
+
+
+def _origin_facts(node: Node, graph: GraphData) -> list[str]:
+    """What a feature is said to be, what was not opened, and which token made a memory."""
+    facts = []
+    if node.explanation is not None:
+        facts.append(f"said to be: {readable(node.explanation)}")
+    if node.unopened is not None:
+        facts.append(f"not opened: {readable(node.unopened)}")
+    if node.token is not None:
+        later = LATER if from_later(node, graph) else ""
+        facts.append(f"made by {visible(node.token)} at position {node.id.key_position}{later}")
+    return facts
 
 
 def edge_fact(edge: Edge, graph: GraphData) -> str:

@@ -74,7 +74,7 @@ class LayerTrace:
         experts: The chosen experts of a mixture; None in other blocks. Then mlp_pre and mlp_post
             are None.
         latent: W_Q and W_K at this position where the attention is latent, `[head, d_model,
-            d_head]`, with queries and keys by head; else None.
+            d_head]`, and what biases add to queries and keys; else None.
     """
 
     resid_pre: Float[Tensor, " d_model"]
@@ -98,7 +98,7 @@ class LayerTrace:
     hooks: Mapping[str, str]
     opaque: Float[Tensor, " d_model"] | None = None
     experts: ExpertsTrace | None = None
-    latent: tuple[Tensor, Tensor] | None = None
+    latent: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
