@@ -48,9 +48,9 @@ def header(graph: GraphData, words: dict[str, str]) -> str:
             f"<span class=read><bdi>{for_html(visible(r.token))}</bdi> {number(r.prob)}</span>"
             for r in graph["logits"].top
         )
-    if "not opened" in words:
-        facts["not opened"] = for_html(words["not opened"])
-    facts["pruning"] = for_html(words["hidden"])
+    for name, shown in (("not opened", "not opened"), ("hidden", "pruning")):
+        if name in words:
+            facts[shown] = for_html(words[name])
     if graph.bos_in_prompt:
         facts["BOS"] = bos_words(graph)
     for name, shown in (("patched", "patched run"), ("adapters", "adapters")):
