@@ -20,10 +20,10 @@ LOCK := $(if $(LOCKED),$(call locked,$(LOCKED)))
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test releases newest oldest pythons lanes update lint format types docs notebook clean
+.PHONY: help demo test compatibility releases newest oldest pythons lanes update lint format types docs notebook clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -104,13 +104,23 @@ oldest: lane-oldest  ## the core tests with the lowest versions that pyproject.t
 
 # The newest of everything, as somebody gets it who installs the package today. torch stays the one
 # release of which a CPU build is at hand.
-newest:  ## the core tests with the newest release of everything, in build/newest
-	$(PYTHON) -m venv --clear build/newest
-	build/newest/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
-	build/newest/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[test]'
+newest: newest-environment  ## the core tests with the newest release of everything, in build/newest
 	@build/newest/bin/python tests/releases/versions.py
 	$(SHARED) build/newest/bin/python $(CORE_TESTS) $(UNCHECKED) $(CORE)
 	$(SHARED) build/newest/bin/python $(CORE_TESTS) $(CHECKED_TOO)
+
+.PHONY: newest-environment
+newest-environment:
+	$(PYTHON) -m venv --clear build/newest
+	build/newest/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	build/newest/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[test]'
+
+# Two environments, two minutes each; every family in a process of its own.
+TABLE := -W ignore -m tests.families.table
+compatibility: $(VENV)/test newest-environment  ## docs/compatibility.md from small models of every family
+	$(SHARED) $(BIN)/python $(TABLE) --measure locked
+	$(SHARED) build/newest/bin/python $(TABLE) --measure newest
+	$(BIN)/python $(TABLE) --write
 
 # Another version of Python, the one that is furthest from the usual first: what a version of Python
 # can break, not the whole core. Where there is no CPU build of torch for it, this brings gigabytes of

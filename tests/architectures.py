@@ -361,50 +361,111 @@ _ROWS = [
 ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
 
 
-# --- docs/compatibility.md -----------------------------------------------------------------------
+_LOCAL: dict[str, Any] = {
+    "sliding_window": 3,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+# Keys and values from one compressed state of 6; half of each query is rotated.
+_LATENT: dict[str, Any] = _COMMON | {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 6,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 4,
+}
 
+# Families that are like a row above but for what is named here; tests/test_families.py.
+_FAMILIES = [
+    _row(
+        "granite",
+        "Granite",
+        _GROUPED
+        | {
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.37,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+        },
+        "multipliers",
+    ),
+    _row("ernie4_5", "Ernie4_5", _GROUPED, "rotary-layout"),
+    _row("glm", "Glm", _WIDE | {"head_dim": 8}, "rotary-layout"),
+    _row("glm4", "Glm4", _WIDE | {"head_dim": 8}, "rotary-layout"),
+    _row("smollm3", "SmolLM3", _GROUPED | {"no_rope_layers": [1, 0]}, "rotary-layout"),
+    _row("exaone4", "Exaone4", _WIDE | _LOCAL, "rotary-layout"),
+    _row("cohere2", "Cohere2", _GROUPED | _LOCAL | {"logit_scale": 0.25}, "rotary-layout"),
+    _row("hunyuan", "HunYuanDenseV1", _WIDE, "norm-last"),
+    _row("nanochat", "NanoChat", _GROUPED, "norm-last"),
+    _row("bitnet", "BitNet", _GROUPED, "inner-norm"),
+    _row(
+        "gemma4",
+        "Gemma4TextConfig Gemma4ForCausalLM",
+        _WIDE
+        | _LOCAL
+        | {
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": tiny.D_VOCAB,
+            "num_kv_shared_layers": 0,
+            "global_head_dim": 6,
+        },
+        "inner-norm",
+    ),
+    _row("youtu", "Youtu", _LATENT | {"attention_bias": True}, "latent"),
+    _row("youtu-plain", "Youtu", _LATENT | {"rope_interleave": False}, "latent"),
+    _row("youtu-one-step", "Youtu", _LATENT | {"q_lora_rank": None}, "latent"),
+    _row("olmo", "Olmo", _GROUPED),
+    _row("olmo3", "Olmo3", _GROUPED | _LOCAL),
+    _row("ministral3", "Ministral3", _WIDE),
+    _row("phi3", "Phi3", _GROUPED),
+    _row("starcoder2", "Starcoder2", _GROUPED),
+    _row("nemotron", "Nemotron", _GROUPED | {"hidden_size": 32}),
+    _row("apertus", "Apertus", _GROUPED),
+    _row("arcee", "Arcee", _GROUPED),
+    _row("seed_oss", "SeedOss", _WIDE),
+    _row(
+        "gpt_bigcode",
+        "GPTBigCode",
+        {
+            "n_layer": 2,
+            "n_head": 4,
+            "n_embd": 16,
+            "n_inner": 40,
+            "vocab_size": tiny.D_VOCAB,
+            "n_positions": 32,
+            "multi_query": True,
+        },
+    ),
+    _row(
+        "mpt",
+        "Mpt",
+        {
+            "n_layers": 2,
+            "n_heads": 4,
+            "d_model": 16,
+            "expansion_ratio": 2,
+            "vocab_size": tiny.D_VOCAB,
+            "max_seq_len": 32,
+        },
+    ),
+    _row("vaultgemma", "VaultGemma", _WIDE | _LOCAL | {"query_pre_attn_scalar": 10}),
+    _row("lfm2", "Lfm2", _GROUPED | {"layer_types": ["full_attention", "full_attention"]}),
+    _row(
+        "xglm",
+        "XGLM",
+        {
+            "vocab_size": tiny.D_VOCAB,
+            "max_position_embeddings": 32,
+            "d_model": 16,
+            "ffn_dim": 40,
+            "num_layers": 2,
+            "attention_heads": 4,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "pad_token_id": 0,
+            "decoder_start_token_id": 0,
+        },
+    ),
+]
 
-def markdown() -> str:
-    """The table of docs/compatibility.md: `visit_tl.check` of each row, nothing by hand."""
-    from visit_tl import check
-
-    lines = [
-        "| architecture | norm | positions | attention | MLP | blocks | largest error | patching "
-        "| verdict |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, architecture in ARCHITECTURES.items():
-        r = check(architecture.bridge())
-        worst = "" if r.max_error is None else f"{r.max_error:.0e}"
-        way = r.patching.partition(":")[0]
-        cells = (name, r.norm, r.positions, r.attention, r.mlp, r.blocks, worst, way, r.verdict)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def write_page(path: str = "docs/compatibility.md") -> None:
-    """Put the table and the releases it was made with between the page's two marks."""
-    from importlib.metadata import version
-    from pathlib import Path
-
-    before, _, rest = Path(path).read_text(encoding="utf-8").partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    names = ("transformer-lens", "transformers", "torch")
-    made = "Made with " + ", ".join(f"{name} {version(name)}" for name in names) + "."
-    page = f"{before}{_BEGIN}\n\n{made}\n\n{markdown()}\n\n{_END}{after}"
-    Path(path).write_text(page, encoding="utf-8")
-
-
-_BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
-
-if __name__ == "__main__":
-    import argparse
-
-    parser = argparse.ArgumentParser(description="The compatibility table, from vt.check().")
-    parser.add_argument("--markdown", action="store_true", help="print it")
-    parser.add_argument("--write", action="store_true", help="write it into the page")
-    chosen = parser.parse_args()
-    if chosen.write:
-        write_page()
-    if chosen.markdown or not chosen.write:
-        print(markdown())
+FAMILIES: dict[str, Architecture] = {row.name: row for row in _FAMILIES}

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 import visit_tl as vt
-from tests import architectures, tiny
+from tests import tiny
 from tests.architectures import ARCHITECTURES
 from tests.conftest import made
 from visit_tl.checks import LENS_LAW, CheckReport, LawError
@@ -266,19 +266,3 @@ def test_the_command_says_in_one_line_what_cannot_be_loaded(monkeypatch):
     result = CliRunner().invoke(app, ["check", "nothing"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "visit-tl: nothing is not there\n"
-
-
-def test_the_page_has_a_row_for_every_architecture(tmp_path):
-    pytest.importorskip("transformer_lens.model_bridge", reason="has no bridges")
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{architectures._BEGIN}\nold\n{architectures._END}\nafter\n")
-    architectures.write_page(str(page))
-    text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
-    assert [row[0].removeprefix("| ") for row in rows] == list(ARCHITECTURES)
-    verdicts = {
-        name: row[-1].removesuffix(" |") for name, row in zip(ARCHITECTURES, rows, strict=True)
-    }
-    for name, architecture in ARCHITECTURES.items():
-        assert (verdicts[name] == "exact") != architecture.experts, verdicts[name]

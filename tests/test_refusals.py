@@ -166,13 +166,12 @@ class TestModels:
         vt.flow_graph(model, PROMPT)
         from visit_tl.model import rotary
 
-        attn = model.blocks[0].attn
-        tables = rotary.stored_angles(attn)
+        tables = rotary.stored_angles(model.blocks[0].attn)
         query, keys = torch.randn(4, 4), torch.randn(6, 4, 4)
-        with pytest.raises(ModelError, match="do not reproduce the model's attention"):
-            rotary.find_pairing(
-                tables, query, keys, torch.rand(4, 6).softmax(-1), 5, "blocks.0.attn"
-            )
+        pattern, each = torch.rand(4, 6).softmax(-1), torch.arange(4)
+        seen = rotary.Seen(query, keys, pattern, 5, None, None, each, "blocks.0.attn")
+        with pytest.raises(ModelError, match="do not turn hook_q and hook_k into its attention"):
+            rotary.find_way(tables, seen)
 
     def test_a_norm_that_computes_something_unknown(self):
         from visit_tl.model.norm import read_norm

@@ -234,7 +234,7 @@ def check(model: Model) -> CheckReport:
         patched = trace.patched
         sinks = _sinks(trace, tolerance)
         laws = _laws(view, trace)
-        reason = _broken(laws, tolerance)
+        reason = _broken(view, trace, laws, tolerance)
         reason = None if reason is None else f"{reason}{left_on(model)}"
         patching = _patching(view, ids)
         generation = _generation(view, ids)
@@ -307,15 +307,26 @@ def _sinks(trace: Trace, tolerance: float) -> str:
     )
 
 
-def _broken(laws: list[LawError], tolerance: float) -> str | None:
+def _broken(view: ModelView, trace: Trace, laws: list[LawError], tolerance: float) -> str | None:
     """The message for the first law that does not hold; an error of NaN does not hold."""
     for law in laws:
         if not law.error <= tolerance:
             return (
                 f"{law.law} is off by {law.error:.2g} of the whole at {law.hook} "
-                f"(tolerance {tolerance:.0e})"
+                f"(tolerance {tolerance:.0e}){_cause(view, trace, law)}"
             )
     return None
+
+
+def _cause(view: ModelView, trace: Trace, law: LawError) -> str:
+    """The likely cause of a law's failure, as the end of its message."""
+    if law.law == LENS_LAW:
+        own = conserve.own_logits(trace)
+        assert own is not None
+        return conserve.lens_cause(view, trace.layers[view.n_layers - 1].resid_post, own)
+    layer = int(law.hook.split(".")[1])
+    t = trace.layers[layer]
+    return conserve.cause(view, layer, t, components.stream_weights(view, layer, t), law.law)
 
 
 def _missing(view: ModelView, ids: list[int]) -> tuple[str, ...]:
@@ -327,8 +338,7 @@ def _missing(view: ModelView, ids: list[int]) -> tuple[str, ...]:
         return lambda tensor, hook: fired.add(name)
 
     present = [(name, note(name)) for name in wanted if view.has_hook(name)]
-    with torch.no_grad():
-        view.model.run_with_hooks(torch.tensor([ids], device=view.W_U.device), fwd_hooks=present)
+    view.run(torch.tensor([ids], device=view.W_U.device), present)
     return tuple(name for name in wanted if name not in fired)
 
 

@@ -1,10 +1,12 @@
-"""Which dimensions a rotary embedding pairs, where only its tables and its attention are known."""
+"""How queries and keys become what is scored: found from tables, hooks and attention."""
 
 import pytest
 import torch
 
 from visit_tl import ModelError
-from visit_tl.model.rotary import Rotation, find_pairing, find_rotation
+from visit_tl.model.norm import Norm
+from visit_tl.model.rotary import Seen, find_way
+from visit_tl.model.rotation import Rotation
 
 N, HEADS, D_HEAD = 6, 4, 8
 ANGLES = torch.arange(N)[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.03])
@@ -22,16 +24,25 @@ def attention(cos, sin, adjacent, query, keys):
     return (scores / D_HEAD**0.5).softmax(-1)
 
 
+def seen(query, keys, pattern, rotated=None, norms=None):
+    each = torch.arange(len(query))
+    return Seen(query, keys, pattern, len(keys) - 1, rotated, norms, each, "here")
+
+
+def drawn(seed, size=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(HEADS, D_HEAD, generator=generator) * size
+    return query, torch.randn(N, HEADS, D_HEAD, generator=generator) * size
+
+
 @pytest.mark.parametrize("adjacent", [False, True])
 @pytest.mark.parametrize("size", [1, 30])
 def test_the_pairing_is_found_also_where_each_head_sees_one_key(adjacent, size):
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randn(HEADS, D_HEAD, generator=generator) * size
-    keys = torch.randn(N, HEADS, D_HEAD, generator=generator) * size
+    query, keys = drawn(0, size)
     cos, sin = tables(adjacent)
     pattern = attention(cos, sin, adjacent, query, keys)
-    found, pairing = find_pairing([(cos, sin)], query, keys, pattern, len(keys) - 1, "here")
-    assert pairing is adjacent and torch.equal(found[0], cos) and torch.equal(found[1], sin)
+    way = find_way([(cos, sin)], seen(query, keys, pattern))
+    assert way.adjacent is adjacent and torch.equal(way.cos, cos) and torch.equal(way.sin, sin)
 
 
 def test_the_transpose_undoes_the_turn_and_keeps_inner_products():
@@ -42,28 +53,87 @@ def test_the_transpose_undoes_the_turn_and_keeps_inner_products():
         turn = Rotation(cos[4], sin[4], adjacent)
         torch.testing.assert_close(turn.transpose(turn.forward(x)), x)
         torch.testing.assert_close((turn.forward(x) * y).sum(), (x * turn.transpose(y)).sum())
-        assert find_rotation(cos[4], sin[4], x, turn.forward(x), "here").adjacent is adjacent
+        scaled = Rotation(1.3 * cos[4], 1.3 * sin[4], adjacent)
+        torch.testing.assert_close(scaled.inverse(scaled.forward(x)), x)
+        torch.testing.assert_close(scaled.inverse_transpose(scaled.transpose(x)), x)
 
 
 def test_tables_in_no_known_layout_are_refused():
     cos, sin = torch.rand(N, D_HEAD), torch.rand(N, D_HEAD)
     query, keys = torch.randn(HEADS, D_HEAD), torch.randn(N, HEADS, D_HEAD)
-    with pytest.raises(ModelError, match="of here do not reproduce the model's attention"):
-        find_pairing([(cos, sin)], query, keys, torch.rand(HEADS, N).softmax(-1), N - 1, "here")
-    with pytest.raises(ModelError, match="do not rotate hook_q into hook_rot_q"):
-        find_rotation(cos[1], sin[1], query, torch.randn(HEADS, D_HEAD), "here")
+    pattern = torch.rand(HEADS, N).softmax(-1)
+    with pytest.raises(ModelError, match="of here do not turn hook_q and hook_k into its attent"):
+        find_way([(cos, sin)], seen(query, keys, pattern))
+    with pytest.raises(ModelError, match="do not turn hook_q into hook_rot_q"):
+        find_way([(cos, sin)], seen(query, keys, pattern, torch.randn(HEADS, D_HEAD)))
+
+
+@pytest.mark.parametrize("shown", [False, True])
+@pytest.mark.parametrize("norm_last", [None, False, True])
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("adjacent", [False, True])
+@pytest.mark.parametrize("laid_out", ["pairs", "halves", "one a pair"])
+def test_every_layout_direction_and_order_is_found(laid_out, adjacent, backwards, norm_last, shown):
+    """Tables in one layout, used in another (ERNIE); turned back (nanochat); normed after it."""
+    query, keys = drawn(3)
+    gains = torch.linspace(0.5, 2.0, D_HEAD), torch.linspace(2.0, 0.3, D_HEAD)
+    norms = None if norm_last is None else tuple(Norm("RMS", gain, None, 1e-6) for gain in gains)
+    cos, sin = tables(adjacent)
+    turn = Rotation(cos[:, None], (-sin if backwards else sin)[:, None], adjacent)
+    own = Rotation(turn.cos[-1], turn.sin[-1], adjacent)
+    q, k = (query, keys) if norms is None or norm_last else (norms[0](query), norms[1](keys))
+    q, k = own.forward(q), turn.forward(k)
+    rotated = q if shown else None
+    if norms is not None and norm_last:
+        q, k = norms[0](q), norms[1](k)
+    pattern = torch.einsum("hd,jhd->hj", q, k).softmax(-1)
+    given = {
+        "pairs": tables(True),
+        "halves": tables(False),
+        "one a pair": (ANGLES.cos(), ANGLES.sin()),
+    }[laid_out]
+    way = find_way([given], seen(query, keys, pattern, rotated, norms))
+    plain = norms or (lambda x: x,) * 2
+    torch.testing.assert_close(way.scored(query, way.at(N - 1), plain[0]), q)
+    torch.testing.assert_close(way.scored(keys, way.each(N), plain[1]), k)
+    assert way.norm_last is bool(norm_last)
+
+
+def test_a_block_without_rotation_is_found_to_have_none():
+    query, keys = drawn(4)
+    pattern = torch.einsum("hd,jhd->hj", query, keys).softmax(-1)
+    assert find_way([tables(False)], seen(query, keys, pattern)).cos is None
+    assert find_way([tables(False)], seen(query, keys, pattern, query)).cos is None
+
+
+def test_where_attention_is_on_one_key_the_way_is_asked_for_elsewhere():
+    query, keys = drawn(5)
+    pattern = torch.zeros(HEADS, N).index_fill(1, torch.tensor([2]), 1.0)
+    places = [find_way([tables(False)], seen(query, keys, pattern), lambda p=p: p) for p in (1, 2)]
+    assert [way.place for way in places] == [1, 2]
 
 
 @pytest.mark.parametrize("adjacent", [False, True])
 def test_of_several_tables_the_one_that_gives_the_attention_is_taken(adjacent):
-    """As where a model hands one angle a pair: the layout is told by the attention alone."""
-    generator = torch.Generator().manual_seed(2)
-    query = torch.randn(HEADS, D_HEAD, generator=generator)
-    keys = torch.randn(N, HEADS, D_HEAD, generator=generator)
+    query, keys = drawn(2)
     pattern = attention(*tables(adjacent), adjacent, query, keys)
     both = [tables(True), tables(False)]
-    assert find_pairing(both, query, keys, pattern, len(keys) - 1, "here")[1] is adjacent
-    assert find_pairing(both[::-1], query, keys, pattern, len(keys) - 1, "here")[1] is adjacent
+    assert find_way(both, seen(query, keys, pattern)).adjacent is adjacent
+    assert find_way(both[::-1], seen(query, keys, pattern)).adjacent is adjacent
+
+
+def test_a_norm_after_the_rotation_is_linear_in_the_query_s_own_frame():
+    """`parts` and `transpose` are one map: that of the norm of the turned vector."""
+    query, other = drawn(6)[0], drawn(7)[0]
+    cos, sin = tables(False)
+    turn = Rotation(1.2 * cos[3], 1.2 * sin[3], False)
+    norm = Norm("LN", torch.linspace(0.5, 2.0, D_HEAD), torch.linspace(-1, 1, D_HEAD), 1e-6)
+    frozen = norm.freeze(turn.forward(query)).within(turn)
+    whole = turn.forward(frozen.parts(query) + frozen.bias)
+    torch.testing.assert_close(whole, norm(turn.forward(query)))
+    torch.testing.assert_close(
+        (frozen.transpose(other) * query).sum(), (other * frozen.parts(query)).sum()
+    )
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "olmo2", "stablelm-parallel"])

@@ -33,7 +33,7 @@ from visit_tl.gradients.loss import Loss
 from visit_tl.gradients.reversed_attention_result import ReversedAttention
 from visit_tl.model.attention_scores import Scored, scored, scored_hooks, softcaps
 from visit_tl.model.backward import BackwardPass, run_backward
-from visit_tl.model.hooks import FwdHooks, patched_hooks
+from visit_tl.model.hooks import FwdHooks, patched_hooks, values_hook
 from visit_tl.model.rotary import HandedAngles
 from visit_tl.model.standing_hooks import left_on, watched
 from visit_tl.model.tokens import Prompt
@@ -221,7 +221,8 @@ def _measured(
     for layer in layers:
         attn = f"blocks.{layer}.attn"
         required, more = scored_hooks(view, layer)
-        names += [*required.values(), f"{attn}.hook_z", f"{attn}.hook_v"]
+        values = f"blocks.{layer}.{values_hook(view, layer)}"
+        names += [*required.values(), f"{attn}.hook_z", values]
         optional += more.values()
         if softcaps(view) and view.has_hook(f"{attn}.hook_attn_scores"):
             optional.append(f"{attn}.hook_attn_scores")
@@ -277,15 +278,37 @@ def _complete(
         tried.append(_fitted(*made, at, floor))
     one.scale, query_error, key_error = min(tried, key=lambda fit: fit[1] + fit[2])
     one.scale = _named_scale(view, layer, one.scale)
-    values = einsum(
-        one.attention, run.gradients[f"{attn}.hook_z"], "head query key, query head d -> key head d"
+    shown = f"blocks.{layer}.{values_hook(view, layer)}"
+    weighed, own = run.values[shown], run.gradients[shown]
+    if view.latent(layer):  # heads first
+        weighed, own = weighed.transpose(0, 1), own.transpose(0, 1)
+    at_heads = _before_heads_norm(
+        view, layer, one.attention, weighed, run.gradients[f"{attn}.hook_z"]
     )
-    own = run.gradients[f"{attn}.hook_v"]
+    values = einsum(one.attention, at_heads, "head query key, query head d -> key head d")
     one.errors |= {
         "gradient at queries = R K": query_error,
         "gradient at keys = R^T Q": key_error,
         "gradient at values = A^T e": float((_grouped_sum(values, own) - own).norm() / _size(own)),
     }
+
+
+def _before_heads_norm(
+    view: ModelView,
+    layer: int,
+    attention: Float[Tensor, "head query key"],
+    values: Float[Tensor, "key kv_head d_head"],
+    gradient: Float[Tensor, "query head d_head"],
+) -> Float[Tensor, "query head d_head"]:
+    """The gradient at the heads' sums of values, from that at z; a norm may be between (BitNet)."""
+    norm = view.heads_norm(layer)
+    if norm is None:
+        return gradient
+    each = values[:, view.kv_head(values.shape[1]).to(values.device)]
+    with torch.inference_mode(False), torch.enable_grad():
+        sums = einsum(attention, each, "head query key, key head d -> query head d")
+        sums = sums.detach().clone().requires_grad_()
+        return torch.autograd.grad(norm(sums.flatten(1)), sums, gradient.clone().flatten(1))[0]
 
 
 def _fitted(queries: Tensor, keys: Tensor, at: Scored, floor: float) -> tuple[float, float, float]:

@@ -110,6 +110,8 @@ _OF_ATTENTION: Final = ("W_Q", "W_K", "W_V", "W_O")
 
 def _has(view: ModelView, matrix: str, layer: int) -> bool:
     parts = view.parts[layer]
+    if matrix in ("W_Q", "W_K", "W_V") and view.latent(layer):
+        return False
     if matrix in _OF_ATTENTION:
         return parts.attention
     return parts.mlp == "neurons" and (matrix != "W_gate" or view.gated_at(layer))
@@ -124,12 +126,15 @@ def needed_hooks(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The hooks that a block's factors and states need, by slot: required ones, optional ones."""
     names = hook_names(view, layer)
-    attn = any(m in _OF_ATTENTION for m in matrices)
+    attn = any(m in _OF_ATTENTION for m in matrices) and not view.latent(layer)
     mlp = any(m in ("W_in", "W_gate", "W_out") for m in matrices)
     slots = [slot for slot in STATES if slot in names]
-    slots += ["query", "keys", "values"] if attn else []
+    slots += ["query", "keys"] if attn else []
     slots += ["mlp_pre", "mlp_post"] if mlp else []
     required = {slot: names[slot] for slot in slots}
+    if attn:
+        # Before a norm of the values, where there is one: what W_V gives.
+        required["values"] = f"blocks.{layer}.attn.hook_v"
     if mlp and view.gated_at(layer):
         required["gate"] = f"blocks.{layer}.mlp.hook_pre"
     optional = {slot: names[slot] for slot in ("attn_in", "mlp_in") if slot in names}
@@ -162,10 +167,11 @@ def factors_of(
     weights = view.weights(layer)
     found: dict[str, Factors] = {}
     if "query" in hooks:
-        x, z = normed("attn_in", "ln1", "resid_pre"), value("z")
+        x = normed("attn_in", "ln1", "resid_pre")
         for matrix, slot in (("W_Q", "query"), ("W_K", "keys"), ("W_V", "values")):
             found[matrix] = Factors(x, delta(slot))
-        after = view.norm(layer, "ln1_post")
+    if "W_O" in matrices:
+        z, after = value("z"), view.norm(layer, "ln1_post")
         found["W_O"] = Factors(
             rearrange(z, "pos head d_head -> pos (head d_head)"),
             _before_norm(after, lambda: attention_output(z, weights), delta("attn_out")),

@@ -1,8 +1,8 @@
 """Adapters (LoRA and similar) on a model's linear layers, and the effective weights of the layers.
 
-TransformerLens shows only the weight of the layer inside an adapter. This module reads a block as
-TransformerLens would show it if its layers had their effective weights, adapters included. The
-model itself is not changed.
+TransformerLens shows only the weight of the layer inside an adapter, and none of a quantised layer.
+This module reads a block as TransformerLens would show it if its layers had their effective
+weights, adapters included. The model itself is not changed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,13 @@ from visit_tl.model.effective import (
     owner,
     read_linear,
     twin_of,
+)
+from visit_tl.model.quantised import (
+    PLAIN,
+    quantised_modules,
+    read_quantised,
+    skeleton,
+    width_of,
 )
 from visit_tl.model.standing_hooks import left_on
 
@@ -97,7 +104,12 @@ class Adapters:
                 f"merge_and_unload() cannot merge it, so only the model without it can be opened"
             )
         self._model, self._name = model, name
-        self._found = adapted_modules(modules)
+        self._quantised = quantised_modules(modules)
+        self._found = self._quantised | adapted_modules(modules)
+        # Of what is computed where nothing is quantised.
+        self.dtype: torch.dtype = next(
+            (p.dtype for p in model.parameters() if p.dtype in PLAIN), torch.float32
+        )
         # Adapters of layers without such a weight, such as norms, are included.
         self.names: tuple[str, ...] = _active(module for _, module in modules)
         self._known: OrderedDict[nn.Module, Linear] = OrderedDict()
@@ -124,11 +136,9 @@ class Adapters:
             ModelError: a layer is not linear in its input, or its output in a run does not match
                 its weights.
         """
-        if not self._inside(module):
+        if not self.inside(module):
             return _got(module if else_of is None else else_of, name)
-        return _named(
-            self._copied(module, lambda m: _layer(owner(m), lambda: self._linear(m))), name
-        )
+        return _named(self._copied(module, self._plain), name)
 
     def beneath(self, module: Any, name: str) -> Any:
         """A weight of a part of the model as it would be shown if its adapters were not there.
@@ -136,11 +146,26 @@ class Adapters:
         It is a view of the parameter of the layer inside the adapter, wherever TransformerLens
         shows weights as views.
         """
-        if not self._inside(module):
+        if not self.inside(module):
             return _got(module, name)
-        return _named(self._copied(module, owner), name)
+        return _named(self._copied(module, self._beneath), name)
 
-    def _inside(self, module: Any) -> bool:
+    def _plain(self, module: nn.Module) -> nn.Module:
+        """A layer that shows what a module applies in all."""
+        inner = skeleton(module) if module in self._quantised else owner(module)
+        return _layer(inner, lambda: self._linear(module))
+
+    def _beneath(self, module: nn.Module) -> nn.Module | None:
+        if module in self._quantised:
+            raise ModelError(
+                f"{_clean(self._found[module])} of {self._name} is quantised "
+                f"({type(module).__name__}): its weight takes no gradient and cannot be changed; "
+                f"load the model without quantisation for this"
+            )
+        return owner(module)
+
+    def inside(self, module: Any) -> bool:
+        """Whether an adapter or a quantised layer is in a part of the model."""
         return bool(self._found) and any(part in self._found for part in module.modules())
 
     def embeddings(
@@ -199,6 +224,8 @@ class Adapters:
 
     def _read(self, module: nn.Module) -> Linear:
         where = f"{_clean(self._found[module])} of {self._name} ({type(module).__name__})"
+        if module in self._quantised:
+            return self._read_quantised(module, where)
         try:
             linear = read_linear(module)
         except NotReadableError as error:
@@ -210,6 +237,25 @@ class Adapters:
                 f"the output of {where} in this run differs from that of its weight and its "
                 f"adapter ({', '.join(adapter_names(module)) or 'none active'}) by {off:.1e}; "
                 f"{MERGE}{left_on(self._model)}"
+            )
+        return linear
+
+    def _read_quantised(self, module: nn.Module, where: str) -> Linear:
+        seen = self._seen.get(module)
+        rows = torch.zeros(1, width_of(module), dtype=self.dtype) if seen is None else seen[0]
+        try:
+            linear = read_quantised(module, rows.dtype, rows.shape[-1])
+        except NotReadableError as error:
+            raise ModelError(
+                f"{where} is quantised, and the weight that it applies cannot be read: {error}; "
+                f"load the model without quantisation, or as weights only (4 bits, "
+                f"bnb_4bit_compute_dtype as the model's dtype)"
+            ) from error
+        if (off := self._disagreement(module, linear)) is not None:
+            raise ModelError(
+                f"the output of {where} in this run differs from that of the weight that it "
+                f"applies to rows of an identity matrix by {off:.1e}; load the model without "
+                f"quantisation{left_on(self._model)}"
             )
         return linear
 
@@ -279,12 +325,16 @@ def _got(module: Any, name: str) -> Any:
     """A weight by name; None if there is none.
 
     Raises:
-        ModelError: TransformerLens says that it cannot show it, as it does of quantised weights.
+        ModelError: TransformerLens cannot show it, as with quantised weights, or with blocks whose
+            heads are not those of the configuration.
     """
     try:
         return getattr(module, name, None)
-    except NotImplementedError as error:
-        raise ModelError(f"{name} cannot be read: {error}") from error
+    except ModelError:  # of a layer inside, which says more
+        raise
+    except Exception as error:  # its errors are of many kinds
+        kind = "" if isinstance(error, NotImplementedError) else f"{type(error).__name__}: "
+        raise ModelError(f"{name} cannot be read: {kind}{error}") from error
 
 
 def _at(module: Any, path: str) -> Any:

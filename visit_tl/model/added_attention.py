@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError
+from visit_tl.model.hooks import values_hook
 from visit_tl.model.view import ModelView
 
 Changes = Mapping[int, Float[Tensor, "head query key"]]
@@ -133,5 +134,8 @@ def _functions(
         (f"{attn}.hook_pattern", to_pattern)
     ]
     if shown_only:
-        both += [(f"{attn}.hook_v", note_values), (f"{attn}.hook_z", to_heads)]
+        both += [
+            (f"blocks.{layer}.{values_hook(view, layer)}", note_values),
+            (f"{attn}.hook_z", to_heads),
+        ]
     return both

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visit_tl.model.backward import BackwardPass
-from visit_tl.model.rotary import HandedAngles, Rotation, find_pairing, find_rotation, stored_angles
-from visit_tl.model.trace import normed_rows
+from visit_tl.model.query_key_way import head_norms, normed_rows, way_of
+from visit_tl.model.rotary import HandedAngles, Way
 from visit_tl.model.view import ModelView
 
 
@@ -32,9 +32,8 @@ class Scored:
         query_source: The tensor that the gradient belongs to: the scored queries or, where no hook
             shows them, the ones before norm and rotary positions.
         key_source: The same of the keys.
-        rotation: The rotation of every position, to get from the sources to what is scored; None
-            if the sources are what is scored, or there is none.
-        normed: Whether query and key norms lie between the sources and what is scored.
+        way: How the sources become what is scored, by norms and rotation; None if they are what is
+            scored.
     """
 
     queries: Float[Tensor, "pos head d_head"]
@@ -43,8 +42,7 @@ class Scored:
     key_gradient: Float[Tensor, "pos kv_head d_head"]
     query_source: Float[Tensor, "pos head d_head"]
     key_source: Float[Tensor, "pos kv_head d_head"]
-    rotation: Rotation | None
-    normed: bool
+    way: Way | None
 
     def back(
         self,
@@ -54,7 +52,7 @@ class Scored:
         keys: Float[Tensor, "pos kv_head d_head"],
     ) -> tuple[Tensor, Tensor]:
         """Gradients at the scored queries and keys, taken back to the sources."""
-        if self.rotation is None and not self.normed:
+        if self.way is None:
             return queries, keys
         found: list[Tensor] = []
         for source, norm, gradient in (
@@ -63,7 +61,7 @@ class Scored:
         ):
             with torch.inference_mode(False), torch.enable_grad():
                 x = source.detach().clone().requires_grad_()
-                y = _as_scored(view, layer, norm, x, self.rotation, self.normed)
+                y = _as_scored(view, layer, norm, x, self.way)
                 found.append(torch.autograd.grad(y, x, gradient.detach().clone())[0])
         return found[0], found[1]
 
@@ -117,18 +115,33 @@ def scored(
         ModelError: no rotation reproduces the model's attention.
     """
     required, optional = scored_hooks(view, layer)
-    rotated = [optional.get(slot, "") for slot in ("rotated_query", "rotated_keys")]
-    if all(name in run.values for name in rotated):
-        (q, k), (dq, dk) = _both(run.values, rotated), _both(run.gradients, rotated)
-        return Scored(q, k, dq, dk, q, k, None, False)
-    names = [required["query"], required["keys"]]
-    (q, k), (dq, dk) = _both(run.values, names), _both(run.gradients, names)
-    normed = view.head_norm(layer, "q_norm") is not None
-    rotation = _rotation(view, layer, run, q, k, pattern, handed) if view.rotary else None
+    if view.latent(layer):
+        # Shown as they are scored, heads first.
+        names = list(required.values())
+        (q, k), (dq, dk) = _both(run.values, names), _both(run.gradients, names)
+        q, k, dq, dk = (x.transpose(0, 1) for x in (q, k, dq, dk))
+        return Scored(q, k, dq, dk, q, k, None)
+    hooks = required | {slot: name for slot, name in optional.items() if name in run.values}
+    read = {slot: run.values[name] for slot, name in hooks.items()}
+    rows = {slot: read[slot][-1] for slot in ("query", "rotated_query") if slot in read}
+    n = len(read["query"])
     with torch.no_grad():
-        queries = _as_scored(view, layer, "q_norm", q, rotation, normed)
-        keys = _as_scored(view, layer, "k_norm", k, rotation, normed)
-    return Scored(queries, keys, dq, dk, q, k, rotation, normed)
+        way: Way | None = way_of(
+            view, layer, n - 1, n, {**read, **rows, "pattern": pattern[:, -1]}, handed
+        )
+    assert way is not None
+    sources = [required["query"], required["keys"]]
+    if "rotated_query" in read and "rotated_keys" in read:
+        sources = [optional["rotated_query"], optional["rotated_keys"]]
+        # What is shown is rotated already; only a norm may still follow.
+        way = Way(None, None) if way.norm_last else None
+    elif not view.rotary and head_norms(view, layer) is None:
+        way = None
+    (q, k), (dq, dk) = _both(run.values, sources), _both(run.gradients, sources)
+    with torch.no_grad():
+        queries = _as_scored(view, layer, "q_norm", q, way)
+        keys = _as_scored(view, layer, "k_norm", k, way)
+    return Scored(queries, keys, dq, dk, q, k, way)
 
 
 def _both(tensors: Mapping[str, Tensor], names: list[str]) -> tuple[Tensor, Tensor]:
@@ -136,43 +149,7 @@ def _both(tensors: Mapping[str, Tensor], names: list[str]) -> tuple[Tensor, Tens
     return one, other
 
 
-def _as_scored(
-    view: ModelView,
-    layer: int,
-    norm: str,
-    x: Tensor,
-    rotation: Rotation | None,
-    normed: bool,
-) -> Tensor:
-    x = normed_rows(view, layer, norm, x) if normed else x
-    return x if rotation is None else rotation.forward(x)
-
-
-def _rotation(
-    view: ModelView,
-    layer: int,
-    run: BackwardPass,
-    q: Tensor,
-    k: Tensor,
-    pattern: Tensor,
-    handed: HandedAngles,
-) -> Rotation:
-    """The rotation of every position, `[pos, 1, rotary]` tables."""
-    attn, where, n = view.model.blocks[layer].attn, f"blocks.{layer}.attn", len(q)
-    shown = [run.values.get(f"{where}.{name}") for name in ("hook_cos", "hook_sin")]
-    if shown[0] is not None and shown[1] is not None:
-        tables = [(shown[0], shown[1])]
-    else:
-        tables = stored_angles(attn) or handed(layer)
-    tables = [(cos.to(q.device), sin.to(q.device)) for cos, sin in tables]
-    with torch.no_grad():
-        last = normed_rows(view, layer, "q_norm", q)[-1]
-        keys = normed_rows(view, layer, "k_norm", k)
-    if f"{where}.hook_rot_q" in run.values and tables:
-        cos, sin = tables[0]
-        turned = run.values[f"{where}.hook_rot_q"][-1]
-        found = find_rotation(cos[n - 1], sin[n - 1], last, turned, where)
-        return Rotation(cos[:n, None], sin[:n, None], found.adjacent)
-    each = view.kv_head(keys.shape[1]).to(keys.device)
-    (cos, sin), adjacent = find_pairing(tables, last, keys[:, each], pattern[:, -1], n - 1, where)
-    return Rotation(cos[:n, None], sin[:n, None], adjacent)
+def _as_scored(view: ModelView, layer: int, norm: str, x: Tensor, way: Way | None) -> Tensor:
+    if way is None:
+        return x
+    return way.scored(x, way.each(len(x)), lambda rows: normed_rows(view, layer, norm, rows))

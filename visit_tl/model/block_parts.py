@@ -87,6 +87,12 @@ def parts_of(model: Any, name: str) -> tuple[BlockParts, ...]:
     return _KNOWN[model]
 
 
+def is_latent(attn: Any) -> bool:
+    """Whether keys and values are made from one compressed state (DeepSeek, Youtu)."""
+    inner = getattr(attn, "original_component", None)
+    return hasattr(inner, "kv_a_proj_with_mqa") and hasattr(inner, "kv_b_proj")
+
+
 def _plain(block: Any, attn_only: bool) -> bool:
     """Whether a block is attention and MLP and nothing else."""
     has = hasattr(block, "attn") and (attn_only or hasattr(block, "mlp"))
@@ -212,6 +218,9 @@ class _Watched:
         if q is None or values is None or pattern is None or z is None:
             return "no hooks of its heads fired"
         heads, d_head = int(self._model.cfg.n_heads), int(self._model.cfg.d_head)
+        if is_latent(self._model.blocks[layer].attn):
+            # Shown by head first, and wider than z.
+            q, values = z, values.transpose(1, 2)
         if pattern.shape[1] != heads or q.shape[-2:] != (heads, d_head) or z.shape != q.shape:
             return "its queries are not one vector for each head"
         if values.ndim != 4 or heads % values.shape[2]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from visit_tl.model.experts import ExpertsTrace, with_rows
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.rotary import Rotation
+from visit_tl.model.rotation import Rotation
 from visit_tl.model.trace import LayerTrace
 from visit_tl.model.view import LayerWeights, ModelView
 
@@ -87,6 +87,22 @@ def grouped(
     return rearrange(per_kv_head, "pos kv_head d_head -> kv_head pos d_head")[kv_head]
 
 
+def through_heads_norm(
+    t: LayerTrace, vectors: Float[Tensor, "head *pos d_head"], heads: Int[Tensor, " head"]
+) -> Float[Tensor, "head *pos d_head"]:
+    """Vectors of heads, such as their values, as parts of z: through a norm before W_O, if any.
+
+    Args:
+        t: What the block computed.
+        vectors: One or several for each of these heads.
+        heads: The head of each row.
+    """
+    if t.heads_norm is None:
+        return vectors
+    gain = t.heads_norm.gain[heads]
+    return vectors * (gain if vectors.ndim == 2 else gain[:, None])
+
+
 def attn_neurons(
     W_O: Float[Tensor, "head d_head d_model"],
 ) -> Float[Tensor, "entry d_model"]:
@@ -108,6 +124,8 @@ def stream_weights(view: ModelView, layer: int, t: LayerTrace) -> LayerWeights:
     the residual stream, and their sum is still the whole.
     """
     weights = view.weights(layer)
+    if t.latent is not None:
+        weights = replace(weights, W_Q=t.latent[0], W_K=t.latent[1])
     attn_norm, mlp_norm = view.norm(layer, "ln1_post"), view.norm(layer, "ln2_post")
     b_O, b_out = weights.b_O, weights.b_out
     W_O, W_out = weights.W_O, weights.W_out

@@ -18,12 +18,21 @@ a hook function."""
 # Hooks that some models have but never fire; their tensors are then computed from others.
 OPTIONAL = ("attn_in", "mlp_in", "router", "rotated_query", "rotated_keys", "cos", "sin")
 # Slots that are read only to compute something else.
-NO_FIELD = ("rotated_query", "rotated_keys", "cos", "sin", "router")
+NO_FIELD = (
+    "latent_query",
+    "latent_keys",
+    "latent_values",
+    "rotated_query",
+    "rotated_keys",
+    "cos",
+    "sin",
+    "router",
+)
 
 # Which part of a hook's tensor a graph needs: `row` is the row at the position, `all` is all
 # positions, `query` is the row of an attention pattern at the query position (its third axis),
-# `angles` is a whole table of rotary angles, and `token` is the row of a tensor that has no batch
-# axis.
+# `angles` is a whole table of rotary angles, `by head` is all positions of a tensor whose heads
+# come first, and `token` is the row of a tensor without a batch axis.
 ROWS: dict[str, str] = {
     "resid_pre": "row",
     "attn_in": "row",
@@ -33,6 +42,9 @@ ROWS: dict[str, str] = {
     "sin": "angles",
     "rotated_keys": "all",
     "keys": "all",
+    "latent_query": "query",
+    "latent_keys": "by head",
+    "latent_values": "by head",
     "values": "all",
     "pattern": "query",
     "z": "row",
@@ -57,7 +69,7 @@ def hook_names(view: ModelView, layer: int) -> dict[str, str]:
     block, parts = f"blocks.{layer}", view.parts[layer]
     wanted = {"resid_pre": "hook_resid_pre"}
     if parts.attention:
-        wanted |= _attention_hooks(view, block)
+        wanted |= _attention_hooks(view, layer)
     if parts.opaque not in (None, "difference"):
         wanted["opaque"] = str(parts.opaque)
     wanted["resid_post"] = "hook_resid_post"
@@ -90,11 +102,27 @@ def hook_names(view: ModelView, layer: int) -> dict[str, str]:
     return {slot: f"{block}.{hook}" for slot, hook in wanted.items()}
 
 
-def _attention_hooks(view: ModelView, block: str) -> dict[str, str]:
+def values_hook(view: ModelView, layer: int) -> str:
+    """The hook of a block's values as its attention weighs them: after their norm (Gemma 4)."""
+    normed = "attn.v_norm.hook_out"
+    return normed if view.has_hook(f"blocks.{layer}.{normed}") else "attn.hook_v"
+
+
+def _attention_hooks(view: ModelView, layer: int) -> dict[str, str]:
+    block = f"blocks.{layer}"
+    if view.latent(layer):
+        return {
+            "latent_query": "attn.hook_q",
+            "latent_keys": "attn.hook_k",
+            "latent_values": "attn.hook_v",
+            "pattern": "attn.hook_pattern",
+            "z": "attn.hook_z",
+            "attn_out": "hook_attn_out",
+        } | ({"cos": "attn.hook_cos", "sin": "attn.hook_sin"} if view.rotary else {})
     wanted = {
         "query": "attn.hook_q",
         "keys": "attn.hook_k",
-        "values": "attn.hook_v",
+        "values": values_hook(view, layer),
         "pattern": "attn.hook_pattern",
         "z": "attn.hook_z",
         "attn_out": "hook_attn_out",
@@ -125,19 +153,38 @@ def keeper(
     at = slice(positions[0], positions[0] + 1) if len(positions) == 1 else list(positions)
 
     def keep(tensor: Tensor, hook: Any) -> None:
-        if rows == "row":
-            part = tensor[0, at]
-        elif rows == "query":
-            part = tensor[0, :, at].transpose(0, 1)
-        elif rows == "token":
-            part = (tensor if tensor.ndim == 2 else tensor[0])[at]
-        elif rows == "angles":
-            part = tensor[0] if tensor.ndim == 3 else tensor
-        else:
-            part = tensor[0]
+        try:
+            part = _part(tensor, rows, at)
+        except (AttributeError, IndexError, TypeError):
+            part = None
+        if part is None or (rows in ("row", "query", "token") and len(part) != len(positions)):
+            raise ModelError(
+                f"the hook {name} holds {_shape_of(tensor)}, where a tensor [batch, "
+                f"{'head, query, key' if rows == 'query' else 'pos, ...'}] is needed, so the block "
+                f"cannot be taken apart"
+            )
         kept[name] = part.detach().float().clone()
 
     return keep
+
+
+def _part(tensor: Tensor, rows: str, at: slice | list[int]) -> Tensor:
+    if rows == "row":
+        return tensor[0, at]
+    if rows == "query":
+        return tensor[0, :, at].transpose(0, 1)
+    if rows == "by head":
+        return tensor[0].transpose(0, 1)
+    if rows == "token":
+        return (tensor if tensor.ndim == 2 else tensor[0])[at]
+    if rows == "angles":
+        return tensor[0] if tensor.ndim == 3 else tensor
+    return tensor[0]
+
+
+def _shape_of(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"a tensor of shape {tuple(shape)}"
 
 
 def row_of(part: Tensor, rows: str, i: int) -> Tensor:

@@ -5,7 +5,7 @@ Calling the model's own module would fire the caller's hooks; a copy of its para
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from visit_tl.errors import ModelError
 from visit_tl.model.effective import twin_of
+from visit_tl.model.rotation import Rotation
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,32 @@ class FrozenNorm:
         gain: Factor of each entry: the weight divided by the root mean square.
         centred: Whether the mean over the last axis is subtracted first (LN).
         bias: Added once to the whole output; None is 0.
+        frame: The rotation after which a norm of queries or keys is taken (HunYuan, nanochat);
+            what it gives is turned back. None where the norm comes first, or there is no rotation.
     """
 
     gain: Float[Tensor, "*#rows d_model"]
     centred: bool
-    bias: Float[Tensor, " d_model"] | None
+    bias: Float[Tensor, "*#rows d_model"] | None
+    frame: Rotation | None = None
 
     def parts(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """Map parts of the input to parts of the output, which sum to the output less the bias."""
-        return _centre(x, self.centred) * self.gain
+        if self.frame is None:
+            return _centre(x, self.centred) * self.gain
+        return self.frame.inverse(_centre(self.frame.forward(x), self.centred) * self.gain)
 
     def transpose(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The transposed map: `transpose(k) . x = k . parts(x)`."""
-        return _centre(x * self.gain, self.centred)
+        if self.frame is None:
+            return _centre(x * self.gain, self.centred)
+        turned = self.frame.inverse_transpose(x)
+        return self.frame.transpose(_centre(turned * self.gain, self.centred))
+
+    def within(self, frame: Rotation) -> FrozenNorm:
+        """The same norm of vectors that this rotation turns first."""
+        bias = None if self.bias is None else frame.inverse(self.bias)
+        return replace(self, bias=bias, frame=frame)
 
 
 def _centre(x: Tensor, centred: bool) -> Tensor:
@@ -48,13 +62,14 @@ class Norm:
     """A normalisation over the last axis (docs/maths.md, "Norms").
 
     Attributes:
-        kind: `LN` centres and scales, `RMS` only scales, `none` does nothing.
+        kind: `LN` centres and scales, `RMS` only scales, `scale` multiplies by its weight alone
+            (Granite's residual multiplier), `none` does nothing.
         weight: Gain, with a Gemma-style offset of 1 already added; None is a gain of 1.
         bias: Added at the end by LN; None is 0.
         eps: Added to the mean square before the square root.
     """
 
-    kind: Literal["LN", "RMS", "none"]
+    kind: Literal["LN", "RMS", "scale", "none"]
     weight: Float[Tensor, "*#rows d_model"] | None = None
     bias: Float[Tensor, " d_model"] | None = None
     eps: float = 0.0
@@ -66,7 +81,8 @@ class Norm:
             return x
         if self.kind == "LN":
             x = x - x.mean(-1, keepdim=True)
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+        if self.kind != "scale":
+            x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
         if self.weight is not None:
             x = x * self.weight
         return x if self.bias is None else x + self.bias
@@ -75,10 +91,19 @@ class Norm:
         """This norm with its scale fixed to the value at `x`."""
         if self.kind == "none":
             return FrozenNorm(torch.ones_like(x), False, None)
+        if self.kind == "scale" and self.weight is not None:
+            return FrozenNorm(self.weight.expand_as(x), False, self.bias)
         centred = self.kind == "LN"
         scale = torch.rsqrt(_centre(x, centred).pow(2).mean(-1, keepdim=True) + self.eps)
         gain = scale.expand_as(x) if self.weight is None else scale * self.weight
         return FrozenNorm(gain, centred, self.bias)
+
+    def times(self, factor: Float[Tensor, " 1"]) -> Norm:
+        """This norm, its output multiplied by a number."""
+        weight = factor if self.weight is None else self.weight * factor
+        bias = None if self.bias is None else self.bias * factor
+        kind = "scale" if self.kind == "none" else self.kind
+        return replace(self, kind=kind, weight=weight, bias=bias)
 
 
 def read_norm(module: Any, default_eps: float, offset: bool = False) -> Norm:
@@ -98,7 +123,7 @@ def read_norm(module: Any, default_eps: float, offset: bool = False) -> Norm:
     if module is None or isinstance(inner, torch.nn.Identity):
         return Norm("none")
     name = type(inner).__name__
-    if not _is_norm(inner):
+    if not is_norm(inner):
         raise ModelError(
             f"the normalisation {name} is neither a LayerNorm nor an RMSNorm; "
             f"its effect cannot be split exactly, so this model is refused (if it is wrapped in an "
@@ -118,7 +143,8 @@ def read_norm(module: Any, default_eps: float, offset: bool = False) -> Norm:
     return Norm("RMS" if rms else "LN", weight, bias, _eps(inner, default_eps))
 
 
-def _is_norm(module: Any) -> bool:
+def is_norm(module: Any) -> bool:
+    """Whether a module is a normalisation, by the name of its class."""
     return any(word in type(module).__name__ for word in ("LayerNorm", "RMSNorm"))
 
 
@@ -128,12 +154,12 @@ def _norm_inside(module: Any) -> Any:
     There may be several: an adapter keeps its own copy of the norm. Returns the module itself if it
     is a norm, or if no such norm is found.
     """
-    if _is_norm(module) or not any(_is_norm(part) for part in getattr(module, "modules", tuple)()):
+    if is_norm(module) or not any(is_norm(part) for part in getattr(module, "modules", tuple)()):
         return module
     twin = twin_of(module)
     for part, copied in zip(module.modules(), twin.modules(), strict=True):
         weight = _parameter(part, "weight", "w")
-        if _is_norm(part) and weight is not None:
+        if is_norm(part) and weight is not None:
             generator = torch.Generator().manual_seed(0)
             rows = torch.randn(3, *weight.shape, generator=generator, dtype=torch.float64)
             rows = rows.to(weight.device)

@@ -50,7 +50,9 @@ def run_probes(
         names = hook_names(view, layer)
         for slot, see in (("pattern", patterns), ("values", values)):
             if see is not None:
-                hooks.append((names[slot], _seer(see, layer, names[slot], fired)))
+                by_head = f"latent_{slot}" in names
+                name = names[f"latent_{slot}" if by_head else slot]
+                hooks.append((name, _seer(see, layer, name, fired, by_head=by_head)))
     logits = view.run(tokens.to(view.W_U.device), hooks)
     if silent := [name for name, _ in hooks if name not in fired]:
         raise ModelError(
@@ -60,9 +62,11 @@ def run_probes(
     return logits
 
 
-def _seer(see: See, layer: int, name: str, fired: set[str]) -> Callable[[Tensor, Any], None]:
+def _seer(
+    see: See, layer: int, name: str, fired: set[str], *, by_head: bool = False
+) -> Callable[[Tensor, Any], None]:
     def look(tensor: Tensor, hook: Any) -> None:
         fired.add(name)  # the hook's own name may be another one
-        see(layer, tensor.detach().float())
+        see(layer, (tensor.transpose(1, 2) if by_head else tensor).detach().float())
 
     return look

@@ -17,6 +17,7 @@ from torch import Tensor
 from visit_tl.errors import ModelError
 from visit_tl.model.experts import ExpertsTrace
 from visit_tl.model.given_cache import Cache, CacheReader
+from visit_tl.model.hook_shapes import require_shapes
 from visit_tl.model.hooks import (
     NO_FIELD,
     OPTIONAL,
@@ -28,14 +29,11 @@ from visit_tl.model.hooks import (
     patched_hooks,
     row_of,
 )
+from visit_tl.model.latent_attention import read_latent
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.rotary import (
-    HandedAngles,
-    Rotation,
-    find_pairing,
-    find_rotation,
-    stored_angles,
-)
+from visit_tl.model.query_key_way import heads_norm_of, scored_by, way_of
+from visit_tl.model.rotary import HandedAngles
+from visit_tl.model.rotation import Rotation
 from visit_tl.model.standing_hooks import Standing, left_on, watched
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
@@ -68,11 +66,15 @@ class LayerTrace:
         query_norm: The norm of the queries at this position; None where there is none.
         key_norm: The norm of the keys at this position, one row per query head; None where there
             is none.
+        heads_norm: The norm between the heads' sums of values and their z (BitNet), one row per
+            head; None where z is the sum itself.
         hooks: TransformerLens name of the hook that each of these was read from.
         opaque: What a part that was not opened adds to the residual stream; None where there is
             none.
         experts: The chosen experts of a mixture; None in other blocks. Then mlp_pre and mlp_post
             are None.
+        latent: W_Q and W_K at this position where the attention is latent, `[head, d_model,
+            d_head]`, and what biases add to queries and keys; else None.
     """
 
     resid_pre: Float[Tensor, " d_model"]
@@ -92,9 +94,11 @@ class LayerTrace:
     rotation: Rotation | None
     query_norm: FrozenNorm | None
     key_norm: FrozenNorm | None
+    heads_norm: FrozenNorm | None
     hooks: Mapping[str, str]
     opaque: Float[Tensor, " d_model"] | None = None
     experts: ExpertsTrace | None = None
+    latent: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -311,23 +315,21 @@ def _layer(
     hooks = {slot: name for slot, name in names.items() if name in kept}
     if not view.parts[layer].attention:
         return _without_heads(view, layer, prompt, read, hooks)
-    read["query"], query_norm = _normed(view, layer, "q_norm", read["query"])
-    own, key_norm = _normed(view, layer, "k_norm", read["keys"][position])
-    if key_norm is not None:
-        each = view.kv_head(len(own)).to(own.device)
-        key_norm = replace(key_norm, gain=key_norm.gain[each])
-        if "rotated_keys" not in read:
-            normed = [_normed(view, layer, "k_norm", key)[0] for key in read["keys"]]
-            read["keys"] = torch.stack(normed)
+    if view.latent(layer):
+        known = read_latent(view, layer, position, read, passed)
+        for slot in ("query", "keys", "values"):
+            hooks[slot] = hooks.pop(f"latent_{slot}")
+        require_shapes(view, read, hooks)
+        return _completed(view, layer, read, hooks, known)
+    require_shapes(view, read, hooks)
     try:
-        rotation = None
-        if view.rotary:
-            seen = prompt.seen_until(position)
-            rotation = _rotate(view, layer, position, seen, read, passed)
+        seen = prompt.seen_until(position)
+        way = way_of(view, layer, position, seen, read, passed)
     except ModelError as error:
         raise ModelError(f"{error}{left_on(view.model)}") from error
+    known = scored_by(view, layer, position, way, read)
+    known["heads_norm"] = heads_norm_of(view, layer, read)
     hooks["keys"] = hooks.get("rotated_keys", hooks["keys"])
-    known = {"rotation": rotation, "query_norm": query_norm, "key_norm": key_norm}
     return _completed(view, layer, read, hooks, known)
 
 
@@ -344,7 +346,7 @@ def _without_heads(
     read |= {"query": none, "z": none, "pattern": like.new_zeros(0, n)}
     read |= {name: none.expand(n, 0, view.d_head) for name in ("keys", "values")}
     read["attn_out"] = torch.zeros_like(like)
-    known = {"rotation": None, "query_norm": None, "key_norm": None}
+    known = dict.fromkeys(("rotation", "query_norm", "key_norm", "heads_norm"))
     return _completed(view, layer, read, hooks, known)
 
 
@@ -375,73 +377,3 @@ def _completed(
         slot: tensor for slot, tensor in read.items() if slot not in NO_FIELD
     }
     return LayerTrace(hooks=hooks, experts=experts, **known, **fields)  # type: ignore[arg-type]
-
-
-def _normed(
-    view: ModelView, layer: int, name: str, x: Float[Tensor, "head d_head"]
-) -> tuple[Tensor, FrozenNorm | None]:
-    """Queries or keys after their norm, if there is one, and the norm with its scale fixed there.
-
-    Raises:
-        ModelError: the norm spans neither one head nor all heads.
-    """
-    norm = view.head_norm(layer, name)
-    if norm is None or norm.kind == "none":
-        return x, None
-    size = x.shape[-1] if norm.weight is None else norm.weight.numel()
-    if size == x.shape[-1] or (norm.weight is not None and norm.weight.shape == x.shape):
-        return norm(x), norm.freeze(x)
-    if size != x.numel() or norm.kind != "RMS":
-        raise ModelError(
-            f"{name} of blocks.{layer} in {view.name} spans {size} entries, neither one head of "
-            f"{x.shape[-1]} nor all {x.numel()}; its queries and keys cannot be read"
-        )
-    frozen = norm.freeze(x.flatten())
-    return norm(x.flatten()).view_as(x), replace(frozen, gain=frozen.gain.view_as(x))
-
-
-def normed_rows(
-    view: ModelView, layer: int, name: str, rows: Float[Tensor, "pos head d_head"]
-) -> Float[Tensor, "pos head d_head"]:
-    """Queries or keys of all positions after the norm `q_norm` or `k_norm`, if there is one."""
-    norm = view.head_norm(layer, name)
-    if norm is None or norm.kind == "none":
-        return rows
-    return torch.stack([_normed(view, layer, name, row)[0] for row in rows])
-
-
-def _rotate(
-    view: ModelView,
-    layer: int,
-    position: int,
-    seen: int,
-    read: dict[str, Tensor],
-    passed: HandedAngles,
-) -> Rotation:
-    """Put the rotated keys into `read` and return the rotation of the graph's position.
-
-    Raises:
-        ModelError: there are no angles, or none that reproduce what the model computed.
-    """
-    attn, where = view.model.blocks[layer].attn, f"blocks.{layer}.attn"
-    shown = [(read["cos"], read["sin"])] if "cos" in read else stored_angles(attn)
-    tables = shown or passed(layer)
-    if not tables:
-        raise ModelError(
-            f"{view.name} has rotary positions but neither {where}.hook_cos nor a table of angles, "
-            f"and passes none to its blocks; memory keys cannot be read in the query's frame"
-        )
-    device = read["query"].device
-    tables = [(cos.to(device), sin.to(device)) for cos, sin in tables]
-    if "rotated_keys" in read:
-        read["keys"] = read["rotated_keys"]
-        cos, sin = tables[0]
-        return find_rotation(
-            cos[position], sin[position], read["query"], read["rotated_query"], where
-        )
-    each = view.kv_head(read["keys"].shape[1]).to(device)
-    keys, pattern = read["keys"][:seen][:, each], read["pattern"][:, :seen]
-    (cos, sin), adjacent = find_pairing(tables, read["query"], keys, pattern, position, where)
-    n = len(read["keys"])
-    read["keys"] = Rotation(cos[:n, None], sin[:n, None], adjacent).forward(read["keys"])
-    return Rotation(cos[position], sin[position], adjacent)

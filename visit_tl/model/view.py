@@ -6,26 +6,31 @@ part that is not supported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from visit_tl.arguments.several import integers_or_none
-from visit_tl.errors import InputError, ModelError
+from visit_tl.errors import InputError, ModelError, VisitError
 from visit_tl.model.adapters import Adapters
-from visit_tl.model.block_parts import BlockParts, parts_of, some_layers
+from visit_tl.model.block_parts import BlockParts, is_latent, parts_of, some_layers
 from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
-from visit_tl.model.norm import Norm, read_norm
+from visit_tl.model.multipliers import write_multipliers
+from visit_tl.model.norm import Norm, is_norm, read_norm
+from visit_tl.model.standing_hooks import on_modules
 from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
 from visit_tl.segments.spans import Segments
+
+# What TransformerLens says of models that have no text as input; those that have both are read.
+_NO_TEXT: Final = ("is_audio_model", "is_visual_model")
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class ModelView:
             self.adapters.shown(model.unembed, "b_U", else_of=model)
         )
         self.d_vocab = int(self.W_U.shape[1])
-        self.final_norm: Norm = self._read_norm(getattr(model, "ln_final", None))
+        self.final_norm: Norm = self.read_norm(getattr(model, "ln_final", None))
         self.tokens = Tokens(model, int(cfg.d_vocab), self.n_ctx, self.name)
 
     @property
@@ -132,6 +137,16 @@ class ModelView:
             none = torch.zeros(0, self.d_model, self.d_head, device=self.W_U.device)
             return {"W_Q": none, "W_K": none, "W_O": none.transpose(1, 2), "b_O": None}
         attn, where = self.model.blocks[layer].attn, f"blocks.{layer}"
+        if self.latent(layer):
+            # W_Q and W_K depend on the state: `components.stream_weights` has those of a trace.
+            none = torch.zeros(0, self.d_model, self.d_head, device=self.W_U.device)
+            weight = self._weight(attn.o, "weight", f"{where}.attn.o")
+            return {
+                "W_Q": none,
+                "W_K": none,
+                "W_O": weight.T.unflatten(0, (self.n_heads, -1)),
+                "b_O": _nonzero(self.adapters.shown(attn.o, "bias")),
+            }
         return {
             "W_Q": self._weight(attn, "W_Q", where),
             # HookedTransformer stores grouped keys in _W_K; its W_K repeats them per query head.
@@ -142,6 +157,8 @@ class ModelView:
 
     def attention_bias(self, layer: int, name: str) -> Float[Tensor, "head d_head"] | None:
         """The bias `b_Q` or `b_K` of one block, `b_K` by K/V head; None where it has none."""
+        if self.latent(layer):
+            return None
         attn = self.model.blocks[layer].attn
         # HookedTransformer stores that of grouped keys in _b_K, like _W_K.
         return _nonzero(
@@ -158,24 +175,70 @@ class ModelView:
         return _readable(self.adapters.shown(module, name), module, name, where).float()
 
     def _unembedding(self) -> Float[Tensor, "d_model d_vocab"]:
-        own = getattr(self.model, "W_U", None)
         shown = self.adapters.shown(self.model.unembed, "W_U", else_of=self.model)
         weight = _readable(shown, self.model, "W_U", "the unembedding")
         # With an adapter the weight is computed in float32, but the lens uses the model's dtype.
-        return weight if own is None else weight.to(own.dtype)
+        return (
+            weight.to(self.adapters.dtype) if self.adapters.inside(self.model.unembed) else weight
+        )
 
     def norm(self, layer: int, name: str) -> Norm:
-        """A norm of one block: `ln1` or `ln2`, or a post-norm, `ln1_post` or `ln2_post`."""
-        return self._read_norm(getattr(self.model.blocks[layer], name, None))
+        """A norm of one block: `ln1` or `ln2`, or a post-norm, `ln1_post` or `ln2_post`.
+
+        A number that multiplies what a sub-block writes (Granite) is part of its post-norm.
+        """
+        norm = self.plain_norm(layer, name)
+        if name not in ("ln1_post", "ln2_post") or (layer, name) not in self.multipliers:
+            return norm
+        return norm.times(torch.tensor([self.multipliers[layer, name]], device=self.W_U.device))
+
+    def plain_norm(self, layer: int, name: str) -> Norm:
+        """A norm of one block as its module is, without the number that may follow it."""
+        return self.read_norm(getattr(self.model.blocks[layer], name, None))
+
+    @cached_property
+    def multipliers(self) -> Mapping[tuple[int, str], float]:
+        """Numbers that multiply what sub-blocks write, by block and post-norm; usually none."""
+        return write_multipliers(self)
 
     def head_norm(self, layer: int, name: str) -> Norm | None:
         """The norm `q_norm` or `k_norm` of one block's queries or keys; None if it has none."""
         module = getattr(self.model.blocks[layer].attn, name, None)
-        return None if module is None else self._read_norm(module)
+        return None if module is None else self.read_norm(module)
 
-    def _read_norm(self, module: Any) -> Norm:
+    def heads_norm(self, layer: int) -> Norm | None:
+        """The norm of all heads of one block, side by side, before W_O (BitNet); None if none."""
+        inner = getattr(self.model.blocks[layer].attn, "original_component", None)
+        for part in inner.children() if isinstance(inner, torch.nn.Module) else ():
+            # Norms of queries and keys have bridges of their own.
+            if is_norm(part) and not hasattr(part, "original_component"):
+                norm = self.read_norm(part)
+                if norm.weight is not None and norm.weight.numel() == self.n_heads * self.d_head:
+                    return norm
+        return None
+
+    def read_norm(self, module: Any) -> Norm:
+        """A norm from its module, as `visit_tl.model.norm.read_norm` reads it."""
         cfg = self.model.cfg
         return read_norm(module, float(cfg.eps), bool(getattr(cfg, "rmsnorm_uses_offset", False)))
+
+    def latent(self, layer: int) -> bool:
+        """Whether the attention of a block is latent: W_Q, W_K and W_V depend on the state."""
+        return self.parts[layer].attention and is_latent(self.model.blocks[layer].attn)
+
+    def require_matrices(self, what: str) -> None:
+        """Require that queries, keys and values are one matrix times the state.
+
+        Raises:
+            ModelError: a block's attention is latent; the message says what needs it.
+        """
+        found = [layer for layer in range(self.n_layers) if self.latent(layer)]
+        if found:
+            raise ModelError(
+                f"{what} needs W_Q, W_K and W_V, and blocks.{found[0]} of {self.name} has latent "
+                f"attention, where a norm between two matrices makes them different for each "
+                f"state; graphs, attention_attribution and effects know them at their position"
+            )
 
     def kv_head(self, n_kv_heads: int) -> Int[Tensor, " head"]:
         """The K/V head that each query head uses (its own if K/V heads are not grouped)."""
@@ -336,7 +399,13 @@ class ModelView:
         """
         require_masks(self.model, segments, tokens.shape[1])
         with torch.no_grad(), self.adapters.noted(), self.masked(segments):
-            logits = self.model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks))
+            try:
+                logits = self.model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks))
+            except VisitError:
+                raise
+            except Exception as error:
+                self._require_runs(tokens, error)
+                raise
         n_rows, n_tokens = logits.shape[1], tokens.shape[1]
         if n_rows != n_tokens:
             raise ModelError(
@@ -348,6 +417,24 @@ class ModelView:
 
     # --- refusals ------------------------------------------------------------------------------
 
+    def _require_runs(self, tokens: Tensor, error: Exception) -> None:
+        """Require that the model runs without hooks of ours or of the call, after a run failed.
+
+        Raises:
+            ModelError: it does not, so that it is TransformerLens that cannot run it.
+        """
+        if on_modules(tuple(self.modules)):
+            return  # it may be the caller's own hook that failed
+        try:
+            self.model(tokens)
+        except Exception as own:
+            raise ModelError(
+                f"the forward pass of {self.name} ({self.class_name}) fails in TransformerLens "
+                f"itself, with {type(own).__name__}: {str(own)[:300]}; a release of transformers "
+                f"that TransformerLens was made for may run it (visit_tl.check(model) shows those "
+                f"that were tested)"
+            ) from error
+
     def _require_decoder(self) -> None:
         children = {name for name, _ in self.model.named_children()}
         cfg = self.model.cfg
@@ -355,6 +442,11 @@ class ModelView:
             raise ModelError(
                 f"{self.name} is an encoder-decoder; a graph shows one residual stream, "
                 f"so only decoders such as GPT-2, Llama or Gemma can be opened"
+            )
+        if "embed" not in children or any(getattr(cfg, flag, False) for flag in _NO_TEXT):
+            raise ModelError(
+                f"{self.name} reads pictures or sound, not tokens; only decoders of text can be "
+                f"opened"
             )
         direction = getattr(cfg, "attention_dir", "causal")
         # TransformerLens 3.9 opens BERT with a configuration that says "causal".

@@ -241,7 +241,7 @@ class PromptRun:
     @property
     def query(self) -> Float[Tensor, "layer head d_head"]:
         """Queries, before rotary positions and query norms."""
-        return self._named("query", "attention in every block")
+        return self._shown("query")
 
     @property
     def pattern(self) -> Float[Tensor, "layer head pos"]:
@@ -255,7 +255,16 @@ class PromptRun:
 
     @property
     def values(self) -> Float[Tensor, "layer head pos d_head"]:
-        """Values as each query head sees them."""
+        """Values as each query head sees them.
+
+        Raises:
+            ModelError: a norm between them and W_O makes them no parts of the heads.
+        """
+        if any(self.view.heads_norm(layer) is not None for layer in range(self.view.n_layers)):
+            raise ModelError(
+                f"{self.view.name} normalises its heads before W_O, by a scale that is known in "
+                f"graphs alone; studies of memory values cannot be of this model"
+            )
         return self._per_head("values")
 
     def norm_input(self, norm: str) -> Float[Tensor, "layer d_model"]:
@@ -364,11 +373,17 @@ class PromptRun:
         return min(k, self.view.d_vocab)
 
     def _per_head(self, name: str) -> Tensor:
-        shared = rearrange(
-            self._named(name, "attention in every block"), "layer pos head d -> layer head pos d"
-        )
+        shared = rearrange(self._shown(name), "layer pos head d -> layer head pos d")
         each = self.view.kv_head(shared.shape[1])
         return shared if len(each) == shared.shape[1] else shared[:, each]
+
+    def _shown(self, name: str) -> Tensor:
+        if name not in self.kept:
+            raise ModelError(
+                f"{self.view.name} shows its {name} in no form that this study reads (its "
+                f"attention is latent, or not opened)"
+            )
+        return self.kept[name]
 
     def _named(self, name: str, what: str) -> Tensor:
         if name not in self.kept:

@@ -127,7 +127,12 @@ class Block:
         """The place of a slot in the model; None where it is known by difference alone."""
         if slot not in self.t.hooks:
             return None
-        return shared_hook(self.t.hooks[slot], (0, self.trace.position, *index))
+        at = (self.trace.position, *index)
+        if self.t.latent is not None and slot == "query":
+            if not index:
+                return None  # shown by head first, so all heads of a position are not one row
+            at = (*index, self.trace.position)
+        return shared_hook(self.t.hooks[slot], (0, *at))
 
     def _link(self, source: Kind, target: Kind, kind: str, vector: Tensor) -> None:
         ends = self.id(source), self.id(target)
@@ -195,7 +200,8 @@ class Block:
         norm = t.query_norm
         norm = None if norm is None else replace(norm, gain=norm.gain[heads])
         keys = components.key_readings(t.keys[positions, key_kv], w.W_Q[heads], t.rotation, norm)
-        values = components.memory_values(t.values[positions, value_kv], w.W_O[heads])
+        own = components.through_heads_norm(t, t.values[positions, value_kv], heads)
+        values = components.memory_values(own, w.W_O[heads])
         attention = t.pattern[heads, positions]
         pairs = list(zip(heads.tolist(), positions.tolist(), strict=True))
         stacks: list[tuple[Kind, str, Tensor, Tensor]] = [
@@ -209,7 +215,9 @@ class Block:
                 vectors,
                 [
                     {
-                        "hook": shared_hook(t.hooks[slot], (0, j, group)),
+                        "hook": shared_hook(
+                            t.hooks[slot], (0, j, group) if t.latent is None else (0, group, j)
+                        ),
                         "token": tokens.text(self.trace.prompt.ids[j]),
                         "coefficient": a,
                     }

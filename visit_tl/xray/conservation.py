@@ -5,6 +5,7 @@ Parts must sum to wholes. If they do not, a graph would be wrong, so an error is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import torch
@@ -17,6 +18,7 @@ from visit_tl.model.components import experts_bias, grouped, head_outputs, strea
 from visit_tl.model.standing_hooks import left_on
 from visit_tl.model.trace import LayerTrace, Trace
 from visit_tl.model.view import LayerWeights, ModelView
+from visit_tl.xray.diagnosis import why, why_lens
 
 # Allowed relative L2 error of a sum, by the dtype of the model. The error is the model's own
 # rounding, since sums are taken in float32. The largest over SmolLM2-135M's 30 blocks and two
@@ -60,23 +62,40 @@ def laws(
         t: What the block computed.
         w: Its weights, after post-norms (`components.stream_weights`).
     """
-    sums = _attention_sums(view, t, w) if view.parts[layer].attention else []
+    return [
+        (law, t.hooks[slot], relative(parts, whole))
+        for law, slot, parts, whole in sums(view, layer, t, w)
+    ]
+
+
+def sums(view: ModelView, layer: int, t: LayerTrace, w: LayerWeights) -> list[_Sum]:
+    """The two sides of each law: its name, the slot of the whole, the parts' sum, the whole."""
+    found = _attention_sums(view, t, w) if view.parts[layer].attention else []
     stream, between = t.resid_pre + t.attn_out, "resid_pre + attn_out = resid_mid"
     if t.opaque is not None:
         stream, between = stream + t.opaque, "resid_pre + what was written = resid_mid"
     if t.resid_mid is not None:
-        sums.append((between, "resid_mid", stream, t.resid_mid))
+        found.append((between, "resid_mid", stream, t.resid_mid))
         stream = t.resid_mid
-    sums += _mlp_sums(view, layer, t, w)
+    found += _mlp_sums(view, layer, t, w)
     if t.mlp_out is not None:
         stream = stream + t.mlp_out
-    sums.append(("resid_pre + parts = resid_post", "resid_post", stream, t.resid_post))
-    return [(law, t.hooks[slot], relative(parts, whole)) for law, slot, parts, whole in sums]
+    found.append(("resid_pre + parts = resid_post", "resid_post", stream, t.resid_post))
+    return found
+
+
+def cause(view: ModelView, layer: int, t: LayerTrace, w: LayerWeights, law: str) -> str:
+    """The likely cause of a law's failure, as the end of a message; empty if none is found."""
+    for name, _, parts, whole in sums(view, layer, t, w):
+        if name == law:
+            return why(view, layer, t, law, parts, whole, tolerance(view))
+    return ""
 
 
 def _attention_sums(view: ModelView, t: LayerTrace, w: LayerWeights) -> list[_Sum]:
     values = grouped(t.values, view.kv_head(t.values.shape[1]).to(t.values.device))
     heads = einsum(t.pattern, values, "head pos, head pos d_head -> head d_head")
+    heads = heads if t.heads_norm is None else t.heads_norm.parts(heads)
     attn = head_outputs(t.z, w.W_O).sum(0) + (0 if w.b_O is None else w.b_O)
     return [
         ("memory values x attention = head", "z", heads, t.z),
@@ -112,15 +131,17 @@ def check_layer(
             the hook that holds the whole.
     """
     held = [found for found in laws(view, layer, t, w) if found[1] not in replaced]
-    law, hook, worst = max(held, key=lambda found: found[2], default=("", "", 0.0))
-    if not worst <= tolerance(view):
+    # The first law that fails is nearest to the cause.
+    for law, hook, error in held:
+        if error <= tolerance(view):
+            continue
         raise DecompositionError(
-            f"block {layer} of {view.name} does not come apart: {law} is off by {worst:.2g} of the "
+            f"block {layer} of {view.name} does not come apart: {law} is off by {error:.2g} of the "
             f"whole at {hook} (tolerance {tolerance(view):.0e}); the model computes something that "
             f"visit_tl does not know, or the activations are not of these weights"
-            f"{left_on(view.model)}"
+            f"{cause(view, layer, t, w, law)}{left_on(view.model)}"
         )
-    return worst
+    return max((error for _, _, error in held), default=0.0)
 
 
 def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
@@ -133,27 +154,46 @@ def check_logits(view: ModelView, trace: Trace, resid_post: Tensor) -> None:
         DecompositionError: it does not.
     """
     own = own_logits(trace)
-    if own is None:
-        return
+    if own is not None:
+        check_lens(view, own, resid_post)
+
+
+def check_lens(view: ModelView, own: Tensor, resid_post: Tensor) -> None:
+    """Check that the lens of the last resid_post at a position gives the model's logits there.
+
+    Raises:
+        DecompositionError: it does not.
+    """
     worst = lens_error(view, resid_post, own)
     if not worst <= tolerance(view):
         raise DecompositionError(
             f"the lens of {view.name} does not give the model's own prediction (relative error "
             f"{worst:.2g}, tolerance {tolerance(view):.0e}); between the last hook_resid_post and "
-            f"the logits the model does more than a norm and an unembedding{left_on(view.model)}"
+            f"the logits the model does more than a norm and an unembedding"
+            f"{lens_cause(view, resid_post, own)}{left_on(view.model)}"
         )
 
 
 def own_logits(trace: Trace) -> Tensor | None:
     """The model's logits; None if missing, or if a patch after the last resid_post changed them."""
-    after = ("ln_final.", "unembed.")
-    return None if any(name.startswith(after) for name in trace.replaced) else trace.logits
+    return None if after_the_stream(trace.replaced) else trace.logits
+
+
+def after_the_stream(hooks: Iterable[str]) -> bool:
+    """Whether one of some hooks lies between the last resid_post and the logits."""
+    return any(name.startswith(("ln_final.", "unembed.")) for name in hooks)
 
 
 def lens_error(view: ModelView, resid_post: Tensor, own: Tensor) -> float:
     """Relative error of the log-probabilities that the lens gives for the last resid_post."""
     ours = logits(view, view.final_norm(resid_post[None]))[0].log_softmax(-1)
     return relative(ours, own.to(ours.device).log_softmax(-1))
+
+
+def lens_cause(view: ModelView, resid_post: Tensor, own: Tensor) -> str:
+    """The likely cause where the lens does not give the model's logits; empty if none is found."""
+    ours = logits(view, view.final_norm(resid_post[None]))[0]
+    return why_lens(view, ours, own, tolerance(view))
 
 
 def relative(parts: Tensor, whole: Tensor) -> float:

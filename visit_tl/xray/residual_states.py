@@ -15,12 +15,14 @@ from visit_tl.arguments.vocabulary import (
     SegmentsLike,
     Token,
 )
+from visit_tl.errors import ModelError
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Hook
 from visit_tl.graph.state_table import LensTable
 from visit_tl.model.hooks import keeper
 from visit_tl.model.standing_hooks import watched
 from visit_tl.model.view import ModelView
+from visit_tl.xray import conservation as conserve
 from visit_tl.xray.node_reader import Reader
 from visit_tl.xray.unread_nodes import Draft
 
@@ -53,6 +55,7 @@ def lens_table(
     Raises:
         ModelError: the model has no residual stream that can be read.
         InputError: a prompt, target or layer that does not fit.
+        DecompositionError: the lens of the last state is not the model's own prediction.
     """
     view = ModelView(model)
     tokens = view.encode(prompt, prepend_bos, segments)
@@ -62,9 +65,17 @@ def lens_table(
     hooks = {row: f"blocks.{row.layer}.hook_{row.kind}" for row in rows}
     kept: dict[str, Tensor] = {}
     ids = torch.tensor([tokens.ids], device=view.W_U.device)
-    keepers = [(name, keeper(kept, name, "all", ())) for name in hooks.values()]
+    last = f"blocks.{view.n_layers - 1}.hook_resid_post"
+    keepers = [(name, keeper(kept, name, "all", ())) for name in {*hooks.values(), last}]
     with watched(view.model) as changes:
         logits = view.run(ids, keepers, tokens.segments)
+    if silent := [name for name, _ in keepers if name not in kept]:
+        raise ModelError(
+            f"the hook {silent[0]} of {view.name} did not fire in this forward pass, so its "
+            f"residual stream cannot be read"
+        )
+    if not conserve.after_the_stream(changes.names):
+        conserve.check_lens(view, logits[0, -1].float(), kept[last][-1].float())
     follow = int(logits[0, -1].argmax()) if given is None else given
     draft, n = Draft(), len(tokens.ids)
     for row, name in hooks.items():

@@ -184,6 +184,7 @@ class Shares:
         direction, parallel = self.direction, t.resid_mid is None
         readers = einsum(w.W_O, direction, "head d_head d_model, d_model -> head d_head")
         values = components.grouped(t.values, self.view.kv_head(t.values.shape[1]))
+        values = components.through_heads_norm(t, values, torch.arange(len(values)))
         read = einsum(values, readers, "head pos d_head, head d_head -> head pos")
         neurons = None
         if w.W_out is not None and t.mlp_post is not None:

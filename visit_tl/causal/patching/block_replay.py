@@ -36,7 +36,12 @@ class BlockRows:
 
     def __init__(self, run: WrittenRun, layer: int, *, alone: bool = True) -> None:
         self.run, self.layer = run, layer
-        self.hooks = run.hooks[layer]
+        self.hooks = dict(run.hooks[layer])
+        # Whole tensors are put and read, so it does not matter that latent attention shows heads
+        # first.
+        for slot in ("query", "keys", "values"):
+            if (shown := self.hooks.get(f"latent_{slot}")) is not None:
+                self.hooks[slot] = shown
         self.alone = alone and self._reproduces(True)
         if alone and not self.alone:
             say_once(

@@ -154,6 +154,11 @@ class Patcher:
     def _hook(self, node: NodeId, slot: str) -> str:
         names = self._names[_layer(node)]
         if slot not in names:
+            if f"latent_{slot}" in names:
+                raise Unpatchable(
+                    f"the latent attention of block {node.layer} of {self.view.name} makes {slot} "
+                    f"from a compressed state; its heads can be patched"
+                )
             words = self.view.parts[_layer(node)].opaque_words if slot == "opaque" else None
             raise Unpatchable(
                 f"block {node.layer} of {self.view.name} has no {slot}"

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from visit_tl.causal.qk.stream_parts import StreamParts
 from visit_tl.errors import DecompositionError
+from visit_tl.model import components
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.rotary import Rotation
+from visit_tl.model.rotation import Rotation
 from visit_tl.model.standing_hooks import left_on
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
@@ -74,11 +75,14 @@ class Projection:
 
 def projection(view: ModelView, trace: Trace, layer: int, head: int, side: SideName) -> Projection:
     """The map to the query or key of one head at a trace's position."""
-    t, weights = trace.layers[layer], view.weights(layer)
+    t = trace.layers[layer]
+    weights = components.stream_weights(view, layer, t)
     letter = "Q" if side == "query" else "K"
     weight = weights.W_Q if side == "query" else weights.W_K
     row = int(view.kv_head(len(weight))[head])
     bias = view.attention_bias(layer, f"b_{letter}")
+    if t.latent is not None:
+        bias = t.latent[2 if side == "query" else 3]
     norm = t.query_norm if side == "query" else t.key_norm
     ln1 = view.norm(layer, "ln1").freeze(t.resid_pre.double())
     return Projection(

@@ -124,7 +124,10 @@ def _whole(
         group = view.kv_head(run.query.values.shape[1])[head]
         own = stream_weights(view, layer, run.query).W_O[head]
         attention = float(run.query.pattern[head, key])
-        term = attention * (part @ view.value_weights(layer)[group]) @ own
+        value = part @ view.value_weights(layer)[group]
+        if run.query.heads_norm is not None:
+            value = value * run.query.heads_norm.gain[head]
+        term = attention * value @ own
         out = run.query.z[head] @ own
         if before.kind == "LN":
             term, out = term - term.mean(), out - out.mean()
@@ -146,7 +149,7 @@ def _whole(
 
 def _scale(norm: Norm, x: Tensor) -> float:
     """The number by which a norm multiplies this input, apart from its gain."""
-    if norm.kind == "none":
+    if norm.kind in ("none", "scale"):
         return 1.0
     return float(replace(norm, weight=None, bias=None).freeze(x).gain.flatten()[0])
 

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from visit_tl.errors import InputError
+from visit_tl.errors import InputError, ModelError
 from visit_tl.model.norm import Norm
-from visit_tl.model.rotary import Rotation
+from visit_tl.model.query_key_way import norms_come_last
+from visit_tl.model.rotation import Rotation
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
@@ -54,6 +55,7 @@ def head_factors(
         rotation: That of the query's position, where the key's is 0 (`rotations`); None is none.
         dtype: Of the factors.
     """
+    view.require_matrices("what heads read and write by weights")
     weights, before, after = (
         view.weights(layer),
         view.norm(layer, "ln1"),
@@ -64,8 +66,19 @@ def head_factors(
         for matrix in (weights.W_Q, weights.W_K, view.value_weights(layer))
     )
     query_norm, key_norm = view.head_norm(layer, "q_norm"), view.head_norm(layer, "k_norm")
+    gains = [
+        norm for norm in (query_norm, key_norm) if norm is not None and norm.weight is not None
+    ]
+    if gains and norms_come_last(view, layer):
+        raise ModelError(
+            f"{view.name} normalises queries and keys after their rotation (blocks.{layer}), so "
+            f"what they read by weights depends on the position; attention_attribution takes a "
+            f"score of a prompt apart"
+        )
     W_Q, W_K = _head_norm(query_norm, W_Q), _head_norm(key_norm, W_K)
     W_O = _gained(after, weights.W_O.to(dtype))
+    if (heads_norm := view.heads_norm(layer)) is not None and heads_norm.weight is not None:
+        W_O = W_O * heads_norm.weight.to(W_O).view(*W_O.shape[:2], 1)
     if before.kind == "LN":
         # No norm of such a model sees the mean of what is written (nor does its final norm).
         W_O = W_O - W_O.mean(-1, keepdim=True)

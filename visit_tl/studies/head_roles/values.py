@@ -102,6 +102,8 @@ def outputs_of(
     """
     W_O = view.weights(layer).W_O
     each = values[:, view.kv_head(values.shape[1]).to(values.device)]
+    if (inner := view.heads_norm(layer)) is not None and inner.weight is not None:
+        each = each * inner.weight.view(each.shape[1:])
     after = view.norm(layer, "ln1_post")
     out = einsum(each, W_O, "row head d_head, head d_head d_model -> head row d_model")
     if after.kind == "LN":

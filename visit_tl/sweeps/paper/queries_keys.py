@@ -14,7 +14,8 @@ from torch import Tensor
 from visit_tl.errors import InputError
 from visit_tl.model.components import grouped, query_readings
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.trace import LayerTrace, Trace, normed_rows
+from visit_tl.model.query_key_way import normed_rows
+from visit_tl.model.trace import LayerTrace, Trace
 from visit_tl.sweeps.overlap import top_overlap
 from visit_tl.sweeps.paper.heads import places, zero_padded
 from visit_tl.sweeps.prompt_run import PromptRun
@@ -44,6 +45,7 @@ def _query_key(run: PromptRun, rotary: str) -> _QueryKey:
     if rotary not in ("before", "after"):
         raise InputError(f"rotary is before or after, not {rotary!r}")
     view = run.view
+    view.require_matrices("the study of queries and keys")
     turned = view.rotary and rotary == "after"
     normed = any(
         (norm := view.head_norm(layer, name)) is not None and norm.kind != "none"
@@ -77,6 +79,11 @@ def _block(
         query, keys, query_norm, key_norm = run.query[layer], run.keys[layer], None, None
     else:
         query, query_norm, key_norm = trace.query, trace.query_norm, trace.key_norm
+        if not turned and query_norm is not None and query_norm.frame is not None:
+            raise InputError(
+                f"{view.name} normalises queries and keys after their rotation, so they are not "
+                f"known before it; ask for rotary='after'"
+            )
         rows = normed_rows(view, layer, "k_norm", run.kept["keys"][layer])
         keys = grouped(rows, view.kv_head(rows.shape[1]))
     seen, framed = query, keys
