@@ -46,6 +46,9 @@ _REASONS: Final = "if (REASONS"
 _ROLES: Final = "if (ROLES"
 """How the lines begin that only pages of graphs with roles of heads contain."""
 
+_FRAMED: Final = "if (FRAMED"
+"""How the lines begin that only pages in the explorer's frame contain."""
+
 _WITHOUT_SEGMENTS: Final = {"lastSeen(": "positionOf(", "edgeWords(": "edgeTip("}
 """Calls of `segments.js`, and what pages of graphs without segments call instead."""
 
@@ -87,6 +90,7 @@ def stylesheet(
     segments: bool = False,
     reasons: bool = False,
     roles: Sequence[str] = (),
+    framed: bool = False,
 ) -> str:
     """The style sheet of the page, with the colours of both themes.
 
@@ -95,11 +99,14 @@ def stylesheet(
         segments: Whether its run had segments.
         reasons: Whether it has reasons.
         roles: The roles of its heads.
+        framed: Whether the page stands in the explorer's frame.
     """
     rules = [_variables(theme) for theme in PALETTES]
     whole = "\n".join((*rules, f"body{{font:14px/1.4 {_fonts()}}}", _read("page.css")))
     if segments:
         whole = "\n".join((whole, _read("segments.css")))
+    if framed:
+        whole = "\n".join((whole, _read("frame.css")))
     if roles:
         each = [(i, name) for i, name in enumerate(roles)]
         own = (
@@ -130,6 +137,7 @@ def script(
     segments: bool = False,
     reasons: bool = False,
     roles: Sequence[str] = (),
+    framed: bool = False,
 ) -> str:
     """The script of the page: the files of `assets/` in order, comments left out.
 
@@ -139,6 +147,7 @@ def script(
         segments: Whether its run had segments; likewise.
         reasons: Whether it has reasons; likewise.
         roles: The roles of its heads; likewise.
+        framed: Whether the page stands in the explorer's frame; likewise.
     """
     *names, main = SCRIPTS
     more = (
@@ -147,6 +156,7 @@ def script(
         *["reasons.js"] * reasons,
         *["signed.js"] * (gradients or reasons),
         *["roles.js"] * bool(roles),
+        *["frame.js"] * framed,
     )
     whole = "\n".join(_read(n) for n in (*names, *more, main))
     if not segments:
@@ -160,6 +170,7 @@ def script(
         (_SEGMENTS, segments),
         (_REASONS, reasons),
         (_ROLES, bool(roles)),
+        (_FRAMED, framed),
     )
     left_out = ("//", *(line for line, used in unused if not used))
     kept = "\n".join(line for line in lines if line and not line.startswith(left_out))
