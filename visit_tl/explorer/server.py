@@ -101,7 +101,8 @@ class Application:
         scripts = " ".join(_hash(one) for one in _SCRIPT.findall(text))
         policy = (
             f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; "
-            f"base-uri 'none'; form-action 'none'; frame-ancestors 'self'; sandbox allow-scripts allow-downloads"
+            f"base-uri 'none'; form-action 'none'; frame-ancestors 'self'; "
+            f"sandbox allow-scripts allow-downloads"
         )
         headers = {**HEADERS, "Content-Security-Policy": policy}
         return Response(text, media_type="text/html", headers=headers)

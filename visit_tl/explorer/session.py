@@ -143,7 +143,8 @@ class Session:
         Raises:
             GraphError: it is not kept any more.
         """
-        found = self.graphs.get(key) or self.opened.get(key)
+        found = self.graphs.get(key)
+        found = self.opened.get(key) if found is None else found
         if found is None:
             raise GraphError("this picture was dropped to save memory; ask for it again")
         return found

@@ -9,8 +9,8 @@ function makeSlot(talk, number, act) {
   const states = el("div", { class: "states" }), holder = el("div", { class: "holder" });
   const toggles = ["graph", "states"].map((name) => button(name === "graph" ? "Graph" : "States", () => show(name, true), { "aria-pressed": "false" }));
   const element = el("section", { class: "slot", "aria-label": number ? "second picture" : "picture", hidden: true }, [
-    el("div", { class: "slot-head" }, [title, el("div", { class: "toggles", role: "group", "aria-label": "what is shown" }, toggles)]),
-    chips, says, holder, states,
+    title, el("div", { class: "slot-head" }, [says, el("div", { class: "toggles", role: "group", "aria-label": "what is shown" }, toggles)]),
+    chips, holder, states,
   ]);
   /** @type {any} */
   let frame = null, coming = null;
