@@ -74,6 +74,13 @@ class Look:
         return handle.content_frame()
 
     def choose(self, node, slot=0):
+        """Find a node in the picture."""
+        frame = self.frame(slot)
+        frame.locator("#search").fill(node)
+        frame.locator("#search").press("Enter")
+        self.until(lambda: self.chosen(slot) == node, node)
+
+    def click(self, node, slot=0):
         """Click on a node of the picture."""
         frame = self.frame(slot)
         frame.locator("label", has_text="Everything").first.click()

@@ -59,7 +59,7 @@ def test_a_node_is_changed_and_the_patched_run_stands_beside_it(look, session):
     tab = look()
     tab.run(PROMPT)
     tab.open("Change")
-    tab.choose("L1H1")
+    tab.click("L1H1")
     assert "L1H1" in tab.panel.locator(".what").text_content()
     tab.done(lambda: tab.panel.get_by_role("button", name="Change it").click())
     assert tab.page.locator(".slot:visible").count() == 2
