@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from typing import Annotated
 
 import typer
@@ -48,5 +49,5 @@ def explore(
     address = explorer.address
     typer.echo(f"{address}\nThe address works once. Ctrl-C ends the explorer.")
     if browser:
-        typer.launch(address)
+        webbrowser.open(address)
     explorer.wait()

@@ -100,7 +100,7 @@ def _why(run: Run, question: Question) -> dict[str, Any]:
     return {
         "title": f"Why did {head} look at {_token(run, question.key)}?",
         "said": said,
-        "table": _table(("wrote at the query", "wrote at the key", "adds to the score"), rows),
+        "table": _table(("wrote at the query", "wrote at the key", "adds"), rows),
         "code": code,
     }
 

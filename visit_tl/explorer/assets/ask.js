@@ -10,12 +10,13 @@ function makeAsk(about, act) {
   let node = null;
   /** @type {any[]} */
   let tokens = [];
+  const about_ = el("p", { class: "quiet", text: "Questions are about the run without its changes.", hidden: true });
   const why = button("Why did it look there?", () => ask("why"));
   const origin = button("Where did it come from?", () => ask("origin"));
   const lower = button("What would lower the loss?", () => ask("lower"));
   const circuit = button("Is it this circuit?", () => ask("circuit"));
   const element = el("div", {}, [
-    el("h2", { text: "Ask about the run" }), chosen, el("div", { class: "fields" }, [why, key]),
+    el("h2", { text: "Ask about the run" }), about_, chosen, el("div", { class: "fields" }, [why, key]),
     el("div", { class: "fields" }, [origin, lower]), el("div", { class: "fields" }, [circuit, reference]), answer,
   ]);
 
@@ -37,8 +38,11 @@ function makeAsk(about, act) {
       const most = looks.length ? looks.indexOf(Math.max(...looks)) : 0;
       key.value = String(node && node.key >= 0 ? node.key : most);
     },
-    /** @param {any[]} given */
-    tokens(given) { tokens = given; },
+    /** @param {any[]} given @param {boolean} changed */
+    tokens(given, changed) {
+      tokens = given;
+      about_.hidden = !changed;
+    },
     /** @param {any} event */
     tell(event) {
       if (event.stage === "refused" || event.stage === "failed") answer.replaceChildren(el("p", { class: "bad", text: event.why }));

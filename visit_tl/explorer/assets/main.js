@@ -118,7 +118,7 @@ function openExplorer(root, talk, usual, owner, about) {
     if (order >= 0) progress.value = 3 * event.slot + order + 1;
     if (event.stage === "states") {
       slot.tellStates(event);
-      if (!event.slot) ask.tokens(event.tokens);
+      if (!event.slot) ask.tokens(event.tokens, state.changes.length > 0);
       note("states read; heads follow …");
     }
     if (event.picture) slot.load(event.picture);

@@ -34,5 +34,11 @@ function bindFrame(figure, act) {
       tellAround("svg", new XMLSerializer().serializeToString(drawing));
     }
   });
+  // Two pictures side by side leave little room: the filters come when they are asked for.
+  const filters = /** @type {HTMLElement} */ (document.querySelector(".filters"));
+  const more = make("button", { type: "button", id: "more", text: "filters", "aria-expanded": "false", click: () => {
+    more.setAttribute("aria-expanded", String(filters.classList.toggle("open")));
+  } });
+  filters.before(make("div", {}, [more]));
   tellAround("ready", "");
 }

@@ -131,11 +131,11 @@
   }
 
   function write() {
+    if (FRAMED) return tellAround("view", "#" + writeFragment(model, view, usual));
     // Dragging a slider changes the view more often than a browser allows the address to change.
     clearTimeout(waiting);
     waiting = window.setTimeout(() => {
       written = "#" + writeFragment(model, view, usual);
-      if (FRAMED) return tellAround("view", written);
       // A frame without its own address (a notebook's cell) has no fragment to keep.
       if (location.protocol === "about:" || location.hash === written) return;
       history.replaceState(null, "", written);
