@@ -58,6 +58,13 @@ class Server:
     def close(self):
         self.process.stdin.close()
         assert self.process.wait(60) == 0
+        self.process.stdout.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
 
 
 class Person:
@@ -191,9 +198,8 @@ def main():
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    server = Server(asked.model)
     program = shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_playwright() as driver:
+    with Server(asked.model) as server, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=list(QUIET))
         words = WORDS["tiny" if asked.model == "tiny" else "other"]
         began = time.monotonic()
@@ -201,7 +207,6 @@ def main():
             browser, server, asked.interactions, asked.tabs, asked.seconds, words, asked.seed
         )
         browser.close()
-    server.close()
     print(f"{sum(done.values())} interactions in {time.monotonic() - began:.0f} s: {done}")
     print("MB of the server:", " ".join(f"{m:.0f}" for m in memory))
     print(f"{len(errors)} errors", *errors[:20], sep="\n")

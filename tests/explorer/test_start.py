@@ -111,8 +111,7 @@ def test_the_command_opens_the_browser_and_prints_the_address(monkeypatch):
 
 @pytest.mark.browser
 def test_random_interactions_in_two_tabs_end_in_no_error(browser):
-    server = soak.Server()
-    done, memory, errors = soak.soak(browser, server, 16, 2, 0, soak.WORDS["tiny"], seed=4)
-    server.close()
+    with soak.Server() as server:
+        done, memory, errors = soak.soak(browser, server, 16, 2, 0, soak.WORDS["tiny"], seed=4)
     assert errors == [] and sum(done.values()) == 16
     assert memory[-1] < memory[0] + 300

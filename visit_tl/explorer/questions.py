@@ -171,7 +171,7 @@ def _circuit(run: Run, question: Question, graph: FlowGraph | None) -> dict[str,
     found = compare(shown, reference)
     rows = [(one.label, f"{one.hits:g}", one.members, number(one.recall)) for one in found.recalls]
     said = [
-        f"Of the {found.at_k.k} strongest heads by {found.what}, "
+        f"Of the {found.at_k.selected} strongest heads by {found.what}, "
         f"{number(found.at_k.precision)} are in {reference.name}; "
         + ("" if found.auroc is None else f"AUROC {number(found.auroc)}."),
     ]

@@ -109,7 +109,7 @@ def prompt_text(view: ModelView, asked: Request, text: str | None = None) -> str
     text = asked.prompt if text is None else text
     if not asked.chat:
         return text
-    tokenizer = getattr(view.model, "tokenizer", None)
+    tokenizer: Any = getattr(view.model, "tokenizer", None)
     if not getattr(tokenizer, "chat_template", None):
         raise InputError(f"{view.name} has no chat template; leave chat out")
     messages = [{"role": "user", "content": text}]

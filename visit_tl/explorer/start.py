@@ -162,6 +162,8 @@ def _listening(host: str, port: int) -> socket.socket:
     Raises:
         InputError: it cannot.
     """
+    if not host:
+        raise InputError("a host is a name or an address, such as '127.0.0.1'; got ''")
     if not 0 <= port < 2**16:
         raise InputError(f"a port is 0..65535, got {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -170,7 +172,7 @@ def _listening(host: str, port: int) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
         made.listen(64)
-    except (OSError, UnicodeError) as error:
+    except (OSError, TypeError, ValueError) as error:
         made.close()
         raise InputError(f"the explorer cannot listen on {host}, port {port}: {error}") from error
     return made
