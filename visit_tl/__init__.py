@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         PerformanceWarning,
         VisitError,
     )
+    from visit_tl.explorer.start import explore
     from visit_tl.flow import FlowGraph
     from visit_tl.gradients.attention_gradients import reversed_attention
     from visit_tl.gradients.lens_of_gradients import backward_lens
@@ -73,6 +74,7 @@ _HOMES = {
     "prefix_cache": "visit_tl.text_generation",
     "Segments": "visit_tl.segments.spans",
     "sweep": "visit_tl.sweeps.sweep_call",
+    "explore": "visit_tl.explorer.start",
     "load_model": "visit_tl.model.load",
     "reversed_attention": "visit_tl.gradients.attention_gradients",
     "release_models": "visit_tl.model.opened_models",
@@ -132,6 +134,7 @@ __all__ = [
     "causal",
     "check",
     "circuits",
+    "explore",
     "features",
     "flow_graph",
     "flow_graphs",

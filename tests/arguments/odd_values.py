@@ -122,6 +122,8 @@ def things():
         "visit_tl.flow_graph": small,
         "visit_tl.flow_graphs": small,
         "visit_tl.generate": small,
+        "visit_tl.explore": {"browser": False},
+        "visit_tl.causal.change_hooks": {"changes": [("L0H1", "zero")]},
         "visit_tl.iter_flow_graphs": small,
         **{
             f"visit_tl{room}.sweep": {"studies": "heads_ov", "out": "absent/run"}
@@ -232,7 +234,10 @@ def sweep_of(model):
 # and beyond, a hundred of what takes its time, and metrics that fail by themselves.
 def unfit(name, argument, value):
     """Whether a value is left out."""
-    if isinstance(value, str) and (argument == "model" or name == "visit_tl.load_model"):
+    models = ("model", "other_model")
+    if isinstance(value, str) and (argument in models or name == "visit_tl.load_model"):
+        return True
+    if argument == "browser" and (value is None or value is True):  # would open one
         return True
     if argument in ("metric", "target", "targets") and (value is print or value is int):
         return True
@@ -296,6 +301,8 @@ def raw_errors(name, things):
             made = CALLS[name](*owner, *rest, **named)
             if isinstance(made, Iterator):
                 list(islice(made, 3))
+            if name == "visit_tl.explore":
+                made.close()
             if name == "visit_tl.sweeps.study":
                 made(lambda run: {})
         except vt.VisitError as error:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         probability,
         probability_difference,
     )
+    from visit_tl.causal.patching.change_hooks import change_hooks
     from visit_tl.causal.patching.effects_result import Effects
     from visit_tl.causal.patching.node_effects import effects
     from visit_tl.causal.paths.edge_effects_result import EdgeEffects
@@ -41,6 +42,7 @@ _MODULES = {
     "attribute": "attribution.direct",
     "FeatureAttribution": "attribution.feature_attribution_result",
     "feature_attribution": "attribution.feature_attribution",
+    "change_hooks": "patching.change_hooks",
     "FaithfulnessCurve": "circuit.faithfulness_by_size",
     "faithfulness_curve": "circuit.faithfulness_by_size",
     "EdgeEffects": "paths.edge_effects_result",
@@ -76,6 +78,7 @@ __all__ = [
     "Minimality",
     "attention_attribution",
     "attribute",
+    "change_hooks",
     "completeness",
     "edge_effects",
     "effects",

@@ -16,6 +16,7 @@ from visit_tl.cli.backward import backward
 from visit_tl.cli.bench import bench
 from visit_tl.cli.channels import channels
 from visit_tl.cli.check import check
+from visit_tl.cli.explore import explore
 from visit_tl.cli.graph import graph
 from visit_tl.cli.prompts import prompts
 from visit_tl.cli.reversed import reversed_
@@ -37,8 +38,8 @@ def _root() -> None:
     """Keep `graph` a named subcommand, even if it were the only one."""
 
 
-commands = (graph, why, backward, reversed_, roles, channels, prompts, sweep, summary, check, bench)
-for command in (*commands, models, version):
+commands = (graph, explore, why, backward, reversed_, roles, channels, prompts, sweep, summary)
+for command in (*commands, check, bench, models, version):
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(atlas.app, name="atlas")
 

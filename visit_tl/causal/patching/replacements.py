@@ -229,7 +229,7 @@ class Patcher:
         kv = int(self.view.kv_head(own.shape[1])[head])
         pattern = self.base.row(self._hook(node, "pattern"), position)[head]
         replaced = pattern if node.kind == "value" else self._pattern(node, position, pattern)
-        if replaced is None or not self._sums(layer):
+        if replaced is None or not self.sums(layer):
             return Write(z, (position, head), self._run_again(node, kv)[position, head])
         if node.kind == "value":
             delta = pattern[key] * (self._other_all(values)[key, kv] - own[key, kv])
@@ -275,7 +275,7 @@ class Patcher:
         write = Write(hook, (key, kv), self._other_all(hook)[key, kv])
         return self.base.block(_layer(node), [write], [z])[z]
 
-    def _sums(self, layer: int) -> bool:
+    def sums(self, layer: int) -> bool:
         """Whether each z is the attention-weighted sum of values; output gates break this."""
         if layer not in self._summed:
             names = self._names[layer]

@@ -49,6 +49,8 @@ _ROLES: Final = "if (ROLES"
 
 _FEATURES: Final = "if (FEATURES"
 """How the lines begin that only pages of graphs with features contain."""
+_FRAMED: Final = "if (FRAMED"
+"""How the lines begin that only pages in the explorer's frame contain."""
 
 _WITHOUT_SEGMENTS: Final = {"lastSeen(": "positionOf(", "edgeWords(": "edgeTip("}
 """Calls of `segments.js`, and what pages of graphs without segments call instead."""
@@ -92,6 +94,7 @@ def stylesheet(
     reasons: bool = False,
     roles: Sequence[str] = (),
     features: bool = False,
+    framed: bool = False,
 ) -> str:
     """The style sheet of the page, with the colours of both themes.
 
@@ -101,6 +104,7 @@ def stylesheet(
         reasons: Whether it has reasons.
         roles: The roles of its heads.
         features: Whether it has features of SAEs.
+        framed: Whether the page stands in the explorer's frame.
     """
     rules = [_variables(theme) for theme in PALETTES]
     whole = "\n".join((*rules, f"body{{font:14px/1.4 {_fonts()}}}", _read("page.css")))
@@ -109,6 +113,8 @@ def stylesheet(
     if features:
         own = (f':root[data-theme="{t}"]{{--feature:{FEATURE_COLOUR[t]}}}' for t in PALETTES)
         whole = "\n".join((whole, *own, _read("features.css")))
+    if framed:
+        whole = "\n".join((whole, _read("frame.css")))
     if roles:
         each = [(i, name) for i, name in enumerate(roles)]
         own = (
@@ -140,6 +146,7 @@ def script(
     reasons: bool = False,
     roles: Sequence[str] = (),
     features: bool = False,
+    framed: bool = False,
 ) -> str:
     """The script of the page: the files of `assets/` in order, comments left out.
 
@@ -150,6 +157,7 @@ def script(
         reasons: Whether it has reasons; likewise.
         roles: The roles of its heads; likewise.
         features: Whether it has features of SAEs; likewise.
+        framed: Whether the page stands in the explorer's frame; likewise.
     """
     *names, main = SCRIPTS
     more = (
@@ -159,6 +167,7 @@ def script(
         *["signed.js"] * (gradients or reasons),
         *["roles.js"] * bool(roles),
         *["features.js"] * features,
+        *["frame.js"] * framed,
     )
     whole = "\n".join(_read(n) for n in (*names, *more, main))
     if not segments:
@@ -173,6 +182,7 @@ def script(
         (_REASONS, reasons),
         (_ROLES, bool(roles)),
         (_FEATURES, features),
+        (_FRAMED, framed),
     )
     left_out = ("//", *(line for line, used in unused if not used))
     kept = "\n".join(line for line in lines if line and not line.startswith(left_out))

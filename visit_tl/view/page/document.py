@@ -42,6 +42,7 @@ def page(
     *,
     theme: str = "light",
     layers: Layers | None = None,
+    framed: bool = False,
 ) -> str:
     """The graph as one HTML file that needs nothing else.
 
@@ -50,6 +51,8 @@ def page(
         theme: `light` or `dark`; the page has a switch.
         layers: Consecutive blocks to show first; None for all in the route, and for the last few
             at the other depths. All blocks of the graph can be reached from the page.
+        framed: Whether it is for the frame of the explorer, which shows the header itself and
+            speaks with the page by messages (`assets/frame.js`).
 
     Returns:
         The text of the file, about 350 bytes per node. Write it as UTF-8.
@@ -67,6 +70,7 @@ def page(
         "reasons": bool(graph.reasons),
         "roles": tuple(roles),
         "features": bool(graph.feature_sets),
+        "framed": framed,
     }
     drawn = {name: colours(name, roles, features=has["features"]) for name in PALETTES}
     parts = {

@@ -38,6 +38,7 @@
     write();
     figure.dataset.drawn = String(Number(figure.dataset.drawn || 0) + 1);
     figure.dataset.depth = view.depth;
+    if (FRAMED) tellAround("drawn", figure.dataset.drawn);
   }
 
   /** Show all chosen layers, or as much of them as stays readable; keep the chosen node in sight. */
@@ -120,6 +121,7 @@
     panel.scrollTop = 0;
     byId("status").textContent = view.selected < 0 ? "" : nodeName(model, view.selected) + ", "
       + promoted(model, view.selected) + ", " + nodeTitle(model, view.selected);
+    if (FRAMED) tellAround("chosen", chosenNode(model, view.selected));
   }
 
   function find() {
@@ -129,6 +131,7 @@
   }
 
   function write() {
+    if (FRAMED) return tellAround("view", "#" + writeFragment(model, view, usual));
     // Dragging a slider changes the view more often than a browser allows the address to change.
     clearTimeout(waiting);
     waiting = window.setTimeout(() => {
@@ -255,9 +258,7 @@
   bindFinder(model, { change, select: (node) => { walk = null; select(node); } });
   document.addEventListener("keydown", key);
   window.addEventListener("hashchange", () => {
-    if (location.hash === written) return;
-    view = readFragment(model, location.hash, usual);
-    restore();
+    if (location.hash !== written) show(location.hash);
   });
 
   function restore() {
@@ -269,9 +270,16 @@
     fill();
   }
 
+  /** @param {string} fragment */
+  function show(fragment) {
+    view = readFragment(model, fragment, usual);
+    restore();
+  }
+
   const here = document.querySelector(".here"), strip = document.querySelector(".tokens");
   if (here && strip) strip.scrollTop = /** @type {any} */ (here).offsetTop - strip.clientHeight;
   restore();
   bindMouse(figure, { click, hover, zoom, moved, leave: () => { tip.hidden = true; } });
+  if (FRAMED) bindFrame(figure, { show, change });
   bindButtons(figure, { zoom, fit: () => { fit(); draw(); }, size: () => drawn.size });
 })();
