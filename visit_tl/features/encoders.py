@@ -41,7 +41,8 @@ class JumpReLU:
 
     def __call__(self, pre: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
         """The features of each row."""
-        return (pre.relu() if self.relu else pre) * (pre > self.threshold)
+        above = self.threshold.clamp(min=0) if self.relu else self.threshold
+        return pre.where(pre > above, 0)
 
 
 @dataclass(frozen=True, eq=False)
