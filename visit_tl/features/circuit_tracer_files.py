@@ -19,7 +19,7 @@ from visit_tl.features.feature_module import FeatureModule
 from visit_tl.features.weight_files import Tensors, read_tensors
 
 CONFIG: Final = "config.yaml"
-_LARGEST_CONFIG: Final = 1_000_000
+_LARGEST_CONFIG: Final = 100_000
 _CROSS_LAYER: Final = (
     "it is a cross-layer transcoder, whose features write to many layers; a feature module writes "
     "to one hook, so these are not opened"
@@ -99,7 +99,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         if path.stat().st_size > _LARGEST_CONFIG:
-            raise InputError(f"{path} has more than 1 MB, too many for a configuration")
+            raise InputError(f"{path} has more than 100 kB, too many for a configuration")
         found = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         why = " ".join(str(error).split())[:200]

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+Encoder: TypeAlias = Callable[[Tensor], Tensor]
+"""Prepared inputs, one a row, to their features, `[row, feature]`."""
 
-class Encoder(Protocol):
-    """What turns prepared inputs into features."""
-
-    def __call__(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row feature"]:
-        """The features of each row."""
-        ...
-
-
-class Activation(Protocol):
-    """What turns pre-activations into features."""
-
-    def __call__(self, pre: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
-        """The features of each row."""
-        ...
+Activation: TypeAlias = Callable[[Tensor], Tensor]
+"""Pre-activations `[row, feature]` to features."""
 
 
 @dataclass(frozen=True, eq=False)

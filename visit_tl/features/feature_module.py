@@ -215,7 +215,7 @@ class FeatureModule:
         )
 
     @checked
-    def __call__(self, x: Annotated[Float[Tensor, "*axes"], TENSOR]) -> Float[Tensor, "*axes"]:
+    def __call__(self, x: Annotated[Float[Tensor, "*axes"], TENSOR]) -> Float[Tensor, "*out"]:
         """The whole module: what it puts in the place of the activations at `hook_out`.
 
         Args:
