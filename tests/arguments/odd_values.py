@@ -97,6 +97,8 @@ def things():
     maps = vt.reversed_attention(model, prompt, 3)
     edit = vt.gradients.Edit(prompt, "c")
     sae = Path(__file__).parents[1] / "data" / "features" / "topk"
+    z = {"model_name": "native", "hook": "blocks.1.attn.hook_z"}
+    of_z = vt.features.open(sae.with_name("old_standard_z"), **z)
     values = {
         "model": model, "prompt": prompt, "prompts": ["a b", "b a"], "metric": metric, "n": 1,
         "heads": ["L0H1"], "view": vt.ModelView(model), "vectors": torch.ones(1, 16),
@@ -116,7 +118,8 @@ def things():
         "separators": 4, "tokens": ["a", "b"], "by": 1, "length": 2, "tokenizer": Chat(),
         "messages": [{"role": "user", "content": "a"}],
         "x": torch.ones(1, 16), "features": torch.ones(1, 64),
-        "key": 0, "query": 1, "side": "query", "query_part": "embed", "key_part": "embed",
+        "feature": 3, "key": 0, "query": 1, "side": "query",
+        "query_part": "embed", "key_part": "embed",
     }  # fmt: skip
     per_call = {
         "visit_tl.flow_graph": small,
@@ -189,12 +192,15 @@ def things():
         },
         "visit_tl.gradients.BackwardLens.heads": {"head": 1},
         "visit_tl.features.open": {"source": sae},
+        "visit_tl.causal.feature_attribution": {"sae": of_z},
+        "visit_tl.FlowGraph.feature_attribution": {"feature": "L1.z.F3", "sae": of_z},
     }
     objects = {
         "FlowGraph": graph, "LensTable": values["states"],
         "LensRanks": vt.lens_ranks(model, prompt, values["lenses"]), "NodeId": graph.nodes[0].id,
         "Attribution": graph.attribution(), "EdgeEffects": edges,
         "AttentionAttribution": graph.why("L1H1", 0),
+        "FeatureAttribution": vt.causal.feature_attribution(model, prompt, of_z, 3),
         "Effects": vt.causal.effects(model, prompt, metric, **sweep),
         "GraphEdgeEffects": graph.edge_effects(metric, **sweep),
         "Comparison": vt.circuits.compare(np.ones((12, 12)), reference),

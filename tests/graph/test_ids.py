@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 
 from visit_tl import GraphError, NodeId, flow_graph
-from visit_tl.graph.ids import KINDS
+from visit_tl.graph.ids import FEATURE_KINDS, FEATURE_SITES, KINDS
 
 INDEX = st.integers(0, 999_999)
 
@@ -16,9 +16,11 @@ def node_ids(draw):
     layer = None if kind in ("final_norm", "logits") else draw(INDEX)
     head = draw(INDEX) if kind in ("head", "head_query", "key", "value") else None
     key_position = draw(INDEX) if kind in ("key", "value") else None
-    neuron = draw(INDEX) if kind in ("attn_neuron", "neuron", "neuron_key") else None
+    rows = ("attn_neuron", "neuron", "neuron_key", "feature")
+    neuron = draw(INDEX) if kind in rows else None
     position = None if layer is None else draw(st.none() | INDEX)
-    return NodeId(kind, layer, head, key_position, neuron, position)
+    site = draw(st.sampled_from(FEATURE_SITES)) if kind in FEATURE_KINDS else None
+    return NodeId(kind, layer, head, key_position, neuron, position, site)
 
 
 @given(node_ids())

@@ -13,11 +13,12 @@ from tests.view.synthetic import HOSTILE
 from tests.view.test_layout import check
 from visit_tl.escaping import columns
 from visit_tl.flow import FlowGraph
-from visit_tl.graph.ids import KINDS, NodeId
+from visit_tl.graph.ids import FEATURE_KINDS, FEATURE_SITES, KINDS, NodeId
 from visit_tl.graph.records import (
     EDGE_KINDS,
     Column,
     Edge,
+    FeatureSet,
     Gradient,
     Hidden,
     Node,
@@ -44,10 +45,13 @@ def ids(draw, layers, position):
         None if kind in ("final_norm", "logits") else draw(st.sampled_from(layers)),
         draw(st.integers(0, 2)) if needs_head else None,
         draw(st.integers(0, 2)) if kind in ("key", "value") else None,
-        draw(st.integers(0, 2)) if kind in ("attn_neuron", "neuron_key", "neuron") else None,
+        draw(st.integers(0, 2))
+        if kind in ("attn_neuron", "neuron_key", "neuron", "feature")
+        else None,
         draw(st.none() | st.integers(0, position - 1))
         if position and kind not in ("final_norm", "logits")
         else None,
+        draw(st.sampled_from(FEATURE_SITES)) if kind in FEATURE_KINDS else None,
     )
 
 
@@ -76,6 +80,7 @@ def specs(draw):
             "coefficient": st.none() | numbers,
             "attention": st.none() | st.tuples(numbers, numbers),
             "gradient": st.none() | st.tuples(numbers, st.none() | st.integers(0, 9), reads, reads),
+            "explanation": st.none() | texts,
             "reversed": st.none() | st.tuples(numbers, st.tuples(numbers, numbers)),
         }
     )
@@ -106,8 +111,16 @@ def build(spec):
             reads["gradient"] = Gradient(*found[:2], *words)
         if facts["reversed"] is not None:
             reads["reversed"] = Reversed(*facts["reversed"])
+        if name.kind != "feature":
+            reads["explanation"] = None
         nodes.append(Node(id=name, **{**facts, **reads}))
+    sites = sorted({(n.layer, n.id.site) for n in nodes if n.id.site is not None})
+    sets = (
+        FeatureSet(spec["model"], layer, site, "topk", "a", "b", 3, 2, 0.5, 0.75)
+        for layer, site in sites
+    )
     return FlowGraph(
+        feature_sets=tuple(sets),
         model=spec["model"],
         prompt=spec["prompt"],
         tokens=tuple(spec["tokens"]),

@@ -105,6 +105,7 @@ def svg(
         f'<g transform="translate(0 {top})">',
         *_headings(place, theme),
         f"<g>{''.join(_edges(shown, place, theme))}</g>",
+        *_feature_rims(place, theme),
         f"<g>{''.join(_nodes(shown, place, theme, ringed))}</g>",
         f'<use xlink:href="#{name}" fill="{colours.background}" stroke="{colours.background}" '
         f'stroke-width="3" stroke-linejoin="round"/>',
@@ -183,9 +184,6 @@ def _nodes(graph: GraphData, place: Layout, theme: str, ringed: Collection[NodeI
         if (box := place.boxes.get(node.id)) is None:
             continue
         says = "\n".join([node_title(node), *node_facts(node, graph)])
-        if node.kind in FEATURE_KINDS:  # outside the node, whose colour would else be covered
-            around = (box.left - 2, box.top - 2, NODE_WIDTH + 4, box.height + 4)
-            drawn.append(_box(*around, FEATURE_COLOUR[theme]))
         drawn.append(
             f'<rect x="{_px(box.left)}" y="{_px(box.top)}" width="{NODE_WIDTH}" '
             f'height="{_px(box.height)}" fill="{node_colour(node, graph.d_vocab, theme)}"'
@@ -201,6 +199,15 @@ def _nodes(graph: GraphData, place: Layout, theme: str, ringed: Collection[NodeI
                 f'stroke-width="1.5"/>'
             )
     return drawn
+
+
+def _feature_rims(place: Layout, theme: str) -> list[str]:
+    """Larger boxes under the features: an outline would cover the colour of a thin node."""
+    return [
+        _box(b.left - 2, b.top - 2, NODE_WIDTH + 4, b.height + 4, FEATURE_COLOUR[theme])
+        for name, b in place.boxes.items()
+        if name.kind in FEATURE_KINDS
+    ]
 
 
 def _labels(graph: GraphData, place: Layout) -> str:
