@@ -34,7 +34,7 @@ from visit_tl.gradients.reversed_attention_result import ReversedAttention
 from visit_tl.model.attention_scores import Scored, scored, scored_hooks, softcaps
 from visit_tl.model.backward import BackwardPass, run_backward
 from visit_tl.model.hooks import FwdHooks, patched_hooks, values_hook
-from visit_tl.model.rotary import HandedAngles
+from visit_tl.model.rotary_tables import HandedAngles
 from visit_tl.model.standing_hooks import left_on, watched
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView

@@ -265,7 +265,10 @@ class _Watched:
         return (closed[0] if len(closed) == 1 else "difference"), words
 
     def _called(self, block: Any, name: str) -> str:
-        return f"{name} ({type(inner_module(getattr(block, name))).__name__})"
+        part = getattr(block, name, None)
+        if part is None:
+            return f"a part of {type(inner_module(block)).__name__}"
+        return f"{name} ({type(inner_module(part)).__name__})"
 
     def _mlp(self, layer: int, last: tuple[str, ...] | None, between: bool) -> dict[str, Any]:
         block = self._model.blocks[layer]

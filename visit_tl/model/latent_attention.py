@@ -19,7 +19,7 @@ from torch import Tensor
 
 from visit_tl.errors import ModelError
 from visit_tl.model.norm import Norm
-from visit_tl.model.rotary import HandedAngles
+from visit_tl.model.rotary_tables import HandedAngles
 from visit_tl.model.rotation import Angles, Rotation
 from visit_tl.model.view import ModelView
 

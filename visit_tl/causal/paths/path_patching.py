@@ -9,7 +9,7 @@ edges, as in Conmy et al., 2023).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
