@@ -89,6 +89,7 @@ class CheckReport:
             laws of activations that they replaced were not measured.
         adapters: The active adapters (LoRA and similar), merged or not.
         readout: How readouts are computed on this machine, and who chose it.
+        quantised: How many linear layers are quantised, and their classes; empty if none is.
     """
 
     model: str
@@ -111,6 +112,7 @@ class CheckReport:
     patched: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     readout: str = _NOT_TRIED
+    quantised: str = ""
 
     @property
     def exact(self) -> bool:
@@ -144,6 +146,7 @@ class CheckReport:
             ("blocks", self.blocks),
             ("dtype", self.dtype),
             *([("adapters", ", ".join(self.adapters))] if self.adapters else []),
+            *([("quantised", self.quantised)] if self.quantised else []),
         ]
 
     def rows(self) -> list[tuple[str, str]]:
@@ -209,9 +212,10 @@ def check(model: Model) -> CheckReport:
     patching = generation = readout = _NOT_TRIED
     patched: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+    quantised = ""
     try:
         view = ModelView(model)
-        adapters = view.adapters.names
+        adapters, quantised = view.adapters.names, view.adapters.quantised
         tolerance = conserve.tolerance(view)
         ids = _prompt(view)
         missing = _missing(view, ids)
@@ -243,6 +247,7 @@ def check(model: Model) -> CheckReport:
         patched=patched,
         adapters=adapters,
         readout=readout,
+        quantised=quantised,
         **facts(model),
     )
 
