@@ -365,6 +365,15 @@ _LOCAL: dict[str, Any] = {
     "sliding_window": 3,
     "layer_types": ["sliding_attention", "full_attention"],
 }
+# Keys and values from one compressed state of 6; half of each query is rotated.
+_LATENT: dict[str, Any] = _COMMON | {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 6,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 4,
+}
 
 # Families that are like a row above but for what is named here; tests/test_families.py.
 _FAMILIES = [
@@ -402,6 +411,11 @@ _FAMILIES = [
         },
         "inner-norm",
     ),
+    _row("youtu", "Youtu", _LATENT | {"attention_bias": True}, "latent"),
+    _row("youtu-plain", "Youtu", _LATENT | {"rope_interleave": False}, "latent"),
+    # TransformerLens shows z of these in rows of 4, two of them for each head.
+    _row("youtu-wide", "Youtu", _LATENT | {"v_head_dim": 8}, "latent"),
+    _row("youtu-one-step", "Youtu", _LATENT | {"q_lora_rank": None}, "latent"),
     _row("olmo", "Olmo", _GROUPED),
     _row("olmo3", "Olmo3", _GROUPED | _LOCAL),
     _row("ministral3", "Ministral3", _WIDE),

@@ -96,7 +96,9 @@ def test_key_readings_give_the_attention_of_the_hugging_face_model(name):
     for layer, t in trace.layers.items():
         if view.attention_bias(layer, "b_Q") is not None:
             continue  # its share is no reading of the stream
-        weights = view.weights(layer)
+        if t.latent is not None and bool(t.latent[2].any()):
+            continue
+        weights = components.stream_weights(view, layer, t)
         scaling = bridge.blocks[layer].attn.original_component.scaling
         for h in range(view.n_heads):
             attention = run.attentions[layer][0, h, -1]
@@ -128,26 +130,28 @@ def test_scores_gradients_and_logits_come_apart(name):
 def test_effects_of_heads_and_memories_are_those_of_plain_hooks(name):
     bridge = opened(name)[1]
     view = ModelView(bridge)
+    memory = "L1H2.v5" if "latent" not in FAMILIES[name].traits else "L1H2"
     found = vt.causal.effects(
-        bridge, IDS, METRIC, nodes=["L0H1", "L1H2.v5"], corrupted=OTHER, verbose=False
+        bridge, IDS, METRIC, nodes=["L0H1", memory], corrupted=OTHER, verbose=False
     )
-    head = "blocks.0.attn.hook_z"
+    hook_z = "blocks.0.attn.hook_z"
     other = {}
     bridge.run_with_hooks(
         torch.tensor([OTHER]),
-        fwd_hooks=[(head, lambda z, hook: other.update(z=z.clone()))],
+        fwd_hooks=[(hook_z, lambda z, hook: other.update(z=z.clone()))],
     )
 
     def to_other(z, hook):
         z = z.clone()
-        z[0, -1, 1] = other["z"][0, -1, 1]
-        return z
+        heads, new = z.flatten(2).unflatten(2, (4, -1)), other["z"].flatten(2).unflatten(2, (4, -1))
+        heads[0, -1, 1] = new[0, -1, 1]
+        return heads.view(z.shape)
 
     with torch.no_grad():
         clean = metric_of(bridge(torch.tensor([IDS])))
-        patched = metric_of(bridge.run_with_hooks(torch.tensor([IDS]), [(head, to_other)]))
+        patched = metric_of(bridge.run_with_hooks(torch.tensor([IDS]), [(hook_z, to_other)]))
     assert found["L0H1"].value == pytest.approx(float(patched - clean), abs=1e-4)
-    assert found["L1H2.v5"].value != 0
+    assert found[memory].value != 0
     edges = vt.causal.edge_effects(
         bridge, IDS, METRIC, senders=["L0H1"], corrupted=OTHER, verbose=False
     )
@@ -182,3 +186,50 @@ def test_a_multiplier_belongs_to_what_is_written_and_to_the_lens():
         assert graph[f"L1H{h}"].norm == pytest.approx(float(written.norm()), rel=1e-4)
     shares = vt.causal.attribute(bridge, IDS, 3)
     assert shares.total == pytest.approx(float(logits[3]), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["youtu", "youtu-plain", "youtu-one-step"])
+def test_latent_attention_by_hand(name):
+    """Values and queries of each head from the latents of the Hugging Face modules, one by one."""
+    run, bridge = opened(name)
+    hf = FAMILIES[name].hf_model()
+    view = ModelView(bridge)
+    trace = Trace.run(view, view.encode(IDS, None))
+    for layer, t in trace.layers.items():
+        attn, norm = hf.model.layers[layer].self_attn, hf.model.layers[layer].input_layernorm
+        with torch.no_grad():
+            x = norm(run.hidden_states[layer][0])
+            latent = attn.kv_a_layernorm(attn.kv_a_proj_with_mqa(x)[:, :6])
+            both = attn.kv_b_proj(latent).view(len(IDS), 4, 8)
+            if attn.q_lora_rank is None:
+                q = attn.q_proj(x)
+            else:
+                q = attn.q_b_proj(attn.q_a_layernorm(attn.q_a_proj(x)))
+        torch.testing.assert_close(t.values, both[..., 4:], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(t.keys[..., :4], both[..., :4], rtol=1e-4, atol=1e-5)
+        # The part without positions comes first, and is the same in every frame.
+        q = q.view(len(IDS), 4, 8)[-1]
+        torch.testing.assert_close(t.query[:, :4], q[:, :4], rtol=1e-4, atol=1e-5)
+        W_Q, W_K, b_Q, b_K = t.latent
+        mine = torch.einsum("d,hdo->ho", t.attn_in, W_Q) + b_Q
+        torch.testing.assert_close(mine, t.query, rtol=1e-4, atol=1e-5)
+        own = torch.einsum("d,hdo->ho", t.attn_in, W_K) + b_K
+        torch.testing.assert_close(t.rotation.forward(own), t.keys[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_what_needs_matrices_of_queries_and_keys_is_refused_for_latent_attention():
+    bridge = opened("youtu")[1]
+    with pytest.raises(vt.ModelError, match="needs W_Q, W_K and W_V, and blocks.0 of tiny-youtu"):
+        vt.circuits.composition_scores(bridge, verbose=False)
+    with pytest.raises(vt.InputError, match="has no W_Q; it has W_in"):
+        vt.backward_lens(bridge, IDS, target=3, matrices=["W_Q"])
+    found = vt.causal.effects(
+        bridge, IDS, METRIC, nodes=["L0H1", "L0H1.v2"], corrupted=OTHER, verbose=False
+    )
+    assert "makes values from a compressed state" in str(found.left_out)
+
+
+def test_composition_with_norms_after_the_rotation_is_refused():
+    with pytest.raises(vt.ModelError, match="after their rotation"):
+        vt.circuits.composition_scores(opened("hunyuan")[1], verbose=False)
+    vt.circuits.composition_scores(opened("nanochat")[1], verbose=False)  # norms without a gain

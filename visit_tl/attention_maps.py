@@ -52,6 +52,7 @@ def attention(
         chosen.append((layer, head))
     if not chosen:
         raise InputError("no heads were given; name some, such as ['L9H6', 'L10H0']")
+    view.require_attention("drawing attention", [layer for layer, _ in chosen])
     with watched(view.model) as changes:
         found = patterns(view, tokens, chosen)
     patched = f" (patched at {', '.join(changes.standing)})" if changes.standing else ""

@@ -20,7 +20,7 @@ from visit_tl.causal.patching.batched_runs import Replay
 from visit_tl.errors import VisitError
 from visit_tl.lens.kernel_choice import kernel_for
 from visit_tl.model import components
-from visit_tl.model.facts import UNKNOWN, facts
+from visit_tl.model.facts import UNKNOWN, facts, facts_of_parts, unopened
 from visit_tl.model.given_model import model_given
 from visit_tl.model.replay.kept_run import KeptRun
 from visit_tl.model.replay.own_cache import NEW_TOKENS, generation_error
@@ -90,6 +90,10 @@ class CheckReport:
         adapters: The active adapters (LoRA and similar), merged or not.
         readout: How readouts are computed on this machine, and who chose it.
         quantised: How many linear layers are quantised, and their classes; empty if none is.
+        unopened: The parts of blocks that were not taken apart, with their class, blocks and the
+            reason; empty if all were.
+        sinks: How much attention goes to no token, where the rows of patterns sum to less than 1;
+            empty where they sum to 1.
     """
 
     model: str
@@ -113,6 +117,8 @@ class CheckReport:
     adapters: tuple[str, ...] = ()
     readout: str = _NOT_TRIED
     quantised: str = ""
+    unopened: str = ""
+    sinks: str = ""
 
     @property
     def exact(self) -> bool:
@@ -121,11 +127,16 @@ class CheckReport:
 
     @property
     def verdict(self) -> str:
-        """`exact`, with any hooks left on the model that acted, or `refused: ` and the reason."""
+        """`exact`, or `refused: ` and the reason.
+
+        What was not opened is named, and so are hooks left on the model that acted.
+        """
         if self.reason is not None:
             return f"refused: {self.reason}"
         hooks = ", ".join(self.patched)
-        return f"exact, as patched by hooks left on the model at {hooks}" if hooks else "exact"
+        patched = f", as patched by hooks left on the model at {hooks}" if hooks else ""
+        closed = f", except inside of what was not opened: {self.unopened}" if self.unopened else ""
+        return f"exact{patched}{closed}"
 
     @property
     def max_error(self) -> float | None:
@@ -144,6 +155,8 @@ class CheckReport:
             ("attention", self.attention),
             ("MLP", self.mlp),
             ("blocks", self.blocks),
+            *([("not opened", self.unopened)] if self.unopened else []),
+            *([("attention sinks", self.sinks)] if self.sinks else []),
             ("dtype", self.dtype),
             *([("adapters", ", ".join(self.adapters))] if self.adapters else []),
             *([("quantised", self.quantised)] if self.quantised else []),
@@ -212,15 +225,17 @@ def check(model: Model) -> CheckReport:
     patching = generation = readout = _NOT_TRIED
     patched: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
-    quantised = ""
+    told, closed, sinks, quantised = facts(model), "", "", ""
     try:
         view = ModelView(model)
+        told, closed = facts_of_parts(told, view.parts), unopened(view.parts)
         adapters, quantised = view.adapters.names, view.adapters.quantised
         tolerance = conserve.tolerance(view)
         ids = _prompt(view)
         missing = _missing(view, ids)
         trace = Trace.run(view, view.tokens.encode(ids, None))
         patched = trace.patched
+        sinks = _sinks(trace, tolerance)
         laws = _laws(view, trace)
         reason = _broken(view, trace, laws, tolerance)
         reason = None if reason is None else f"{reason}{left_on(model)}"
@@ -248,7 +263,9 @@ def check(model: Model) -> CheckReport:
         adapters=adapters,
         readout=readout,
         quantised=quantised,
-        **facts(model),
+        unopened=_one_line(closed),
+        sinks=sinks,
+        **told,
     )
 
 
@@ -279,6 +296,19 @@ def _laws(view: ModelView, trace: Trace) -> list[LawError]:
         error = conserve.lens_error(view, last.resid_post, own)
         worst[LENS_LAW] = LawError(LENS_LAW, last.hooks["resid_post"], error)
     return list(worst.values())
+
+
+def _sinks(trace: Trace, tolerance: float) -> str:
+    """How much attention goes to no token: a sink is part of the softmax, but has no value."""
+    rows = [t.pattern.sum(-1) for t in trace.layers.values() if len(t.pattern)]
+    lost = 1 - torch.cat(rows).min() if rows else torch.zeros(())
+    if not lost > tolerance:
+        return ""
+    blocks = sum(bool((1 - row > tolerance).any()) for row in rows)
+    return (
+        f"rows of attention sum to less than 1 in {blocks} of {len(rows)} blocks: up to "
+        f"{float(lost):.0%} of a head's attention goes to no token"
+    )
 
 
 def _broken(view: ModelView, trace: Trace, laws: list[LawError], tolerance: float) -> str | None:

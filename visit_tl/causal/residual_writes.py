@@ -14,13 +14,13 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from visit_tl.errors import DecompositionError
+from visit_tl.errors import DecompositionError, ModelError
 from visit_tl.graph.circuit_parts import Part
 from visit_tl.model.hooks import hook_names
 from visit_tl.model.replay.kept_run import KeptRun
 from visit_tl.model.standing_hooks import left_on
 from visit_tl.model.tokens import Prompt
-from visit_tl.model.view import ModelView
+from visit_tl.model.view import ModelView, blocks_named
 from visit_tl.xray.conservation import relative, tolerance
 
 _SLOTS = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -67,12 +67,20 @@ class WrittenRun:
         writes: What the parts wrote.
 
     Raises:
-        ModelError: a hook is missing or did not fire.
+        ModelError: a hook is missing or did not fire; or a block has no attention, or a part that
+            was not opened.
         DecompositionError: the parts do not sum to the residual stream.
     """
 
     def __init__(self, view: ModelView, prompt: Prompt) -> None:
         self.view = view
+        view.require_attention("patching edges between heads and MLPs")
+        if closed := [i for i, parts in enumerate(view.parts) if parts.opaque is not None]:
+            raise ModelError(
+                f"edges between heads and MLPs cannot be patched in {view.name}: "
+                f"{blocks_named(closed)} also add what was not opened "
+                f"({view.parts[closed[0]].opaque_words})"
+            )
         self.hooks = [hook_names(view, layer) for layer in range(view.n_layers)]
         keep = {slots[s]: "all" for slots in self.hooks for s in _SLOTS if s in slots}
         self.kept = KeptRun(view, prompt, keep)
@@ -125,6 +133,7 @@ def head_writes(
         z: All heads of one run, before W_O.
     """
     weights, norm = view.weights(layer), view.norm(layer, "ln1_post")
+    z = view.by_head(layer, z)
     heads = einsum(z, weights.W_O, "... head d_head, head d_head d_model -> ... head d_model")
     whole = heads.sum(-2)
     b_O = torch.zeros_like(whole) if weights.b_O is None else weights.b_O

@@ -75,18 +75,29 @@ class Factors:
         return float(self.singular_values()[0])
 
 
-def chosen_matrices(view: ModelView, matrices: Sequence[str] | None) -> tuple[str, ...]:
-    """The matrices asked for, in the order of `MATRICES`; None is all that the model has.
+def chosen_matrices(
+    view: ModelView, matrices: Sequence[str] | None, layers: Sequence[int] | None = None
+) -> tuple[str, ...]:
+    """The matrices asked for, in the order of `MATRICES`; None is all that the blocks have.
 
     Raises:
         InputError: a name is unknown, or the model has no such matrix.
+        ModelError: the blocks have none of them: no attention, or experts in place of one MLP.
     """
-    own = [m for m in MATRICES if _has(view, m)]
+    at = range(view.n_layers) if layers is None else layers
+    own = [m for m in MATRICES if all(_has(view, m, layer) for layer in at)]
+    if not own:
+        view.require_attention("a gradient of W_Q, W_K, W_V or W_O", at)
+        view.require_neurons("a gradient of W_in or W_out", at)
     if matrices is None or tuple(matrices) == MATRICES:
         return tuple(own)
     for matrix in matrices:
         if matrix not in MATRICES:
             raise InputError(f"{matrix!r} is no matrix of a block; choose of {', '.join(MATRICES)}")
+        if matrix not in own and matrix in _OF_ATTENTION:
+            view.require_attention(f"a gradient of {matrix}", at)
+        if matrix not in own and matrix not in _OF_ATTENTION:
+            view.require_neurons(f"a gradient of {matrix}", at)
         if matrix not in own:
             raise InputError(f"{view.name} has no {matrix}; it has {', '.join(own)}")
     if not matrices:
@@ -94,12 +105,16 @@ def chosen_matrices(view: ModelView, matrices: Sequence[str] | None) -> tuple[st
     return tuple(m for m in own if m in matrices)
 
 
-def _has(view: ModelView, matrix: str) -> bool:
-    if matrix == "W_gate":
-        return view.gated
-    if matrix in ("W_Q", "W_K", "W_V") and any(view.latent(i) for i in range(view.n_layers)):
-        return False
-    return not (view.attn_only and matrix in ("W_in", "W_out"))
+_OF_ATTENTION: Final = ("W_Q", "W_K", "W_V", "W_O")
+
+
+def _has(view: ModelView, matrix: str, layer: int) -> bool:
+    parts = view.parts[layer]
+    if matrix in _OF_ATTENTION:
+        if matrix != "W_O" and view.latent(layer):
+            return False
+        return parts.attention
+    return parts.mlp == "neurons" and (matrix != "W_gate" or view.gated_at(layer))
 
 
 STATES: Final = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -111,7 +126,7 @@ def needed_hooks(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The hooks that a block's factors and states need, by slot: required ones, optional ones."""
     names = hook_names(view, layer)
-    attn = any(m in ("W_Q", "W_K", "W_V", "W_O") for m in matrices) and not view.latent(layer)
+    attn = any(m in _OF_ATTENTION for m in matrices) and not view.latent(layer)
     mlp = any(m in ("W_in", "W_gate", "W_out") for m in matrices)
     slots = [slot for slot in STATES if slot in names]
     slots += ["query", "keys"] if attn else []
@@ -120,7 +135,7 @@ def needed_hooks(
     if attn:
         # Before a norm of the values, where there is one: what W_V gives.
         required["values"] = f"blocks.{layer}.attn.hook_v"
-    if mlp and view.gated:
+    if mlp and view.gated_at(layer):
         required["gate"] = f"blocks.{layer}.mlp.hook_pre"
     optional = {slot: names[slot] for slot in ("attn_in", "mlp_in") if slot in names}
     return required, optional
@@ -165,7 +180,7 @@ def factors_of(
         x = normed("mlp_in", "ln2", "resid_mid" if "resid_mid" in hooks else "resid_pre")
         post, after = value("mlp_post"), view.norm(layer, "ln2_post")
         found["W_in"] = Factors(x, delta("mlp_pre"))
-        if view.gated:
+        if view.gated_at(layer):
             found["W_gate"] = Factors(x, delta("gate"))
         found["W_out"] = Factors(
             post, _before_norm(after, lambda: mlp_output(post, weights), delta("mlp_out"))
@@ -177,7 +192,8 @@ def attention_output(
     z: Float[Tensor, "pos head d_head"], weights: LayerWeights
 ) -> Float[Tensor, "pos d_model"]:
     """What W_O gives, before a post-norm."""
-    out = torch.stack([head_outputs(row, weights.W_O).sum(0) for row in z])
+    heads = z.flatten(1).unflatten(1, weights.W_O.shape[:2])
+    out = torch.stack([head_outputs(row, weights.W_O).sum(0) for row in heads])
     return out if weights.b_O is None else out + weights.b_O
 
 

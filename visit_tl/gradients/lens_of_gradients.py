@@ -103,7 +103,8 @@ def backward_lens(
     """
     view = ModelView(model)
     tokens = view.encode(prompt, prepend_bos, segments)
-    chosen, names = view.check_layers(layers, gaps=True), chosen_matrices(view, matrices)
+    chosen = view.check_layers(layers, gaps=True)
+    names = chosen_matrices(view, matrices, chosen)
     loss = Loss.of(view, tokens, target, position)
     checked_layers = _checked_layers(chosen, check)
     hooks = [needed_hooks(view, layer, names) for layer in chosen]

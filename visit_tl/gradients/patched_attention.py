@@ -89,6 +89,7 @@ def maps_by_layer(
     Raises:
         InputError: maps of another shape, or a head that is not there.
     """
+    view.require_attention("attention patching")
     if isinstance(maps, ReversedAttention):
         found = {i: torch.as_tensor(m) for i, m in zip(maps.layers, maps.maps(), strict=True)}
     else:

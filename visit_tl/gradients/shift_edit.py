@@ -87,12 +87,16 @@ def require_layers(view: ModelView, layers: Sequence[int]) -> None:
 
     Raises:
         InputError: one does not.
+        ModelError: its MLP is a mixture of experts, or was not opened.
     """
     for layer in layers:
         if not 0 <= layer < view.n_layers:
             raise InputError(f"layer {layer} is outside 0..{view.n_layers - 1} of {view.name}")
     if view.attn_only:
         raise InputError(f"{view.name} has attention only, so there is no W_out to edit")
+    view.require_neurons("the shift edit", layers)
+    if bare := [layer for layer in layers if view.parts[layer].mlp == "none"]:
+        raise InputError(f"blocks.{bare[0]} of {view.name} has no MLP, so no W_out to edit")
 
 
 def hidden_activations(

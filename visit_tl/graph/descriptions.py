@@ -177,12 +177,7 @@ def looks_at(node: Node, graph: GraphData, count: int = 5) -> list[tuple[int, st
 
 def node_facts(node: Node, graph: GraphData) -> list[str]:
     """All other facts of a node, one per line."""
-    facts = []
-    if node.unopened is not None:
-        facts.append(f"not opened: {readable(node.unopened)}")
-    if node.token is not None:
-        later = LATER if from_later(node, graph) else ""
-        facts.append(f"made by {visible(node.token)} at position {node.id.key_position}{later}")
+    facts = _origin_facts(node, graph)
     if node.negative:
         facts.append("subtracted: it promotes its bottom tokens")
     facts.append(f"top: {token_list(node.top)}")
@@ -213,6 +208,17 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
         facts.append("looks at: " + "  ".join(told))
     if node.hook is not None:
         facts.append(f"{node.hook.name}[{', '.join(map(str, node.hook.index))}]")
+    return facts
+
+
+def _origin_facts(node: Node, graph: GraphData) -> list[str]:
+    """What was not opened, and which token made a memory."""
+    facts = []
+    if node.unopened is not None:
+        facts.append(f"not opened: {readable(node.unopened)}")
+    if node.token is not None:
+        later = LATER if from_later(node, graph) else ""
+        facts.append(f"made by {visible(node.token)} at position {node.id.key_position}{later}")
     return facts
 
 

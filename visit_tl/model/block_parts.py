@@ -43,7 +43,7 @@ class BlockParts:
         between: Whether it has a state between attention (or what takes its place) and MLP.
         opaque_words: The name and class of the opaque part, and why it was not opened.
         mlp_words: The same of an MLP that was not opened.
-        mlp_scale: What the block multiplies the output of a mixture by before it is added (Granite).
+        mlp_scale: What the block multiplies the output of a mixture by before adding it (Granite).
         mixture: Its mixture of experts.
     """
 
@@ -126,8 +126,7 @@ class _Watched:
                 model.run_with_hooks(tokens, fwd_hooks=[(w, _keep(self._seen, w)) for w in wanted])
         except Exception as error:  # the model's own code may fail in any way
             raise ModelError(
-                f"{name} does not run {len(ids)} tokens in TransformerLens, so its blocks cannot be "
-                f"told apart: {type(error).__name__}: {error}"
+                f"{name} cannot be run by TransformerLens, so nothing is known of its blocks: {type(error).__name__}: {error}"
             ) from error
 
     def parts(self) -> tuple[BlockParts, ...]:
@@ -218,9 +217,11 @@ class _Watched:
         if q is None or values is None or pattern is None or z is None:
             return "no hooks of its heads fired"
         heads, d_head = int(self._model.cfg.n_heads), int(self._model.cfg.d_head)
-        if is_latent(self._model.blocks[layer].attn):
+        if is_latent(getattr(self._model.blocks[layer], "attn", None)):
             # Shown by head first, and wider than z.
-            q, values = z, values.transpose(1, 2)
+            values = values.transpose(1, 2)
+            q = z = z.flatten(-2).unflatten(-1, (heads, -1))
+            d_head = z.shape[-1]
         if pattern.shape[1] != heads or q.shape[-2:] != (heads, d_head) or z.shape != q.shape:
             return "its queries are not one vector for each head"
         if values.ndim != 4 or heads % values.shape[2]:
@@ -244,13 +245,14 @@ class _Watched:
             if not after and hasattr(block, "mlp"):
                 names.append("mlp")
             named = " and ".join(self._called(block, n) for n in names)
-            whole = named or f"the block ({type(inner_module(block)).__name__})"
-            several = len(names) > 1
+            if not names:
+                return (
+                    "difference",
+                    f"the block ({type(inner_module(block)).__name__}), which shows no parts",
+                )
+            whose = "outputs do not sum to" if len(names) > 1 else "output is not"
             return "difference", (
-                f"{whole}: {'their outputs do' if several else 'its output does'} not sum to what "
-                f"the step adds, so only the sum is known"
-                if names
-                else f"{whole}: it shows no parts"
+                f"{named}, whose {whose} what the step adds: only the difference of states is known"
             )
         closed = [n for n in first if not (n == "hook_attn_out" and heads)]
         if not closed:
@@ -262,7 +264,10 @@ class _Watched:
         return (closed[0] if len(closed) == 1 else "difference"), words
 
     def _called(self, block: Any, name: str) -> str:
-        return f"{name} ({type(inner_module(getattr(block, name))).__name__})"
+        part = getattr(block, name, None)
+        if part is None:
+            return f"a part of {type(inner_module(block)).__name__}"
+        return f"{name} ({type(inner_module(part)).__name__})"
 
     def _mlp(self, layer: int, last: tuple[str, ...] | None, between: bool) -> dict[str, Any]:
         block = self._model.blocks[layer]
@@ -294,7 +299,7 @@ class _Watched:
         return {"mlp": "experts", "mixture": mixture, "mlp_scale": self._scale(layer, raw, allowed)}
 
     def _scale(self, layer: int, raw: Tensor, allowed: float) -> float:
-        """What the block multiplies the output of its mixture by; 1 where a norm follows instead."""
+        """What the block multiplies the output of its mixture by; 1 where a norm follows."""
         written = self._at(layer, "hook_mlp_out")
         if written is None:
             return 1.0

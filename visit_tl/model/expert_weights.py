@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 Glu = Callable[[Tensor | None, Tensor], Tensor]
 """From the products with W_gate (None where there is none) and with W_in to the coefficients."""
+
+Activation = Callable[[Tensor], Tensor]
 
 _SHARED: Final = ("shared_expert", "shared_experts", "shared_mlp")
 _ACTIVATIONS: Final = ("act_fn", "activation_fn", "act", "activation", "hidden_act")
@@ -207,24 +209,24 @@ def _glus(holder: Any, raw: Any, *, interleaved: bool = False) -> Iterator[Glu]:
     """The activations that may be those of an expert, from its modules."""
     own = getattr(holder, "_apply_gate", None)
     if callable(own):
-        yield _by_method(own, interleaved)
+        yield _by_method(cast("Activation", own), interleaved)
     modules = list(holder) if isinstance(holder, nn.ModuleList) else [holder]
     for module in (inner_module(modules[0]) if modules else holder, raw):
         for name in _ACTIVATIONS:
             act = getattr(module, name, None)
             if callable(act):
-                yield _by_activation(act)
+                yield _by_activation(cast("Activation", act))
                 return
 
 
-def _by_activation(act: Callable[[Tensor], Tensor]) -> Glu:
+def _by_activation(act: Activation) -> Glu:
     def glu(gate: Tensor | None, inner: Tensor) -> Tensor:
         return act(inner) if gate is None else act(gate) * inner
 
     return glu
 
 
-def _by_method(own: Callable[[Tensor], Tensor], interleaved: bool) -> Glu:
+def _by_method(own: Activation, interleaved: bool) -> Glu:
     def glu(gate: Tensor | None, inner: Tensor) -> Tensor:
         assert gate is not None
         both = torch.stack([gate, inner], -1).flatten() if interleaved else torch.cat([gate, inner])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from visit_tl.errors import VisitError
+from visit_tl.graph.descriptions import blocks_words
+from visit_tl.model.block_parts import BlockParts
 from visit_tl.model.norm import read_norm
 
 UNKNOWN: Final = "unknown"
@@ -32,6 +35,40 @@ def facts(model: Any) -> dict[str, Any]:
         "blocks": "attention only" if attn_only else order,
         "dtype": _dtype(model),
     }
+
+
+def facts_of_parts(known: dict[str, Any], parts: Sequence[BlockParts]) -> dict[str, Any]:
+    """The same facts, where blocks are not all attention and one MLP.
+
+    Args:
+        known: What `facts` gave.
+        parts: The parts of every block.
+    """
+    n, told = len(parts), dict(known)
+    attend = sum(part.attention for part in parts)
+    if attend < n:
+        told["attention"] = f"{known['attention']}, in {attend} of {n} blocks" if attend else "none"
+    mixtures = [part.mixture.words for part in parts if part.mixture is not None]
+    dense = sum(part.mlp == "neurons" for part in parts)
+    words = [f"mixture of {mixture}" for mixture in dict.fromkeys(mixtures)]
+    if mixtures:
+        more = f" in {len(mixtures)} of {n} blocks" * (len(mixtures) < n)
+        plain = f"; one MLP in {dense}" if dense else ""
+        told["mlp"] = "; ".join(words) + more + plain
+    elif not dense:
+        closed = any(part.mlp == "closed" for part in parts)
+        told["mlp"] = "not opened" if closed else "none"
+    return told
+
+
+def unopened(parts: Sequence[BlockParts]) -> str:
+    """The parts of blocks that were not opened, each with its blocks; empty if there are none."""
+    found: dict[str, list[int]] = {}
+    for layer, part in enumerate(parts):
+        for words in (part.opaque_words, part.mlp_words):
+            if words is not None:
+                found.setdefault(words, []).append(layer)
+    return "; ".join(f"{what} in {blocks_words(at)}" for what, at in found.items())
 
 
 def _norms(cfg: Any, blocks: list[Any]) -> str:

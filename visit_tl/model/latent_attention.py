@@ -19,7 +19,7 @@ from torch import Tensor
 
 from visit_tl.errors import ModelError
 from visit_tl.model.norm import Norm
-from visit_tl.model.rotary import HandedAngles
+from visit_tl.model.rotary_tables import HandedAngles
 from visit_tl.model.rotation import Angles, Rotation
 from visit_tl.model.view import ModelView
 
@@ -57,6 +57,13 @@ class Projection:
         gain = self.norm.freeze(self.latent(x)).gain
         return einsum(self.down * gain, self.up, "d rank, head rank out -> head d out")
 
+    def constant(self, x: Float[Tensor, " d_model"]) -> Float[Tensor, "head d_head"]:
+        """What the bias of the latent adds for each head, likewise."""
+        if self.down_bias is None or self.norm is None:
+            return self.up.new_zeros(self.up.shape[0], self.up.shape[2])
+        bias = self.norm.freeze(self.latent(x)).gain * self.down_bias
+        return einsum(bias, self.up, "rank, head rank out -> head out")
+
 
 @dataclass(frozen=True, eq=False)
 class LatentWeights:
@@ -66,12 +73,14 @@ class LatentWeights:
         queries: To whole queries, the rotated part last.
         keys: To the part of keys without positions.
         rotated_keys: To the rotated part of keys, shared by all heads.
+        rotated_bias: Added to that part.
         values: To values.
     """
 
     queries: Projection
     keys: Projection
     rotated_keys: Float[Tensor, "d_model rotary"]
+    rotated_bias: Float[Tensor, " rotary"] | None
     values: Projection
 
     def W_K(self, x: Float[Tensor, " d_model"]) -> Float[Tensor, "head d_model d_head"]:
@@ -79,6 +88,13 @@ class LatentWeights:
         plain = self.keys.matrix(x)
         shared = self.rotated_keys.expand(len(plain), -1, -1)
         return torch.cat((plain, shared), dim=-1)
+
+    def b_K(self, x: Float[Tensor, " d_model"]) -> Float[Tensor, "head d_head"]:
+        """What biases add to the keys, the scale of the norm held at its value for this state."""
+        plain = self.keys.constant(x)
+        rotary = self.rotated_keys.shape[1]
+        shared = plain.new_zeros(rotary) if self.rotated_bias is None else self.rotated_bias
+        return torch.cat((plain, shared.expand(len(plain), -1)), dim=-1)
 
 
 def latent_weights(view: ModelView, layer: int) -> LatentWeights:
@@ -97,6 +113,10 @@ def latent_weights(view: ModelView, layer: int) -> LatentWeights:
             raise ModelError(f"{name} of {where} has no readable weight; it is perhaps quantised")
         return shown.detach().float().T
 
+    def there(name: str) -> bool:
+        part = _owner(getattr(inner, name, None))
+        return isinstance(getattr(part, "weight", None), Tensor)
+
     def bias(name: str) -> Tensor | None:
         part = _owner(getattr(attn, name, None) or getattr(inner, name))
         found = getattr(part, "bias", None)
@@ -107,16 +127,17 @@ def latent_weights(view: ModelView, layer: int) -> LatentWeights:
 
     kv_norm = view.read_norm(inner.kv_a_layernorm)
     down, rank = weight("kv_a_proj_with_mqa"), _rank(kv_norm, where)
-    expanding = [name for name in ("q_proj", "q_b_proj", "kv_b_proj") if hasattr(inner, name)]
+    expanding = [name for name in ("q_proj", "q_b_proj", "kv_b_proj") if there(name)]
     biases = [name for name in expanding if bias(name) is not None]
     down_bias = bias("kv_a_proj_with_mqa")
-    if biases or (down_bias is not None and bool(down_bias[rank:].any())):
+    if biases:
         raise ModelError(
-            f"{', '.join(biases) or 'kv_a_proj_with_mqa'} of {where} has a bias of queries, keys "
-            f"or values, which is not read yet; this model is refused"
+            f"{', '.join(biases)} of {where} has a bias of queries, keys or values, which is not "
+            f"read; this model is refused"
         )
+    rotated_bias = None if down_bias is None else down_bias[rank:]
     down_bias = None if down_bias is None else down_bias[:rank]
-    if hasattr(inner, "q_a_proj"):
+    if there("q_a_proj"):
         q_norm = view.read_norm(inner.q_a_layernorm)
         up = heads(weight("q_b_proj"))
         queries = Projection(weight("q_a_proj"), q_norm, up, bias("q_a_proj"))
@@ -135,6 +156,7 @@ def latent_weights(view: ModelView, layer: int) -> LatentWeights:
         queries,
         Projection(compressed, kv_norm, expanded[..., :plain], down_bias),
         down[:, rank:],
+        rotated_bias,
         Projection(compressed, kv_norm, expanded[..., plain:], down_bias),
     )
 
@@ -174,10 +196,9 @@ def read_latent(
     x = view.norm(layer, "ln1")(read["resid_pre"]) if x is None else x
     scored, keys = read["latent_query"], read["latent_keys"]
     W_Q, W_K = weights.queries.matrix(x), weights.W_K(x)
-    constant = _constant(weights.queries, x), _constant(weights.keys, x)
-    query = einsum(x, W_Q, "d, head d out -> head out") + constant[0]
-    key = einsum(x, W_K, "d, head d out -> head out")
-    key[:, : constant[1].shape[-1]] += constant[1]
+    b_Q, b_K = weights.queries.constant(x), weights.b_K(x)
+    query = einsum(x, W_Q, "d, head d out -> head out") + b_Q
+    key = einsum(x, W_K, "d, head d out -> head out") + b_K
     rotary = weights.rotated_keys.shape[-1]
     tables = [(read["cos"], read["sin"])] if "cos" in read else handed(layer)
     allowed = _SAME.get(view.W_U.dtype, _SAME_FULL)
@@ -188,27 +209,19 @@ def read_latent(
         worst = min(worst, error)
         if error <= allowed:
             read["query"], read["keys"] = rotation.inverse(scored), keys
-            read["values"] = read["latent_values"]
+            read["values"], read["z"] = read["latent_values"], view.by_head(layer, read["z"])
             return {
                 "rotation": rotation,
                 "query_norm": None,
                 "key_norm": None,
                 "heads_norm": None,
-                "latent": (W_Q[..., order], W_K[..., order]),
+                "latent": tuple(part[..., order] for part in (W_Q, W_K, b_Q, b_K)),
             }
     raise ModelError(
         f"the weights of the latent attention of blocks.{layer} of {view.name} do not give the "
         f"queries and keys that its hooks show (off by {worst:.2g}), with pairs of adjacent "
         f"dimensions or halves; its queries and keys cannot be read, so this model is refused"
     )
-
-
-def _constant(projection: Projection, x: Tensor) -> Tensor:
-    """What a bias of the latent adds to a head's query or key."""
-    if projection.down_bias is None or projection.norm is None:
-        return projection.up.new_zeros(projection.up.shape[0], projection.up.shape[-1])
-    gain = projection.norm.freeze(projection.latent(x)).gain
-    return einsum(projection.down_bias * gain, projection.up, "rank, head rank out -> head out")
 
 
 def _ways(

@@ -88,6 +88,7 @@ def _way(model: Any, length: int = _TOKENS) -> tuple[str, ...]:
         ModelError: it obeys none.
     """
     if model not in _FOUND:
+        _require_attention(model)
         way, tried = _tried(model, _TOKENS)
         if way is None and length > _TOKENS:
             way, tried = _tried(model, length)
@@ -98,6 +99,21 @@ def _way(model: Any, length: int = _TOKENS) -> tuple[str, ...]:
             )
         _FOUND[model] = way
     return _FOUND[model]
+
+
+def _require_attention(model: Any) -> None:
+    """Require attention in every block: nothing else has a mask.
+
+    Raises:
+        ModelError: a block has none.
+    """
+    known = model.hook_dict
+    bare = [i for i in range(len(model.blocks)) if f"blocks.{i}.attn.hook_pattern" not in known]
+    if bare:
+        raise ModelError(
+            f"blocks.{bare[0]} of {_name(model)} has no attention, so no mask of segments can say "
+            f"which tokens see each other there; run it without segments"
+        )
 
 
 def _tried(model: Any, n_tokens: int) -> tuple[tuple[str, ...] | None, list[str]]:

@@ -43,6 +43,7 @@ def run_probes(
     Raises:
         ModelError: a hook is missing or did not fire.
     """
+    view.require_attention("measuring heads on sequences")
     fired: set[str] = set()
     hooks: list[tuple[str, Any]] = []
     for layer in range(view.n_layers):

@@ -32,7 +32,7 @@ from visit_tl.model.hooks import (
 from visit_tl.model.latent_attention import read_latent
 from visit_tl.model.norm import FrozenNorm
 from visit_tl.model.query_key_way import heads_norm_of, scored_by, way_of
-from visit_tl.model.rotary import HandedAngles
+from visit_tl.model.rotary_tables import HandedAngles
 from visit_tl.model.rotation import Rotation
 from visit_tl.model.standing_hooks import Standing, left_on, watched
 from visit_tl.model.tokens import Prompt
@@ -74,7 +74,7 @@ class LayerTrace:
         experts: The chosen experts of a mixture; None in other blocks. Then mlp_pre and mlp_post
             are None.
         latent: W_Q and W_K at this position where the attention is latent, `[head, d_model,
-            d_head]`, with queries and keys by head; else None.
+            d_head]`, and what biases add to queries and keys; else None.
     """
 
     resid_pre: Float[Tensor, " d_model"]
@@ -98,7 +98,7 @@ class LayerTrace:
     hooks: Mapping[str, str]
     opaque: Float[Tensor, " d_model"] | None = None
     experts: ExpertsTrace | None = None
-    latent: tuple[Tensor, Tensor] | None = None
+    latent: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,8 @@ def _without_heads(
     read |= {"query": none, "z": none, "pattern": like.new_zeros(0, n)}
     read |= {name: none.expand(n, 0, view.d_head) for name in ("keys", "values")}
     read["attn_out"] = torch.zeros_like(like)
-    known = dict.fromkeys(("rotation", "query_norm", "key_norm", "heads_norm"))
+    known: dict[str, object] = {}
+    known |= dict.fromkeys(("rotation", "query_norm", "key_norm", "heads_norm"))
     return _completed(view, layer, read, hooks, known)
 
 

@@ -204,12 +204,14 @@ class ModelView:
 
     def head_norm(self, layer: int, name: str) -> Norm | None:
         """The norm `q_norm` or `k_norm` of one block's queries or keys; None if it has none."""
-        module = getattr(self.model.blocks[layer].attn, name, None)
+        attn = getattr(self.model.blocks[layer], "attn", None)
+        module = getattr(attn, name, None)
         return None if module is None else self.read_norm(module)
 
     def heads_norm(self, layer: int) -> Norm | None:
         """The norm of all heads of one block, side by side, before W_O (BitNet); None if none."""
-        inner = getattr(self.model.blocks[layer].attn, "original_component", None)
+        attn = getattr(self.model.blocks[layer], "attn", None)
+        inner = getattr(attn, "original_component", None)
         for part in inner.children() if isinstance(inner, torch.nn.Module) else ():
             # Norms of queries and keys have bridges of their own.
             if is_norm(part) and not hasattr(part, "original_component"):
@@ -226,6 +228,29 @@ class ModelView:
     def latent(self, layer: int) -> bool:
         """Whether the attention of a block is latent: W_Q, W_K and W_V depend on the state."""
         return self.parts[layer].attention and is_latent(self.model.blocks[layer].attn)
+
+    def by_head(
+        self, layer: int, z: Float[Tensor, "*rows some entries"]
+    ) -> Float[Tensor, "*rows head d_head"]:
+        """What a block's hook_z holds, by head: TransformerLens shows it in rows of `cfg.d_head`.
+
+        Only values of latent attention have another width.
+        """
+        return z.flatten(-2).unflatten(-1, (self.n_heads, -1)) if self.latent(layer) else z
+
+    def head_index(self, layer: int, head: int) -> tuple[Any, ...]:
+        """The index of a head in what hook_z holds at one position."""
+        width = self.z_width(layer) // self.n_heads
+        if width == self.d_head:
+            return (head,)
+        entries = torch.arange(head * width, (head + 1) * width)
+        return entries // self.d_head, entries % self.d_head
+
+    def z_width(self, layer: int) -> int:
+        """How many entries all heads of a block have together before W_O."""
+        if not self.latent(layer):
+            return self.n_heads * self.d_head
+        return int(self._weight(self.model.blocks[layer].attn.o, "weight", "attn.o").shape[1])
 
     def require_matrices(self, what: str) -> None:
         """Require that queries, keys and values are one matrix times the state.
@@ -262,12 +287,13 @@ class ModelView:
         without = some_layers(self.parts, without="attention")
         missing = [i for i in without if layers is None or i in layers]
         if missing:
+            every, remedy = " in every block", "flow_graph, effects and attribute do without"
+            if layers is not None:
+                every, remedy = "", "choose blocks that have it"
             raise ModelError(
-                f"{what} needs attention in every block, but {blocks_named(missing)} of "
-                f"{self.name} {'has' if len(missing) == 1 else 'have'} none that is opened "
-                f"({self.parts[missing[0]].opaque_words}); use a model whose blocks all have "
-                f"attention, or the measurements that name their blocks: flow_graph, effects, "
-                f"attribute"
+                f"{what} needs attention{every}, but {blocks_named(missing)} of {self.name} "
+                f"{'has' if len(missing) == 1 else 'have'} none that was opened "
+                f"({self.parts[missing[0]].opaque_words}); {remedy}"
             )
 
     def require_neurons(self, what: str, layers: Sequence[int] | None = None) -> None:

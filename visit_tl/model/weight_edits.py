@@ -53,7 +53,7 @@ def _w_out(view: ModelView, layer: int) -> tuple[Tensor, Tensor]:
     """W_out, `[d_mlp, d_model]`, as a view of the parameter that holds it, and that parameter."""
     mlp: Any = getattr(view.model.blocks[layer], "mlp", None)
     weight = None if mlp is None else view.adapters.beneath(mlp, "W_out")
-    if view.attn_only or not isinstance(weight, Tensor):
+    if view.parts[layer].mlp != "neurons" or not isinstance(weight, Tensor):
         raise ModelError(f"blocks.{layer} of {view.name} has no W_out that could be edited")
     weight = weight.detach()
     assert mlp is not None

@@ -54,6 +54,7 @@ def causes(
     from tqdm.auto import tqdm
 
     view = ModelView(model)
+    view.require_attention("patching every head")
     chosen = _chosen(view, prompts, {at: None} if isinstance(at, str) else at)
     require_corruption(prompts, corruption)
     metrics = prompts.metrics

@@ -86,6 +86,7 @@ def importances(
     from tqdm.auto import tqdm
 
     view = ModelView(model)
+    view.require_attention("scores of heads")
     tokens = [view.tokens.encode(prompt, prepend_bos) for prompt in prompts]
     wanted = [first_token(view, target) for target in each_target(targets, len(tokens))]
     unknown = [name for name in scores if name not in (*_MEASURES, *_MADE)]

@@ -57,6 +57,7 @@ def later_attention(
     from tqdm.auto import tqdm
 
     view, rows = ModelView(model), unpadded(prompts, None)
+    view.require_attention("attention to later tokens")
     own = segments_of_each(segments, len(rows))
     several = isinstance(targets, Sequence) and not isinstance(targets, str)
     asked: list[Any] = list(targets) if several else [targets] * len(rows)  # type: ignore[arg-type]

@@ -77,6 +77,7 @@ def observe(
     from tqdm.auto import tqdm
 
     view = model if isinstance(model, ModelView) else ModelView(model)
+    view.require_attention("observing every head")
     known = prompts[0].positions
     unknown = sorted({name for look in looks for name in look} - known.keys())
     if unknown:
@@ -145,6 +146,6 @@ def _patches(
     placed = Placed(0)
     for head in heads:
         assert head.layer is not None and head.head is not None
-        at = there[head.layer]
-        placed.writes.append((0, Write(at.hooks["z"], (end, head.head), at.z[head.head])))
+        at, index = there[head.layer], view.head_index(head.layer, head.head)
+        placed.writes.append((0, Write(at.hooks["z"], (end, *index), at.z[head.head])))
     return placed.hooks()

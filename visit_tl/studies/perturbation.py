@@ -180,6 +180,7 @@ def perturbation_test(
             one target for each.
     """
     view = ModelView(model)
+    view.require_attention("turning heads off")
     ids = [view.tokens.encode(prompt, prepend_bos).ids for prompt in prompts]
     wanted = [first_token(view, target) for target in each_target(targets, len(ids))]
     if not ids:

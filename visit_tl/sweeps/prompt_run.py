@@ -42,6 +42,7 @@ class SweptModel:
     @cached_property
     def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
         """The output matrices of all heads."""
+        self.view.require_attention("a study of heads")
         return torch.stack([w.W_O for w in self.weights])
 
     @cached_property
@@ -91,7 +92,7 @@ class SweptModel:
         stacks = {
             slot: torch.stack([kept[slots[slot]] for slots in self.hooks], dim=1)
             for slot in (*_LAST, *_EVERY, "pattern")
-            if slot in self.hooks[0]
+            if all(slot in slots for slots in self.hooks)
         }
         return [
             PromptRun(
@@ -220,32 +221,33 @@ class PromptRun:
     @property
     def attn_out(self) -> Float[Tensor, "layer d_model"]:
         """What the attention of each block adds to the stream."""
-        return self.kept["attn_out"]
+        return self._named("attn_out", "attention in every block")
 
     @property
     def mlp_out(self) -> Float[Tensor, "layer d_model"]:
         """What the MLP of each block adds to the stream."""
-        return self._named("mlp_out", "MLP")
+        return self._named("mlp_out", "MLP in every block")
 
     @property
     def mlp_post(self) -> Float[Tensor, "layer d_mlp"]:
         """The coefficient of each row of W_out."""
-        return self._named("mlp_post", "MLP")
+        return self._named("mlp_post", "MLP with neurons in every block")
 
     @property
     def z(self) -> Float[Tensor, "layer head d_head"]:
         """Heads before W_O."""
-        return self.kept["z"]
+        z = self._named("z", "attention in every block")
+        return self.view.by_head(0, z)
 
     @property
     def query(self) -> Float[Tensor, "layer head d_head"]:
         """Queries, before rotary positions and query norms."""
-        return self._shown("query")
+        return self._named("query", "attention in every block")
 
     @property
     def pattern(self) -> Float[Tensor, "layer head pos"]:
         """Attention of the last token."""
-        return self.kept["pattern"]
+        return self._named("pattern", "attention in every block")
 
     @property
     def keys(self) -> Float[Tensor, "layer head pos d_head"]:
@@ -372,17 +374,11 @@ class PromptRun:
         return min(k, self.view.d_vocab)
 
     def _per_head(self, name: str) -> Tensor:
-        shared = rearrange(self._shown(name), "layer pos head d -> layer head pos d")
+        shared = rearrange(
+            self._named(name, "attention in every block"), "layer pos head d -> layer head pos d"
+        )
         each = self.view.kv_head(shared.shape[1])
         return shared if len(each) == shared.shape[1] else shared[:, each]
-
-    def _shown(self, name: str) -> Tensor:
-        if name not in self.kept:
-            raise ModelError(
-                f"{self.view.name} shows its {name} in no form that this study reads (its "
-                f"attention is latent, or not opened)"
-            )
-        return self.kept[name]
 
     def _named(self, name: str, what: str) -> Tensor:
         if name not in self.kept:

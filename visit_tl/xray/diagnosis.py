@@ -17,8 +17,6 @@ from visit_tl.model.multipliers import ratio
 from visit_tl.model.trace import LayerTrace
 from visit_tl.model.view import ModelView
 
-# Limits of logits that models use are between these.
-_CAPS: Final = (1.0, 200.0)
 # Parts of the names of quantised layers' classes, in the libraries that have them.
 _QUANTISED: Final = ("quant", "4bit", "8bit", "bitlinear", "gptq", "awq", "hqq", "eetq", "fp8")
 _KNOWN_PARTS: Final = ("attn", "mlp", "ln1", "ln2", "ln1_post", "ln2_post")
@@ -48,16 +46,16 @@ def why(
     """
     if not (torch.isfinite(parts).all() and torch.isfinite(whole).all()):
         return "; likely cause: numbers that are not finite"
-    _, _, right = law.partition(" = ")
-    causes = _of_numbers(view, parts, whole, within)
+    right = law.rpartition(" = ")[2]
     if right == "head":
-        causes = (*causes, *_of_heads(parts, whole, within), *_modules(view, layer, "attn"))
+        causes = _of_heads(view, layer, parts, whole, within)
     elif right in ("attn_out", "mlp_out"):
-        part = "attn" if right == "attn_out" else "mlp"
-        causes = (*causes, *_of_norms(parts, whole, within), *_modules(view, layer, part))
+        causes = _of_output(
+            view, layer, "attn" if right == "attn_out" else "mlp", parts, whole, within
+        )
     else:
-        causes = (*causes, *_of_stream(view, layer, t, right, whole, within))
-    found = next(iter(causes), None)
+        causes = _of_stream(view, layer, t, right, whole, within)
+    found = next(causes, None)
     return "" if found is None else f"; likely cause: {found}"
 
 
@@ -78,11 +76,11 @@ def why_lens(view: ModelView, ours: Tensor, own: Tensor, within: float) -> str:
             f"; likely cause: a multiplier of the logits of {number:.6g}, which the bridge's "
             f"output transform does not have"
         )
-    for cap in torch.logspace(0, 2.3, 2000, dtype=torch.float64):
-        if float(theirs.abs().max()) < float(cap) and _off(cap * (mine / cap).tanh(), theirs) <= (
-            10 * within
-        ):
-            return f"; likely cause: a softcap of the logits, at about {float(cap):.3g}"
+    least = float(theirs.abs().max())
+    caps = [float(cap) for cap in torch.logspace(0, 2.3, 2000) if float(cap) > least]
+    errors = [(_off(cap * (mine / cap).tanh(), theirs), cap) for cap in caps]
+    if errors and min(errors)[0] <= 10 * within:
+        return f"; likely cause: a softcap of the logits, at about {min(errors)[1]:.2g}"
     known = ("embed", "pos_embed", "blocks", "ln_final", "unembed", "rotary_emb", "adapter")
     others = [
         f"{name} ({_class(module)})"
@@ -95,38 +93,46 @@ def why_lens(view: ModelView, ours: Tensor, own: Tensor, within: float) -> str:
 # --- causes --------------------------------------------------------------------------------------
 
 
-def _of_numbers(view: ModelView, parts: Tensor, whole: Tensor, within: float) -> tuple[str, ...]:
-    """One number by which the whole is larger than the sum of the parts."""
-    number = ratio(parts, whole)
-    if number is None or _off(parts * number, whole) > within:
-        return ()
-    named = [name for name, value in _numbers(view) if abs(value - number) <= 1e-3 * abs(value)]
-    own = f", the configuration's {named[0]}" if named else ", which no configuration names"
-    return (f"a multiplier of {number:.6g} between them{own}",)
-
-
-def _of_heads(parts: Tensor, whole: Tensor, within: float) -> Iterator[str]:
+def _of_heads(
+    view: ModelView, layer: int, parts: Tensor, whole: Tensor, within: float
+) -> Iterator[str]:
     """What may lie between the heads' sums of values and their z, `[head, d_head]`."""
     if parts.shape != whole.shape:
         yield f"z has the shape {tuple(whole.shape)}, and the values give {tuple(parts.shape)}"
         return
+    # One position cannot tell a norm without a gain from a number, but its size can.
+    if abs(float(whole.square().mean().sqrt()) - 1) <= max(within, 1e-3):
+        yield "a norm of all heads before W_O"
+    yield from _of_number(view, parts, whole, within)
     each = (parts * whole).sum(-1, keepdim=True) / parts.square().sum(-1, keepdim=True)
     if _off(parts * each, whole) <= within:
         yield "a number of each head, such as a gate or a norm of its values"
-    size = whole.square().mean().sqrt()
-    if float((size - 1).abs()) <= 1e-2:
-        yield "a norm of all heads before W_O"
     factor = torch.where(parts.abs() > 1e-6, whole / parts, 0.5)
     if bool(((factor > 0) & (factor < 1)).all()):
         yield "an output gate: every entry of z is between 0 and the sum of its values"
+    yield from _of_modules(view, layer, "attn")
 
 
-def _of_norms(parts: Tensor, whole: Tensor, within: float) -> Iterator[str]:
-    """A norm without a gain that the bridge does not show."""
+def _of_output(
+    view: ModelView, layer: int, part: str, parts: Tensor, whole: Tensor, within: float
+) -> Iterator[str]:
+    """What may lie between W_O or W_out and what the hook of the output shows."""
     for name, x in (("an RMSNorm", parts), ("a LayerNorm", parts - parts.mean())):
         normed = x / x.square().mean().sqrt().clamp_min(1e-12)
         if _off(normed, whole) <= max(within, 1e-3):
             yield f"{name} of the output that TransformerLens does not show as a post-norm"
+    yield from _of_number(view, parts, whole, within)
+    yield from _of_modules(view, layer, part)
+
+
+def _of_number(view: ModelView, parts: Tensor, whole: Tensor, within: float) -> Iterator[str]:
+    """One number by which the whole is larger than the sum of the parts."""
+    number = ratio(parts, whole)
+    if number is None or _off(parts * number, whole) > within:
+        return
+    named = [name for name, value in _numbers(view) if abs(value - number) <= 1e-3 * abs(value)]
+    own = f", the configuration's {named[0]}" if named else ", which no configuration names"
+    yield f"a multiplier of {number:.6g} between them{own}"
 
 
 def _of_stream(
@@ -150,10 +156,14 @@ def _of_stream(
             for number, name in zip(numbers, (names, *(name for name, _ in written)), strict=True)
         ]
         yield f"multipliers of the residual stream: the whole is {' + '.join(said)}"
+    block = view.model.blocks[layer]
+    inside = getattr(block, "original_component", None) or block
     others = [
         f"{name} ({_class(module)})"
-        for name, module in view.model.blocks[layer].named_children()
-        if name not in _KNOWN_PARTS and not name.startswith(("hook_", "_")) and _computes(module)
+        for name, module in inside.named_children()
+        # What TransformerLens knows of a block is wrapped in its own modules.
+        if name not in _KNOWN_PARTS and not hasattr(module, "original_component")
+        if not name.startswith(("hook_", "_")) and _computes(module)
     ]
     if others:
         yield f"another part of the block writes to the stream: {', '.join(others)}"
@@ -164,7 +174,7 @@ def _of_stream(
     )
 
 
-def _modules(view: ModelView, layer: int, part: str) -> Iterator[str]:
+def _of_modules(view: ModelView, layer: int, part: str) -> Iterator[str]:
     """Linear layers of a sub-block that do not multiply by the weight they show, and gates."""
     block = view.model.blocks[layer]
     module = getattr(block, part, None)

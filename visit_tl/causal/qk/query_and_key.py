@@ -81,6 +81,8 @@ def projection(view: ModelView, trace: Trace, layer: int, head: int, side: SideN
     weight = weights.W_Q if side == "query" else weights.W_K
     row = int(view.kv_head(len(weight))[head])
     bias = view.attention_bias(layer, f"b_{letter}")
+    if t.latent is not None:
+        bias = t.latent[2 if side == "query" else 3]
     norm = t.query_norm if side == "query" else t.key_norm
     ln1 = view.norm(layer, "ln1").freeze(t.resid_pre.double())
     return Projection(

@@ -112,6 +112,7 @@ def head_of(view: ModelView, head: NodeName) -> tuple[int, int]:
 
     Raises:
         InputError: it is no head, or the model does not have it.
+        ModelError: its block has no attention.
     """
     node = NodeId.parse(head)
     if node.kind != "head" or node.layer is None or node.head is None:
@@ -124,6 +125,7 @@ def head_of(view: ModelView, head: NodeName) -> tuple[int, int]:
             f"{node} is not there: {view.name} has layers 0..{view.n_layers - 1} of heads "
             f"0..{view.n_heads - 1}"
         )
+    view.require_attention("an attention score", [node.layer])
     return node.layer, node.head
 
 
@@ -157,6 +159,7 @@ def attribute_score(
         _require_seen(view, traces[query], formula, layer, head, key)
         sides = _sides(view, run, traces, layer, head, query, key)
         if neurons and not view.attn_only:
+            view.require_neurons("neurons= of an attention score", range(layer))
             sides = _with_neurons(view, traces, sides, layer, (query, key), neurons)
         one, other = sides
         matrix = (formula.scale * (one.rows @ other.rows.T)).cpu().numpy()

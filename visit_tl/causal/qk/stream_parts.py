@@ -27,7 +27,8 @@ class StreamParts:
     """The terms of the residual stream at one position, in the order of the forward pass.
 
     Attributes:
-        names: `embed`, `pos_embed` where positions are learned, heads, `L3.b_O`, `L3.mlp_out`.
+        names: `embed`, `pos_embed` where positions are learned, heads, `L3.b_O`, `L3.mlp_out`, and
+            `L3.opaque` where a part was not opened.
         rows: What each of them wrote, after post-norms.
         ends: By block, how many of them its attention reads.
     """
@@ -71,7 +72,7 @@ def stream_parts(view: ModelView, trace: Trace) -> StreamParts:
             heads = components.head_outputs(t.z, w.W_O)
             added = [heads]
             names += [str(NodeId("head", layer, h)) for h in range(len(heads))]
-            for kind, row in (("b_O", w.b_O), ("mlp_out", t.mlp_out)):
+            for kind, row in (("b_O", w.b_O), ("opaque", t.opaque), ("mlp_out", t.mlp_out)):
                 if row is not None:
                     added.append(row[None])
                     names.append(str(NodeId(kind, layer)))  # type: ignore[arg-type]

@@ -54,6 +54,7 @@ def composition_scores(
     from tqdm.auto import tqdm
 
     view = model if isinstance(model, ModelView) else ModelView(model)
+    view.require_attention("composition scores")
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
         raise InputError(f"kinds of composition are q, k and v; got {', '.join(unknown) or 'none'}")

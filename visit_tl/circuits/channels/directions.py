@@ -51,6 +51,7 @@ def channel(
         GraphError: the name of a head cannot be read.
     """
     view = model if isinstance(model, ModelView) else ModelView(model)
+    view.require_attention("a channel")
     edge = _edge_of(view, writer, reader, kind)
     if n > view.d_head:
         raise InputError(f"n is {n}, but a channel has at most {view.d_head} directions (d_head)")

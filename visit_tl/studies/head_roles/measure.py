@@ -78,6 +78,7 @@ def roles(
     from tqdm.auto import tqdm
 
     view = model if isinstance(model, ModelView) else ModelView(model)
+    view.require_attention("roles of heads")
     if unknown := [name for name in only if name not in ROLES]:
         raise InputError(f"roles are {', '.join(ROLES)}; got {', '.join(unknown) or 'none'}")
     if not only:

@@ -53,14 +53,12 @@ def header(graph: GraphData, words: dict[str, str]) -> str:
     facts["pruning"] = for_html(words["hidden"])
     if graph.bos_in_prompt:
         facts["BOS"] = bos_words(graph)
-    if "patched" in words:
-        facts["patched run"] = f"<bdi>{for_html(words['patched'])}</bdi>"
-    if "adapters" in words:
-        facts["adapters"] = f"<bdi>{for_html(words['adapters'])}</bdi>"
-    if "segments" in words:
-        facts["segments"] = for_html(words["segments"])
-    if "followed" in words:
-        facts["followed back"] = for_html(words["followed"])
+    for name, shown in (("patched", "patched run"), ("adapters", "adapters")):
+        if name in words:
+            facts[shown] = f"<bdi>{for_html(words[name])}</bdi>"
+    for name, shown in (("segments", "segments"), ("followed", "followed back")):
+        if name in words:
+            facts[shown] = for_html(words[name])
     pairs = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
     return (
         f"<h1>{for_html(words['model'])}</h1>\n"
