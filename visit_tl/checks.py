@@ -89,6 +89,7 @@ class CheckReport:
             laws of activations that they replaced were not measured.
         adapters: The active adapters (LoRA and similar), merged or not.
         readout: How readouts are computed on this machine, and who chose it.
+        quantised: How many linear layers are quantised, and their classes; empty if none is.
         unopened: The parts of blocks that were not taken apart, with their class, blocks and the
             reason; empty if all were.
         sinks: How much attention goes to no token, where the rows of patterns sum to less than 1;
@@ -115,6 +116,7 @@ class CheckReport:
     patched: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     readout: str = _NOT_TRIED
+    quantised: str = ""
     unopened: str = ""
     sinks: str = ""
 
@@ -157,6 +159,7 @@ class CheckReport:
             *([("attention sinks", self.sinks)] if self.sinks else []),
             ("dtype", self.dtype),
             *([("adapters", ", ".join(self.adapters))] if self.adapters else []),
+            *([("quantised", self.quantised)] if self.quantised else []),
         ]
 
     def rows(self) -> list[tuple[str, str]]:
@@ -222,11 +225,11 @@ def check(model: Model) -> CheckReport:
     patching = generation = readout = _NOT_TRIED
     patched: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
-    told, closed, sinks = facts(model), "", ""
+    told, closed, sinks, quantised = facts(model), "", "", ""
     try:
         view = ModelView(model)
         told, closed = facts_of_parts(told, view.parts), unopened(view.parts)
-        adapters = view.adapters.names
+        adapters, quantised = view.adapters.names, view.adapters.quantised
         tolerance = conserve.tolerance(view)
         ids = _prompt(view)
         missing = _missing(view, ids)
@@ -259,6 +262,7 @@ def check(model: Model) -> CheckReport:
         patched=patched,
         adapters=adapters,
         readout=readout,
+        quantised=quantised,
         unopened=_one_line(closed),
         sinks=sinks,
         **told,

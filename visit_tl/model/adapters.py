@@ -116,6 +116,15 @@ class Adapters:
         self._seen: dict[nn.Module, tuple[Tensor, Tensor] | None] = {}
 
     @property
+    def quantised(self) -> str:
+        """How many linear layers are quantised, and their classes; empty if none is."""
+        if not self._quantised:
+            return ""
+        kinds = ", ".join(sorted({type(module).__name__ for module in self._quantised}))
+        n = len(self._quantised)
+        return f"{n} linear layer{'' if n == 1 else 's'} ({kinds}), read by what they apply"
+
+    @property
     def on_layers(self) -> bool:
         """Whether linear layers are wrapped in adapters, active or not."""
         return bool(self._found)

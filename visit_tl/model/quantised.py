@@ -8,6 +8,7 @@ through the layer give its weight, exact to the dtype that it computes in (docs/
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -60,7 +61,7 @@ def is_quantised(module: nn.Module) -> bool:
         return False
     weight = _own(module).get("weight")
     if weight is not None:
-        return weight.ndim == 2 and (weight.dtype not in PLAIN or _has_own_class(weight))
+        return weight.ndim == 2 and (weight.dtype not in PLAIN or has_own_class(weight))
     return not hasattr(module, "weight") and any(
         t.ndim == 2 and not t.is_floating_point() and t.dtype != torch.bool
         for t in _own(module).values()
@@ -73,7 +74,7 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
 
 
-def _has_own_class(weight: Tensor) -> bool:
+def has_own_class(weight: Tensor) -> bool:
     """Whether a tensor is of a class that stands for other numbers than it holds."""
     return type(weight.data) is not Tensor
 
@@ -81,7 +82,8 @@ def _has_own_class(weight: Tensor) -> bool:
 def width_of(module: nn.Module) -> int:
     """The width of a layer's input, as its library says it; 1 where it says nothing."""
     names = ("in_features", "infeatures")
-    return next((int(getattr(module, name)) for name in names if hasattr(module, name)), 1)
+    every = (vars(part).get(name) for part in module.modules() for name in names)
+    return next((int(width) for width in every if width is not None), 1)
 
 
 def skeleton(module: nn.Module) -> nn.Module:
@@ -103,8 +105,10 @@ def read_quantised(module: nn.Module, dtype: torch.dtype, width: int) -> Linear:
     device = next(iter(_tensors(module))).device
     try:
         with torch.no_grad():
-            zero = _apply(module, torch.zeros(1, width, device=device, dtype=dtype))[0]
-            columns = [_apply(module, rows.to(device, dtype)) - zero for rows in _identity(width)]
+            nothing = torch.zeros(1, width, device=device, dtype=dtype)
+            zero, bare = _apply(module, nothing)[0], _without_bias(module)
+            kept = _apply(bare, nothing)[0]
+            columns = [_apply(bare, rows.to(device, dtype)) - kept for rows in _identity(width)]
             linear = Linear(torch.cat(columns).T.contiguous(), zero if zero.any() else None, True)
             _require_linear(module, linear, dtype, device)
     except NotReadableError:
@@ -112,6 +116,15 @@ def read_quantised(module: nn.Module, dtype: torch.dtype, width: int) -> Linear:
     except Exception as error:  # a module of any library may fail in any way
         raise NotReadableError(f"calling it raised {type(error).__name__}: {error}") from error
     return linear
+
+
+def _without_bias(module: nn.Module) -> nn.Module:
+    """The layer without its own bias, which would round the columns in half precision."""
+    bare = copy.copy(module)
+    for kept in ("_parameters", "_buffers"):
+        own = module.__dict__[kept]
+        bare.__dict__[kept] = {n: None if n == "bias" else tensor for n, tensor in own.items()}
+    return bare
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -24,6 +24,7 @@ from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.multipliers import write_multipliers
 from visit_tl.model.norm import Norm, is_norm, norm_without_gain, read_norm
+from visit_tl.model.quantised import has_own_class
 from visit_tl.model.standing_hooks import on_modules
 from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
@@ -504,6 +505,8 @@ class ModelView:
 
     def _require_finite(self) -> None:
         for name, parameter in self.model.named_parameters():
+            if has_own_class(parameter):  # of a quantised layer, which may have no sum
+                continue
             # One sum is 4 x faster than testing every number; they are tested only if it fails.
             finite = parameter.is_floating_point() and torch.isfinite(parameter.detach().sum())
             if not finite and not torch.isfinite(parameter.detach()).all():
