@@ -103,8 +103,8 @@ _HOMES = {
 
 # Packages that are reached by name: vt.circuits.load(...), vt.causal.effects(...).
 _ROOMS = (
-    "atlas", "causal", "circuits", "features", "gradients", "lenses", "segments", "studies", "sweeps",
-    "view",
+    "atlas", "causal", "circuits", "features", "gradients", "lenses", "segments", "studies",
+    "sweeps", "view",
 )  # fmt: skip
 
 __all__ = [

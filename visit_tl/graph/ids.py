@@ -247,7 +247,8 @@ class NodeId:
         if found is None or at is not None:
             raise GraphError(
                 f"{text!r} is no node id; ids look like L9H6, L9H6.q, L9H6.k3, L9H6.v3, L9O120, "
-                f"L9N120, L9N120.k, L9E3, L9.z.F3, L9.resid_mid, logits or, at another position, L9H6@4"
+                f"L9N120, L9N120.k, L9E3, L9.z.F3, L9.resid_mid, logits or, at another position, "
+                f"L9H6@4"
             )
         return found
 
