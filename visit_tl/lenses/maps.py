@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from visit_tl.errors import InputError
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.lens_record import STATES, LensRecord, block_of
+
+_NONE: Final = -2
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,26 +111,39 @@ class Lens:
                 map for it, the vector is returned as it is.
             whole: For each, whether it is a whole state, to which the bias is added.
         """
-        of = np.array([-2 if block is None else block for block in blocks], np.int64)
-        biased = np.asarray(whole, bool)
         dtype = torch.promote_types(vectors.dtype, torch.float32)
-        carried = vectors.to(dtype, copy=True)
-        for block in sorted(set(of.tolist()) & set(self.maps)):
-            rows = torch.from_numpy(np.flatnonzero(of == block)).to(carried.device)
-            mapped = carried[rows] @ self.maps[block].to(carried).T
-            if block in self.biases:
-                states = torch.from_numpy(biased[of == block]).to(carried)
-                mapped += states[:, None] * self.biases[block].to(carried)
-            carried[rows] = mapped
-        return carried
+        return self._carried(vectors.to(dtype, copy=True), blocks, whole)
 
     def carry_nodes(
         self, vectors: Float[Tensor, "component d_model"], nodes: Iterable[NodeId]
     ) -> Float[Tensor, "component d_model"]:
-        """`carry` for the vectors of nodes: their kinds say which map, and whether the bias."""
+        """`carry` for the vectors of nodes, which it overwrites.
+
+        The kinds of the nodes say which map, and whether the bias. A copy of the vectors would take
+        half as long as the products.
+        """
         ids = list(nodes)
         whole = [node.kind in STATES for node in ids]
-        return self.carry(vectors, [block_of(node) for node in ids], whole)
+        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+        return self._carried(vectors, [block_of(node) for node in ids], whole)
+
+    def _carried(
+        self, vectors: Tensor, blocks: Sequence[int | None], whole: Sequence[bool]
+    ) -> Tensor:
+        of = np.array([_NONE if block is None else block for block in blocks], np.int64)
+        biased = np.asarray(whole, bool)
+        order = np.argsort(of, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(of[order])) + 1):
+            block = int(of[part[0]])
+            if block not in self.maps:
+                continue
+            rows = torch.from_numpy(part).to(vectors.device)
+            mapped = vectors.index_select(0, rows) @ self.maps[block].to(vectors).T
+            if block in self.biases:
+                states = torch.from_numpy(biased[part]).to(vectors)
+                mapped += states[:, None] * self.biases[block].to(vectors)
+            vectors.index_copy_(0, rows, mapped)
+        return vectors
 
 
 def _tensors(given: Mapping[int, Any], ndim: int, what: str) -> dict[int, Tensor]:
