@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from einops import einsum
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from visit_tl.errors import InputError, ModelError
 from visit_tl.features.feature_module import FeatureModule
 from visit_tl.graph.ids import FEATURE_SITES, FeatureSite, Kind
 from visit_tl.graph.records import FeatureSet
-from visit_tl.model.components import head_outputs
+from visit_tl.model.components import attn_neurons, head_outputs
 from visit_tl.model.trace import LayerTrace, Trace
 from visit_tl.model.view import LayerWeights, ModelView
 
@@ -115,12 +115,7 @@ class Site:
             return vectors
         if self.module.head is not None:
             return vectors @ w.W_O[self.module.head]
-        heads, d_head, _ = w.W_O.shape
-        return einsum(
-            vectors.unflatten(-1, (heads, d_head)),
-            w.W_O,
-            "... head d_head, head d_head d_model -> ... d_model",
-        )
+        return vectors @ attn_neurons(w.W_O)
 
     def split(self, trace: Trace, w: LayerWeights) -> Split:
         """Take the site's vector apart at the position of a trace.
@@ -140,12 +135,14 @@ class Site:
         offset = run.offset if run.skip is None else run.offset + run.skip
         error = whole - run.reconstruction[0].to(whole)
         rows = (module.W_dec[active.to(module.W_dec.device)] * run.scale[0]).to(whole)
+        # One product with W_O for all parts: its rows may have to be copied first.
+        parts = self.stream(torch.cat([rows, offset.to(whole), error[None]]), w)
         return Split(
             activations=activations,
             active=active,
-            rows=self.stream(rows, w),
-            offset=self.stream(offset[0].to(whole), w),
-            error=self.stream(error, w),
+            rows=parts[:-2],
+            offset=parts[-2],
+            error=parts[-1],
             whole=self._whole_in_stream(t, w),
             error_share=float(error.norm() / whole.norm().clamp_min(1e-12)),
         )
