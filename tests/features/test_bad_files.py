@@ -56,6 +56,8 @@ def configured(folder, **changes):
         ({"k": 6.0}, "k=6.0, expected an integer"),
         ({"k": ...}, "k=None, expected"),
         ({"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input='yes', expected true or false"),
+        ({"architecture": "matching_pursuit", "residual_threshold": -1}, "a finite number of at"),
+        ({"architecture": "matching_pursuit", "max_iterations": 1.5}, "max_iterations=1.5, expe"),
         ({"metadata": []}, "has metadata that is a list"),
         ({"metadata": {}}, "names no hook; say which it reads"),
         ({"metadata": {"hook_name": 3}}, "hook_name=3, expected a text"),

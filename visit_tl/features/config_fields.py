@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -42,8 +43,9 @@ class ConfigFields:
     def number(self, name: str, default: float) -> float:
         """A finite number of at least 0."""
         value = self.content.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise self._wrong(name, value, "a number of at least 0")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= value < math.inf:
+            raise self._wrong(name, value, "a finite number of at least 0")
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:

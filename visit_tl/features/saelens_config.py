@@ -106,13 +106,6 @@ def read_config(
     if reshape not in ("none", "hook_z"):
         raise InputError(f"{source} has reshape_activations={reshape!r}, known are none and hook_z")
     d_in = read.size("d_in")
-    pursuit: dict[str, Any] = {}
-    if architecture == "matching_pursuit":
-        pursuit = {
-            "residual_threshold": read.number("residual_threshold", 1e-2),
-            "max_iterations": read.whole("max_iterations", None) or d_in,
-            "stop_on_duplicate_support": read.flag("stop_on_duplicate_support", True),
-        }
     d_sae = read.size("d_sae")
     topk = architecture in ("topk", "abstopk")
     k = read.size("k") if topk else 0
@@ -132,7 +125,7 @@ def read_config(
         k=k,
         rescale=topk and read.flag("rescale_acts_by_decoder_norm", False),
         scaled=read.flag("finetuning_scaling_factor", False),
-        pursuit=pursuit,
+        pursuit=_pursuit(read, d_in) if architecture == "matching_pursuit" else {},
         metadata=metadata,
     )
 
@@ -200,6 +193,14 @@ def _architecture(read: ConfigFields) -> str:
             f"{' or '.join(expected)}"
         )
     return architecture
+
+
+def _pursuit(read: ConfigFields, d_in: int) -> dict[str, Any]:
+    return {
+        "residual_threshold": read.number("residual_threshold", 1e-2),
+        "max_iterations": read.whole("max_iterations", d_in),
+        "stop_on_duplicate_support": read.flag("stop_on_duplicate_support", True),
+    }
 
 
 def _norm(read: ConfigFields) -> str:
