@@ -97,25 +97,17 @@ class Site:
             raise ModelError(
                 f"the hook {self.module.hook}, which {self.module.name} reads, did not fire"
             )
-        return self._own_head(found, self.slot == "z")
+        return found.flatten()
 
     def whole(self, t: LayerTrace) -> Float[Tensor, " d_out"]:
         """The vector that is reconstructed, as the hook holds it."""
-        return self._own_head(getattr(t, self.site), self.site == "z")
-
-    def _own_head(self, row: Tensor, by_head: bool) -> Tensor:
-        head = self.module.head
-        return row[head] if by_head and head is not None else row.flatten()
+        return getattr(t, self.site).flatten()
 
     def stream(
         self, vectors: Float[Tensor, "*rows d_out"], w: LayerWeights
     ) -> Float[Tensor, "*rows d_model"]:
         """Vectors at the site's hook, as the residual stream sees them: z goes through W_O."""
-        if self.site != "z":
-            return vectors
-        if self.module.head is not None:
-            return vectors @ w.W_O[self.module.head]
-        return vectors @ attn_neurons(w.W_O)
+        return vectors @ attn_neurons(w.W_O) if self.site == "z" else vectors
 
     def split(self, trace: Trace, w: LayerWeights) -> Split:
         """Take the site's vector apart at the position of a trace.
@@ -143,15 +135,9 @@ class Site:
             rows=parts[:-2],
             offset=parts[-2],
             error=parts[-1],
-            whole=self._whole_in_stream(t, w),
+            whole=head_outputs(t.z, w.W_O).sum(0) if self.site == "z" else whole,
             error_share=float(error.norm() / whole.norm().clamp_min(1e-12)),
         )
-
-    def _whole_in_stream(self, t: LayerTrace, w: LayerWeights) -> Float[Tensor, " d_model"]:
-        if self.site != "z":
-            return self.whole(t)
-        heads = head_outputs(t.z, w.W_O)
-        return heads.sum(0) if self.module.head is None else heads[self.module.head]
 
     def record(self, split: Split) -> FeatureSet:
         """What a graph records of the module."""
