@@ -15,7 +15,9 @@ from visit_tl.features.encoders import GatedEncoder
 from visit_tl.model.view import ModelView
 
 DATA = Path(__file__).parents[1] / "data" / "features"
-READABLE = [name for name, a in ARCHITECTURES.items() if not a.experts]
+# TransformerLens 3.9 does not open the one and computes the other in another way.
+_ONLY_4 = ("cohere-qk-norm", "olmo2") if tiny.RELEASE < (4,) else ()
+READABLE = [name for name, a in ARCHITECTURES.items() if not a.experts and name not in _ONLY_4]
 
 
 def by_loops(view, sae, feature, position):
@@ -112,17 +114,6 @@ def test_a_case_that_can_be_worked_out_on_paper():
     assert found.pre_activation == pytest.approx(1.5 + 2 / 3 + 0.25)
     assert found.activation == pytest.approx(found.pre_activation)
     assert found.heads == pytest.approx([1.5, 2 / 3]) and found.sources[0] == pytest.approx(1.5)
-
-
-def test_a_feature_of_one_head_gets_nothing_from_others(native):
-    view = ModelView(native)
-    whole = module(view, "z")
-    one = replace(
-        whole, W_dec=whole.W_dec[:, :4], b_dec=whole.b_dec[:4], b_in=whole.b_in[:4], d_in=4,
-        encoder=replace(whole.encoder, W_enc=whole.encoder.W_enc[:4]), head=2, flatten_heads=False,
-    )  # fmt: skip
-    found = vt.causal.feature_attribution(native, PROMPT, one, 3)
-    assert not found.parts[[0, 1, 3]].any() and found.parts[2].any()
 
 
 def test_a_graph_tells_of_its_own_features(native, tmp_path):

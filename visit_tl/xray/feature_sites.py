@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from einops import einsum
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from visit_tl.errors import InputError, ModelError
 from visit_tl.features.feature_module import FeatureModule
 from visit_tl.graph.ids import FEATURE_SITES, FeatureSite, Kind
 from visit_tl.graph.records import FeatureSet
-from visit_tl.model.components import head_outputs
+from visit_tl.model.components import attn_neurons, head_outputs
 from visit_tl.model.trace import LayerTrace, Trace
 from visit_tl.model.view import LayerWeights, ModelView
 
@@ -97,30 +97,17 @@ class Site:
             raise ModelError(
                 f"the hook {self.module.hook}, which {self.module.name} reads, did not fire"
             )
-        return self._own_head(found, self.slot == "z")
+        return found.flatten()
 
     def whole(self, t: LayerTrace) -> Float[Tensor, " d_out"]:
         """The vector that is reconstructed, as the hook holds it."""
-        return self._own_head(getattr(t, self.site), self.site == "z")
-
-    def _own_head(self, row: Tensor, by_head: bool) -> Tensor:
-        head = self.module.head
-        return row[head] if by_head and head is not None else row.flatten()
+        return getattr(t, self.site).flatten()
 
     def stream(
         self, vectors: Float[Tensor, "*rows d_out"], w: LayerWeights
     ) -> Float[Tensor, "*rows d_model"]:
         """Vectors at the site's hook, as the residual stream sees them: z goes through W_O."""
-        if self.site != "z":
-            return vectors
-        if self.module.head is not None:
-            return vectors @ w.W_O[self.module.head]
-        heads, d_head, _ = w.W_O.shape
-        return einsum(
-            vectors.unflatten(-1, (heads, d_head)),
-            w.W_O,
-            "... head d_head, head d_head d_model -> ... d_model",
-        )
+        return vectors @ attn_neurons(w.W_O) if self.site == "z" else vectors
 
     def split(self, trace: Trace, w: LayerWeights) -> Split:
         """Take the site's vector apart at the position of a trace.
@@ -140,21 +127,17 @@ class Site:
         offset = run.offset if run.skip is None else run.offset + run.skip
         error = whole - run.reconstruction[0].to(whole)
         rows = (module.W_dec[active.to(module.W_dec.device)] * run.scale[0]).to(whole)
+        # One product with W_O for all parts: its rows may have to be copied first.
+        parts = self.stream(torch.cat([rows, offset.to(whole), error[None]]), w)
         return Split(
             activations=activations,
             active=active,
-            rows=self.stream(rows, w),
-            offset=self.stream(offset[0].to(whole), w),
-            error=self.stream(error, w),
-            whole=self._whole_in_stream(t, w),
+            rows=parts[:-2],
+            offset=parts[-2],
+            error=parts[-1],
+            whole=head_outputs(t.z, w.W_O).sum(0) if self.site == "z" else whole,
             error_share=float(error.norm() / whole.norm().clamp_min(1e-12)),
         )
-
-    def _whole_in_stream(self, t: LayerTrace, w: LayerWeights) -> Float[Tensor, " d_model"]:
-        if self.site != "z":
-            return self.whole(t)
-        heads = head_outputs(t.z, w.W_O)
-        return heads.sum(0) if self.module.head is None else heads[self.module.head]
 
     def record(self, split: Split) -> FeatureSet:
         """What a graph records of the module."""

@@ -82,11 +82,7 @@ def feature_attribution(
     with torch.no_grad():
         x = site.read(trace)
         column, bias = linear_reader(module, x, feature)
-        reader = torch.zeros_like(t.z)
-        if module.head is None:
-            reader = column.to(t.z).unflatten(0, tuple(t.z.shape))
-        else:
-            reader[module.head] = column.to(t.z)
+        reader = column.to(t.z).unflatten(0, tuple(t.z.shape))
         values = grouped(t.values, view.kv_head(t.values.shape[1]).to(t.values.device))
         read = einsum(values, reader, "head pos d_head, head d_head -> head pos")
         parts = (t.pattern * read).double()

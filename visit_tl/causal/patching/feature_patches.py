@@ -85,7 +85,7 @@ class FeaturePatches:
     def split(self, run: KeptRun) -> None:
         """Put features, errors and the like of a run beside its kept activations."""
         for site in self.sites.by_place.values():
-            whole = self._rows(site, run.kept[hook_names(self.view, site.layer)[site.site]])
+            whole = run.kept[hook_names(self.view, site.layer)[site.site]].flatten(1)
             made = site.module.apply(self._input(site, run.kept))
             offset = made.offset if made.skip is None else made.offset + made.skip
             parts = (made.features, whole - made.reconstruction.to(whole), offset, made.scale)
@@ -111,8 +111,6 @@ class FeaturePatches:
         hook = names["attn_out" if site.site == "resid_mid" else site.site]
         if site.site != "z":
             return Write(hook, (position,), change, add=True)
-        if site.module.head is not None:
-            return Write(hook, (position, site.module.head), change, add=True)
         change = change.unflatten(0, (self.view.n_heads, self.view.d_head))
         return Write(hook, (position,), change, add=True)
 
@@ -126,12 +124,6 @@ class FeaturePatches:
             return None
         return self.sites.by_place.get((node.layer, node.site))
 
-    def _rows(self, site: Site, kept: Tensor) -> Tensor:
-        """The rows of a hook as a module has them: all heads as one vector, or one of them."""
-        if kept.ndim == 2:
-            return kept
-        return kept.flatten(1) if site.module.head is None else kept[:, site.module.head]
-
     def _before_norm(self) -> str:
         return "resid_pre" if self.view.parallel else "resid_mid"
 
@@ -141,7 +133,7 @@ class FeaturePatches:
             return kept[site.own_hook]
         slot = site.slot or ""
         if slot in names:
-            return self._rows(site, kept[names[slot]])
+            return kept[names[slot]].flatten(1)
         return self.view.norm(site.layer, "ln2")(kept[names[self._before_norm()]])
 
 

@@ -18,8 +18,8 @@ from visit_tl.view.style import FONT_SIZE, Palette, ground, palette
 _POSITIONS: Final = 48
 _CELL: Final = (30, 24)
 """Width and height of a cell in px."""
-_BARS: Final = 110
-"""Length in px of the axis of the bars."""
+_BARS: Final = (180, 110)
+"""Length in px of the axis of the bars that lie, and of those that stand."""
 _NUMBER: Final = (44, 18)
 """Room in px for the number of a bar that lies, and of one that stands."""
 _GAP: Final = 10
@@ -115,8 +115,8 @@ def figure(
     label = round(max(map(len, heads)) * _CHARACTER) + 18
     below = round(max(map(columns, names)) * _CHARACTER) + 16
     wide, high = _CELL[0] * len(names), _CELL[1] * len(heads)
-    box = (_SIDE + label, _TOP + _BARS + _GAP)
-    width = max(box[0] + wide + _GAP + _BARS + _SIDE, 640)
+    box = (_SIDE + label, _TOP + _BARS[1] + _GAP)
+    width = max(box[0] + wide + _GAP + _BARS[0] + _SIDE, 640)
     height = box[1] + high + below + _SIDE
     x, y = (box[0], box[0] + wide), (box[1], box[1] + high)
     plain = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
@@ -148,10 +148,10 @@ def figure(
             "anchor": "x",
         },
         xaxis2=_sums(cells.sum(1), "x", colours)
-        | {"domain": [(x[1] + _GAP) / width, (x[1] + _GAP + _BARS) / width], "anchor": "y"},
+        | {"domain": [(x[1] + _GAP) / width, (x[1] + _GAP + _BARS[0]) / width], "anchor": "y"},
         yaxis2=_sums(cells.sum(0), "y", colours)
         | {
-            "domain": [1 - (y[0] - _GAP) / height, 1 - (y[0] - _GAP - _BARS) / height],
+            "domain": [1 - (y[0] - _GAP) / height, 1 - (y[0] - _GAP - _BARS[1]) / height],
             "anchor": "x",
         },
         width=width,
@@ -245,7 +245,7 @@ def _sums(sums: Float[np.ndarray, " part"], along: str, colours: Palette) -> dic
     low, high = min(0.0, float(sums.min())), max(0.0, float(sums.max()))
     room = _NUMBER[0] if along == "x" else 4
     ends = (room if low < 0 else 4), (room if high > 0 else 4)
-    unit = ((high - low) or 1.0) / (_BARS - sum(ends))
+    unit = ((high - low) or 1.0) / (_BARS[along == "y"] - sum(ends))
     return {
         "range": [low - ends[0] * unit, high + ends[1] * unit],
         "showgrid": False,

@@ -103,10 +103,12 @@ def page(
 def _opening(own: GraphData, theme: str, layers: Layers | None) -> dict[str, Any]:
     """The settings with which the page opens."""
     whole = [own.layers[0], own.layers[-1]]
+    # The last blocks; of a graph with features, the last that has some is the last shown.
+    last = max((one.layer for one in own.feature_sets), default=whole[1])
     ranges = {
         "route": whole,
-        "blocks": [max(whole[0], whole[1] - _BLOCKS + 1), whole[1]],
-        "everything": [max(whole[0], whole[1] - window.LAST + 1), whole[1]],
+        "blocks": [max(whole[0], last - _BLOCKS + 1), last],
+        "everything": [max(whole[0], last - window.LAST + 1), last],
     }
     if layers is not None:
         chosen = window.choose(own, layers).layers
