@@ -30,7 +30,7 @@ function openExplorer(root, talk, usual, owner, about) {
   };
   const prompt = makePrompt(about, talk, { run: () => commit(runChanges()), note });
   const slots = [0, 1].map((i) => makeSlot(talk, i, {
-    chosen: (slot, node) => { if (slot === 0 || node) choose(node); },
+    chosen: (_, node) => choose(node),
     view: (slot, view) => { state = { ...state, view }; past.replace(state); write(); if (!slots[1 - slot].element.hidden) slots[1 - slot].follow(view); },
     position: (position) => commit({ position }), theme: () => state.theme, started: () => state.view,
   }));
