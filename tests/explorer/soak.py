@@ -148,8 +148,11 @@ class Person:
     def _keep(self):
         if self.look.page.locator(".slot:visible iframe").count():
             self.look.open("Keep")
-            with self.look.page.expect_download():
-                self.look.panel.get_by_role("button", name="Python", exact=True).click()
+            self.look.panel.get_by_role("button", name="Python", exact=True).click()
+            told = self.look.panel.locator("[role=status]")
+            self.look.until(lambda: told.text_content() not in ("", "writing …"), "a file")
+            if told.text_content() != "done":
+                self.look.said.append(f"keep: {told.text_content()}")
 
     def _depth(self):
         if self.look.page.locator(".slot:visible iframe").count():

@@ -226,3 +226,15 @@ def test_all_is_reached_by_the_keyboard(look):
     tab.page.locator("h1").click()
     tab.page.keyboard.press("Control+z")
     tab.until(lambda: tab.status == "Type a prompt, and Enter.", "the state before")
+
+
+def test_a_file_of_a_picture_that_was_dropped_is_made_again(look, session):
+    tab = look()
+    tab.run("d d a b")
+    tab.open("Keep")
+    for key in list(session.graphs._values):
+        del session.graphs._values[key]
+    with tab.page.expect_download() as got:
+        tab.panel.get_by_role("button", name="Graph (JSON)", exact=True).click()
+    assert vt.FlowGraph.load(got.value.path().rename(got.value.path().with_suffix(".json")))
+    tab.said[:] = [said for said in tab.said if "400" not in said]

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from starlette.requests import Request
 
 from tests.explorer.conftest import PROMPT
 from visit_tl.explorer import limits
@@ -73,7 +74,7 @@ def test_the_server_goes_by_addresses_only_where_it_is_asked_to_be_reached():
     ):
         guard = Guard(host, 1)
         guard.port = 80
-        request = type("Asked", (), {"headers": {"host": given}})()
+        request = Request({"type": "http", "headers": [(b"host", given.encode())]})
         assert (given in guard._hosts(request)) is known
     assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
     assert not is_loopback("0.0.0.0") and not is_loopback("box.local")

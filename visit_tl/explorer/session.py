@@ -169,9 +169,10 @@ class Session:
             GraphError: the graph was dropped.
         """
         asked = read(Export, data)
+        if asked.form in ("ipynb", "py"):
+            return keep.kept(asked, [], self.recipes)
         keys = [run.saved or run.key for run in self.paired(asked.runs, asked.same_target)]
-        graphs = [] if asked.form in ("ipynb", "py") else [self.graph(key) for key in keys]
-        return keep.kept(asked, graphs, self.recipes)
+        return keep.kept(asked, [self.graph(key) for key in keys], self.recipes)
 
     # --- what is heavy -------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from visit_tl.model.view import ModelView
 from visit_tl.xray.node_reader import Reader
 from visit_tl.xray.unread_nodes import Draft
 
-FEW: Final[dict[str, Any]] = {"heads": 4, "values": 1, "neurons": 0}
+FEW: Final[dict[str, Any]] = {"heads": 3, "values": 1, "neurons": 0}
 """The budget of the second stage."""
 
 _POSITIONS: Final = 16

@@ -163,7 +163,7 @@ def _one(view: ModelView, node: Any, how: Any, position: int, n_tokens: int) -> 
     elif isinstance(how, bool) or not isinstance(how, int | float) or not abs(how) < 1e30:
         raise InputError(f"{short(how)} is no change of {name}; changes are {_WORDS}")
     at = position if name.position is None else name.position
-    return _Change(name.at(None), at, how)
+    return _Change(name.at(None), at, how if isinstance(how, str) else float(how))
 
 
 class _Step:

@@ -75,5 +75,5 @@ async function copyText(text, told) {
 function download(name, content) {
   const link = el("a", { href: URL.createObjectURL(content), download: name });
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }

@@ -22,6 +22,8 @@ function openExplorer(root, talk, usual, owner, about) {
   let running = null;
   /** @type {{cancel: () => void}|null} */
   let asking = null;
+  /** @type {(() => void)|null} What waits for the end of a run. */
+  let ended = null;
   let writing = 0, written = talk.address ? location.hash : "";
 
   const note = (/** @type {string} */ words, /** @type {boolean} */ bad = false) => {
@@ -30,7 +32,7 @@ function openExplorer(root, talk, usual, owner, about) {
   };
   const prompt = makePrompt(about, talk, { run: () => commit(runChanges()), note });
   const slots = [0, 1].map((i) => makeSlot(talk, i, {
-    chosen: (slot, node) => { if (slot === 0 || node) choose(node); },
+    chosen: (_, node) => choose(node),
     view: (slot, view) => { state = { ...state, view }; past.replace(state); write(); if (!slots[1 - slot].element.hidden) slots[1 - slot].follow(view); },
     position: (position) => commit({ position }), theme: () => state.theme, started: () => state.view,
   }));
@@ -41,6 +43,7 @@ function openExplorer(root, talk, usual, owner, about) {
     write();
   };
   const act = {
+    again: () => new Promise((done) => { ended = () => done(undefined); run(); }),
     commit, find, state: () => state, svg: () => slots[0].svg(), go: (/** @type {number} */ i) => restore(past.go(i)),
     ask: (/** @type {any} */ question) => {
       if (asking) asking.cancel();
@@ -128,7 +131,12 @@ function openExplorer(root, talk, usual, owner, about) {
     if (event.stage === "diff") (state.changes.length ? changes : compare).difference(event.diff);
     if (event.stage === "busy") note("another picture is being computed; waiting …");
     if (event.stage === "refused" || event.stage === "failed") note(event.why, true);
-    if (event.stage === "end") { progress.hidden = true; root.dataset.runs = String(Number(root.dataset.runs || 0) + 1); }
+    if (event.stage === "end") {
+      if (ended) ended();
+      ended = null;
+      progress.hidden = true;
+      root.dataset.runs = String(Number(root.dataset.runs || 0) + 1);
+    }
   }
 
   /** @param {any} node */

@@ -14,7 +14,10 @@ function makeSlot(talk, number, act) {
   ]);
   /** @type {any} */
   let frame = null, coming = null;
-  let key = "", quiet = 0, chosenBy = false, svg = /** @type {((text: string) => void)|null} */ (null);
+  let key = "", chosenBy = false, svg = /** @type {((text: string) => void)|null} */ (null);
+
+  /** @returns {Document|ShadowRoot} */
+  function root() { return /** @type {any} */ (element.getRootNode()); }
 
   /** @param {string} name @param {boolean} [byHand] */
   function show(name, byHand) {
@@ -66,8 +69,11 @@ function makeSlot(talk, number, act) {
       return;
     }
     if (!frame || event.source !== frame.contentWindow) return;
-    if (said.what === "chosen") act.chosen(number, said.value);
-    if (said.what === "view" && Date.now() > quiet) act.view(number, cleanView(String(said.value)));
+    // What a picture shows changes by itself when another one comes, which may lack the chosen node.
+    // Only where the reader is in the picture it says what both should show.
+    const inside = root().activeElement === frame;
+    if (said.what === "chosen" && (inside || number === 0)) act.chosen(number, said.value);
+    if (said.what === "view" && inside) act.view(number, cleanView(String(said.value)));
     if (said.what === "svg" && svg) svg(String(said.value));
   }
 
@@ -84,7 +90,6 @@ function makeSlot(talk, number, act) {
     name: (words) => { title.textContent = words; },
     /** Show the same as the other picture. @param {string} view */
     follow(view) {
-      quiet = Date.now() + 700;
       post(frame, "view", view);
     },
     theme: () => { post(frame, "theme", act.theme()); },
