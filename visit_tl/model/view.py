@@ -49,8 +49,8 @@ class LayerWeights:
         b_out: MLP output bias; None where the model has none.
     """
 
-    W_Q: Float[Tensor, "head d_model d_head"]
-    W_K: Float[Tensor, "kv_head d_model d_head"]
+    W_Q: Float[Tensor, "query_head d_model d_key"]
+    W_K: Float[Tensor, "kv_head d_model d_key"]
     W_O: Float[Tensor, "head d_head d_model"]
     b_O: Float[Tensor, " d_model"] | None
     W_in: Float[Tensor, "d_model d_mlp"] | None
