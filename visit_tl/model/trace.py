@@ -79,8 +79,8 @@ class LayerTrace:
 
     resid_pre: Float[Tensor, " d_model"]
     attn_in: Float[Tensor, " d_model"]
-    query: Float[Tensor, "head d_head"]
-    keys: Float[Tensor, "pos kv_head d_head"]
+    query: Float[Tensor, "head d_key"]
+    keys: Float[Tensor, "pos kv_head d_key"]
     values: Float[Tensor, "pos kv_head d_head"]
     pattern: Float[Tensor, "head pos"]
     z: Float[Tensor, "head d_head"]

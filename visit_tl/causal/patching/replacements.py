@@ -9,7 +9,7 @@ own scores and values, or by running the block again, and is then written.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from einops import einsum
@@ -178,7 +178,7 @@ class Patcher:
             )
         return names[slot]
 
-    def _inner(self, node: NodeId) -> tuple[int, ...]:
+    def _inner(self, node: NodeId) -> tuple[Any, ...]:
         """Index of the node within the activation at one position."""
         if node.kind == "attn_neuron" and node.neuron is not None:
             return divmod(node.neuron, self.view.d_head)
