@@ -99,7 +99,7 @@ def _outputs(
     weights = view.weights(layer)
     z, post = kept.get((layer, "z")), kept.get((layer, "mlp_post"))
     pairs: list[tuple[str, str, Tensor | None, Tensor | None]] = []
-    if z is not None and z.ndim == 3:
+    if z is not None and z.ndim == 3 and view.parts[layer].attention:
         out = einsum(z, weights.W_O, "pos head d_head, head d_head d_model -> pos d_model")
         pairs.append(("ln1_post", "attn_out", out, weights.b_O))
     if post is not None and weights.W_out is not None:
