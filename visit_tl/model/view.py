@@ -23,7 +23,7 @@ from visit_tl.model.block_parts import BlockParts, is_latent, parts_of, some_lay
 from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.multipliers import write_multipliers
-from visit_tl.model.norm import Norm, is_norm, read_norm
+from visit_tl.model.norm import Norm, is_norm, norms_outputs, read_norm
 from visit_tl.model.quantised import has_own_class
 from visit_tl.model.standing_hooks import on_modules
 from visit_tl.model.tokens import Prompt, Tokens
@@ -195,7 +195,10 @@ class ModelView:
 
     def plain_norm(self, layer: int, name: str) -> Norm:
         """A norm of one block as its module is, without the number that may follow it."""
-        return self.read_norm(getattr(self.model.blocks[layer], name, None))
+        block = self.model.blocks[layer]
+        if norms_outputs(block):
+            name = {"ln1_post": "ln1", "ln2_post": "ln2"}.get(name, "")
+        return self.read_norm(getattr(block, name, None))
 
     @cached_property
     def multipliers(self) -> Mapping[tuple[int, str], float]:
