@@ -44,7 +44,7 @@ class Architecture:
         settings: Configuration.
         traits: What is worth a test of its own, such as `parallel` or `post-norm`.
         seed: Of its weights.
-        experts: Whether a refusal is what is expected.
+        experts: Whether its MLPs are mixtures of experts; see `tests/model/test_experts.py`.
     """
 
     name: str

@@ -48,7 +48,6 @@ NOT_HOOKED = {
     "test_a_model_that_would_drop_out": "a HookedTransformer has no dropout",
     "test_an_encoder": _NO_BRIDGE,
     "test_an_encoder_decoder": _NO_BRIDGE,
-    "test_a_mixture_of_experts": _NO_BRIDGE,
 }
 
 

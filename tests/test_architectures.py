@@ -368,9 +368,9 @@ def test_parts_after_a_post_norm_sum_to_what_is_added_and_before_it_do_not(name)
 
 
 @pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.experts])
-def test_experts_are_refused_by_that_name(name):
-    with pytest.raises(ModelError, match=r"is a mixture of experts \(blocks\.0\)"):
-        ModelView(ARCHITECTURES[name].bridge())
+def test_what_needs_one_mlp_is_refused_for_experts_by_that_name(name):
+    with pytest.raises(ModelError, match=r"of blocks\.0, blocks\.1 of .* is a mixture of experts"):
+        ModelView(ARCHITECTURES[name].bridge()).require_neurons("this")
 
 
 # --- random shapes -------------------------------------------------------------------------------

@@ -139,22 +139,6 @@ class TestModels:
         with pytest.raises(ModelError, match="is an encoder-decoder; .* only decoders"):
             ModelView(model)
 
-    def test_a_mixture_of_experts(self):
-        from transformer_lens.model_bridge import TransformerBridge
-        from transformers import MixtralConfig, MixtralForCausalLM
-
-        config = MixtralConfig(
-            num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, hidden_size=8,
-            intermediate_size=8, vocab_size=60, num_local_experts=2,
-        )  # fmt: skip
-        model = TransformerBridge.boot_transformers(
-            "mistralai/Mixtral-8x7B-v0.1",
-            hf_model=MixtralForCausalLM(config).eval(),
-            tokenizer=tiny.tokenizer(),
-        )
-        with pytest.raises(ModelError, match=r"is a mixture of experts \(blocks\.0\)"):
-            ModelView(model)
-
     def test_a_model_that_would_drop_out(self):
         model = tiny.gpt2(resid_pdrop=0.1)
         model.original_model.train()

@@ -110,6 +110,8 @@ _OF_ATTENTION: Final = ("W_Q", "W_K", "W_V", "W_O")
 
 def _has(view: ModelView, matrix: str, layer: int) -> bool:
     parts = view.parts[layer]
+    if matrix in ("W_Q", "W_K", "W_V") and view.latent(layer):
+        return False
     if matrix in _OF_ATTENTION:
         if matrix != "W_O" and view.latent(layer):
             return False

@@ -199,8 +199,8 @@ class NodeId:
 
         Args:
             text: `L9H6`, `L9H6.v3`, `L9N120`, `L9E3`, `L9.resid_mid`, `logits` ...; for heads also
-                `9.6`, `a9.h6`, `A9.6`; all but `final_norm` and `logits` also with a position, as in
-                `L9H6@4`. A NodeId is returned as it is.
+                `9.6`, `a9.h6`, `A9.6`; all but `final_norm` and `logits` also with a position, as
+                in `L9H6@4`. A NodeId is returned as it is.
 
         Raises:
             GraphError: the text has none of these forms.

@@ -126,7 +126,8 @@ class _Watched:
                 model.run_with_hooks(tokens, fwd_hooks=[(w, _keep(self._seen, w)) for w in wanted])
         except Exception as error:  # the model's own code may fail in any way
             raise ModelError(
-                f"{name} cannot be run by TransformerLens, so nothing is known of its blocks: {type(error).__name__}: {error}"
+                f"{name} cannot be run by TransformerLens, so nothing is known of its blocks: "
+                f"{type(error).__name__}: {error}"
             ) from error
 
     def parts(self) -> tuple[BlockParts, ...]:

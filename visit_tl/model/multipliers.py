@@ -99,7 +99,7 @@ def _outputs(
     z, post = kept.get((layer, "z")), kept.get((layer, "mlp_post"))
     pairs: list[tuple[str, str, Tensor | None, Tensor | None]] = []
     W_O = weights.W_O.flatten(0, 1)
-    if z is not None and z.flatten(1).shape[1] == len(W_O):
+    if z is not None and view.parts[layer].attention and z.flatten(1).shape[1] == len(W_O):
         out = z.flatten(1) @ W_O
         pairs.append(("ln1_post", "attn_out", out, weights.b_O))
     if post is not None and weights.W_out is not None:

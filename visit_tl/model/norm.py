@@ -152,6 +152,20 @@ def norms_outputs(block: Any) -> bool:
     return isinstance(inner, str) and "post" in inner and not hasattr(block, "ln1_post")
 
 
+def norm_without_gain(module: Any, size: int) -> Norm | None:
+    """One norm of both queries and keys that has no gain (Llama 4), if the module is one.
+
+    What it is called does not say so; it is one if it does to random rows what an RMSNorm does.
+    """
+    if not isinstance(module, torch.nn.Module) or next(module.parameters(), None) is not None:
+        return None
+    norm = Norm("RMS", None, None, _eps(module, 1e-6))
+    rows = torch.randn(4, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        same = torch.allclose(module(rows), norm(rows), rtol=1e-5, atol=1e-6)
+    return norm if same else None
+
+
 def is_norm(module: Any) -> bool:
     """Whether a module is a normalisation, by the name of its class."""
     return any(word in type(module).__name__ for word in ("LayerNorm", "RMSNorm"))

@@ -23,7 +23,7 @@ from visit_tl.model.block_parts import BlockParts, is_latent, parts_of, some_lay
 from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.multipliers import write_multipliers
-from visit_tl.model.norm import Norm, is_norm, norms_outputs, read_norm
+from visit_tl.model.norm import Norm, is_norm, norm_without_gain, norms_outputs, read_norm
 from visit_tl.model.quantised import has_own_class
 from visit_tl.model.standing_hooks import on_modules
 from visit_tl.model.tokens import Prompt, Tokens
@@ -209,7 +209,10 @@ class ModelView:
         """The norm `q_norm` or `k_norm` of one block's queries or keys; None if it has none."""
         attn = getattr(self.model.blocks[layer], "attn", None)
         module = getattr(attn, name, None)
-        return None if module is None else self.read_norm(module)
+        if module is not None:
+            return self.read_norm(module)
+        inner = getattr(attn, "original_component", None)
+        return norm_without_gain(getattr(inner, "qk_norm", None), self.d_head)
 
     def heads_norm(self, layer: int) -> Norm | None:
         """The norm of all heads of one block, side by side, before W_O (BitNet); None if none."""

@@ -42,15 +42,25 @@ def header(graph: GraphData, words: dict[str, str]) -> str:
             f'<button type="button" class="{" ".join(marks)}" data-position="{i}" title="{note}">'
             f"<bdi>{for_html(visible(token))}</bdi><sub>{i}</sub></button>"
         )
+    facts = _facts(graph, words)
+    pairs = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
+    return (
+        f"<h1>{for_html(words['model'])}</h1>\n"
+        f'<p class="tokens">{"".join(chips)}</p>\n<dl>{pairs}</dl>'
+    )
+
+
+def _facts(graph: GraphData, words: dict[str, str]) -> dict[str, str]:
+    """The facts under the tokens, as HTML, in the order to show them."""
     facts = {name: f"<bdi>{for_html(words[name])}</bdi>" for name in ("position", "target")}
     if "logits" in graph:
         facts["prediction"] = "".join(
             f"<span class=read><bdi>{for_html(visible(r.token))}</bdi> {number(r.prob)}</span>"
             for r in graph["logits"].top
         )
-    if "not opened" in words:
-        facts["not opened"] = for_html(words["not opened"])
-    facts["pruning"] = for_html(words["hidden"])
+    for name, shown in (("not opened", "not opened"), ("hidden", "pruning")):
+        if name in words:
+            facts[shown] = for_html(words[name])
     if graph.bos_in_prompt:
         facts["BOS"] = bos_words(graph)
     for name, shown in (("patched", "patched run"), ("adapters", "adapters")):
@@ -59,11 +69,7 @@ def header(graph: GraphData, words: dict[str, str]) -> str:
     for name, shown in (("segments", "segments"), ("followed", "followed back")):
         if name in words:
             facts[shown] = for_html(words[name])
-    pairs = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
-    return (
-        f"<h1>{for_html(words['model'])}</h1>\n"
-        f'<p class="tokens">{"".join(chips)}</p>\n<dl>{pairs}</dl>'
-    )
+    return facts
 
 
 def positions(graph: GraphData) -> str:
