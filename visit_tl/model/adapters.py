@@ -28,6 +28,8 @@ from visit_tl.model.effective import (
     twin_of,
 )
 from visit_tl.model.quantised import (
+    AGREE,
+    AGREE_FULL,
     PLAIN,
     quantised_modules,
     read_quantised,
@@ -45,11 +47,6 @@ _SETTINGS: Final = "active_peft_config"
 _IN_PROMPT: Final = "is_prompt_learning"
 _KEPT_BYTES: Final = 256 * 2**20
 """Bytes of effective weights cached per opened model; blocks are read one after the other."""
-# Largest allowed error of a row of a layer's output in a run, by dtype, relative to the row.
-# Measured on a small Llama with LoRA everywhere: 2e-7 in float32, 4e-3 in bfloat16, 5e-4 in
-# float16.
-_AGREE: Final = {torch.bfloat16: 3e-2, torch.float16: 5e-3}
-_AGREE_FULL: Final = 1e-5
 
 
 def adapted_modules(modules: Sequence[tuple[str, nn.Module]]) -> dict[nn.Module, str]:
@@ -276,7 +273,7 @@ class Adapters:
         rows, out = seen
         found, wanted = linear(rows.float()), out.float()
         off = float((found - wanted).norm() / wanted.norm()) if wanted.any() else 0.0
-        return None if off <= _AGREE.get(out.dtype, _AGREE_FULL) else off
+        return None if off <= AGREE.get(out.dtype, AGREE_FULL) else off
 
     def _copied(
         self, module: nn.Module, plain: Callable[[nn.Module], nn.Module | None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,15 +114,36 @@ def wrapped(
     overrides = {"architectures": architectures(hf_model)} | (
         kwargs.pop("hf_config_overrides", None) or {}
     )
-    return TransformerBridge.boot_transformers(
-        str(folder) if folder is not None else type(hf_model).__name__,
-        hf_model=hf_model,
-        tokenizer=tokenizer,
-        dtype=dtype,
-        device=device,
-        hf_config_overrides=overrides,
-        **kwargs,
-    )
+    with nothing_installed():
+        return TransformerBridge.boot_transformers(
+            str(folder) if folder is not None else type(hf_model).__name__,
+            hf_model=hf_model,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device=device,
+            hf_config_overrides=overrides,
+            **kwargs,
+        )
+
+
+@contextmanager
+def nothing_installed() -> Iterator[None]:
+    """Keep TransformerLens from calling pip, as it does for models that also read pictures.
+
+    For their processor, which no graph needs, it would install torchvision, and with it another
+    torch.
+    """
+    helpers = sys.modules.get("transformer_lens.model_bridge.sources.transformers.helpers")
+    own = getattr(helpers, "_ensure_torchvision", None)
+    if helpers is None or own is None:
+        yield
+        return
+    there = importlib.util.find_spec("torchvision") is not None
+    setattr(helpers, "_ensure_torchvision", lambda: there)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(helpers, "_ensure_torchvision", own)  # noqa: B010
 
 
 def architectures(hf_model: Any) -> list[str]:

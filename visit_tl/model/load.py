@@ -34,6 +34,7 @@ from visit_tl.model.from_transformers import (
     has_bridge,
     is_transformers_model,
     name_of,
+    nothing_installed,
     open_transformers,
     wrapped,
 )
@@ -206,7 +207,8 @@ def _open_by_name(name: str, kwargs: dict[str, Any]) -> Any:
     if has_bridge():
         from transformer_lens.model_bridge import TransformerBridge
 
-        return TransformerBridge.boot_transformers(name, **kwargs)
+        with nothing_installed():
+            return TransformerBridge.boot_transformers(name, **kwargs)
     if (Path(name) / "config.json").is_file() and "hf_model" not in kwargs:
         # HookedTransformer.from_pretrained takes only the names of its own table.
         return _open_folder(Path(name), dict(kwargs))

@@ -23,13 +23,7 @@ from visit_tl.model.block_parts import BlockParts, is_latent, parts_of, some_lay
 from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.multipliers import write_multipliers
-from visit_tl.model.norm import (
-    Norm,
-    is_norm,
-    norm_without_gain,
-    norms_outputs,
-    read_norm,
-)
+from visit_tl.model.norm import Norm, is_norm, norm_without_gain, norms_outputs, read_norm
 from visit_tl.model.quantised import has_own_class
 from visit_tl.model.standing_hooks import on_modules
 from visit_tl.model.tokens import Prompt, Tokens
