@@ -30,10 +30,11 @@ NODE_COLUMNS: Final = {
     "gradient_rank": "int64",
     "reversed": "double",
     "roles": "list of string",
-    "expert": "int64",
-    "unopened": "string",
 }
 """Columns of the table of nodes, with their types."""
+
+PART_COLUMNS: Final = {"expert": "int64", "unopened": "string"}
+"""Further columns of a graph with experts, or with parts that were not opened."""
 
 FEATURE_COLUMNS: Final = {"site": "string", "explanation": "string"}
 """Further columns of a graph with features."""
@@ -47,13 +48,12 @@ EDGE_COLUMNS: Final = {
 
 _LATER: Final = ("gradient", "gradient_rank", "reversed")
 _LATEST: Final = ("roles",)
-_LAST: Final = ("expert", "unopened")
 """The columns of nodes that tables of earlier releases do not have."""
 
 NODES_HEAD: Final = (
-    re.escape(",".join(n for n in NODE_COLUMNS if n not in (*_LATER, *_LATEST, *_LAST))).encode()
-    + f"(,{','.join(_LATER)}(,{','.join(_LATEST)}(,{','.join(_LAST)}"
-    f"(,{','.join(FEATURE_COLUMNS)})?)?)?)?\n".encode()
+    re.escape(",".join(n for n in NODE_COLUMNS if n not in (*_LATER, *_LATEST))).encode()
+    + f"(,{','.join(_LATER)}(,{','.join(_LATEST)}(,{','.join(PART_COLUMNS)})?"
+    f"(,{','.join(FEATURE_COLUMNS)})?)?)?\n".encode()
 )
 EDGES_HEAD: Final = re.escape(f"{','.join(EDGE_COLUMNS)}\n".encode())
 """Patterns of the first lines of our CSV files, which mark them as ours."""
@@ -129,7 +129,13 @@ def require_pyarrow() -> None:
 
 
 def _columns(graph: GraphData) -> tuple[dict[str, str], dict[str, str]]:
-    return NODE_COLUMNS | (FEATURE_COLUMNS if graph.feature_sets else {}), EDGE_COLUMNS
+    parts = PART_COLUMNS if has_parts(graph) else {}
+    return NODE_COLUMNS | parts | (FEATURE_COLUMNS if graph.feature_sets else {}), EDGE_COLUMNS
+
+
+def has_parts(graph: GraphData) -> bool:
+    """Whether a graph has experts, or parts that were not opened."""
+    return any(n.id.expert is not None or n.unopened is not None for n in graph.nodes)
 
 
 def _tables(graph: GraphData) -> tuple[list[_Row], list[_Row]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.ids import FEATURE_KINDS
+from visit_tl.graph.io.csv_parquet import has_parts
 from visit_tl.graph.io.networks import gradient_facts
 from visit_tl.graph.records import Node
 
@@ -91,6 +92,9 @@ def nodes_table(graph: GraphData) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.DataFrame([_node_row(node) for node in graph.nodes]).set_index("id")
+    if has_parts(graph):
+        frame["expert"] = [node.id.expert for node in graph.nodes]
+        frame["unopened"] = [node.unopened for node in graph.nodes]
     if graph.feature_sets:
         frame["site"] = [node.id.site for node in graph.nodes]
         frame["explanation"] = [node.explanation for node in graph.nodes]
@@ -105,7 +109,6 @@ def _node_row(node: Node) -> dict[str, Any]:
         "head": node.id.head,
         "key_position": node.id.key_position,
         "neuron": node.id.neuron,
-        "expert": node.id.expert,
         "position": node.id.position,
         "token": node.token,
         "label": node.label,
@@ -122,5 +125,4 @@ def _node_row(node: Node) -> dict[str, Any]:
         "index": None if node.hook is None else node.hook.index,
         **gradient_facts(node),
         "roles": list(node.roles),
-        "unopened": node.unopened,
     }
