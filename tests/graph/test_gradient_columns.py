@@ -37,8 +37,8 @@ def check(table, graph):
 
 
 def test_tables_end_with_the_new_columns():
-    for table in (GRAPH.to_dataframe(), GRAPH.heads()):
-        assert list(table.columns)[-4:] == [*NAMES, "roles"]
+    for table, later in ((GRAPH.to_dataframe(), ["unopened"]), (GRAPH.heads(), [])):
+        assert list(table.columns)[-4 - len(later) :] == [*NAMES, "roles", *later]
         check(table, GRAPH)
     assert GRAPH.to_dataframe()["gradient"].notna().sum() == 5 * 3 + 30
     for table in (PLAIN.to_dataframe(), PLAIN.heads()):
@@ -46,9 +46,9 @@ def test_tables_end_with_the_new_columns():
 
 
 def test_files_of_tables_end_with_the_new_columns(tmp_path):
-    assert list(NODE_COLUMNS)[-4:] == [*NAMES, "roles"]
+    assert list(NODE_COLUMNS)[-6:] == [*NAMES, "roles", "expert", "unopened"]
     read = pd.read_csv(GRAPH.save(tmp_path / "g.csv"), na_filter=True)
-    assert list(read.columns)[-4:] == [*NAMES, "roles"]
+    assert list(read.columns)[-6:] == [*NAMES, "roles", "expert", "unopened"]
     check(read.set_index("id"), GRAPH)
     pytest.importorskip("pyarrow")
     check(pd.read_parquet(GRAPH.save(tmp_path / "g.parquet")).set_index("id"), GRAPH)
@@ -57,8 +57,9 @@ def test_files_of_tables_end_with_the_new_columns(tmp_path):
 def test_a_table_of_an_earlier_release_is_replaced_as_one_of_ours(tmp_path):
     path = GRAPH.save(tmp_path / "g.csv")
     head, _, rest = path.read_bytes().partition(b"\n")
-    assert head.endswith(b",index,gradient,gradient_rank,reversed,roles")
-    path.write_bytes(head.removesuffix(b",gradient,gradient_rank,reversed,roles") + b"\n" + rest)
+    new = b",gradient,gradient_rank,reversed,roles,expert,unopened"
+    assert head.endswith(b",index" + new)
+    path.write_bytes(head.removesuffix(new) + b"\n" + rest)
     GRAPH.save(path)
     assert path.read_bytes().startswith(head)
 

@@ -18,7 +18,11 @@ def node_ids(draw):
     key_position = draw(INDEX) if kind in ("key", "value") else None
     neuron = draw(INDEX) if kind in ("attn_neuron", "neuron", "neuron_key") else None
     position = None if layer is None else draw(st.none() | INDEX)
-    return NodeId(kind, layer, head, key_position, neuron, position)
+    expert = None
+    if kind in ("expert", "neuron", "neuron_key", "b_out"):
+        of_one = st.integers(-9, 999)
+        expert = draw(of_one if kind == "expert" else st.none() | of_one)
+    return NodeId(kind, layer, head, key_position, neuron, position, expert)
 
 
 @given(node_ids())

@@ -48,6 +48,7 @@ def ids(draw, layers, position):
         draw(st.none() | st.integers(0, position - 1))
         if position and kind not in ("final_norm", "logits")
         else None,
+        draw(st.integers(-2, 2)) if kind == "expert" else None,
     )
 
 
