@@ -20,7 +20,11 @@ def node_ids(draw):
     neuron = draw(INDEX) if kind in rows else None
     position = None if layer is None else draw(st.none() | INDEX)
     site = draw(st.sampled_from(FEATURE_SITES)) if kind in FEATURE_KINDS else None
-    return NodeId(kind, layer, head, key_position, neuron, position, site)
+    expert = None
+    if kind in ("expert", "neuron", "neuron_key", "b_out"):
+        of_one = st.integers(-9, 999)
+        expert = draw(of_one if kind == "expert" else st.none() | of_one)
+    return NodeId(kind, layer, head, key_position, neuron, position, site, expert)
 
 
 @given(node_ids())

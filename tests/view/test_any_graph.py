@@ -52,6 +52,7 @@ def ids(draw, layers, position):
         if position and kind not in ("final_norm", "logits")
         else None,
         draw(st.sampled_from(FEATURE_SITES)) if kind in FEATURE_KINDS else None,
+        draw(st.integers(-2, 2)) if kind == "expert" else None,
     )
 
 
