@@ -52,7 +52,7 @@ def figure(found: LensRanks, theme: str = "light") -> go.Figure:
         **layout,
         width=760,
         height=400,
-        margin={"l": 76, "r": 24, "t": 104, "b": 56},
+        margin={"l": 76, "r": 24, "t": 92, "b": 56},
         hovermode="x unified",
         title=_title(found),
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
