@@ -50,7 +50,7 @@ def brute_force(model, sae, node, positions, how, prompts=()):
             tensor[0, p] = written.reshape(tensor[0, p].shape)
         return tensor
 
-    hooks = [(sae.hook, catch)] if sae.hook != sae.hook_out else []
+    hooks = [(read_at(model, sae), catch)] if sae.hook != sae.hook_out else []
     # What a bridge calls hook_resid_mid is only what ln2 reads: the stream past it is not changed.
     out = sae.hook_out
     if out.endswith("hook_resid_mid"):
@@ -76,10 +76,19 @@ def through_attn_out(model, sae, edit):
         return float(metric(model.run_with_hooks(model.to_tokens(PROMPT), fwd_hooks=hooks)))
 
 
+def read_at(model, sae):
+    """The hook of a model that holds what a module reads."""
+    if sae.hook in model.hook_dict:
+        return sae.hook
+    if model.cfg.normalization_type != "LN":
+        pytest.skip("a HookedTransformer has no hook after the gain of an RMSNorm")
+    return sae.hook.replace("mlp.hook_in", "ln2.hook_normalized")
+
+
 def values(model, sae, prompt):
     """Features, error and rest of a run, at all positions."""
     _, cache = model.run_with_cache(model.to_tokens(prompt))
-    run = sae.apply(cache[sae.hook][0].flatten(1))
+    run = sae.apply(cache[read_at(model, sae)][0].flatten(1))
     whole = cache[sae.hook_out][0].flatten(1)
     rest = run.offset if run.skip is None else run.offset + run.skip
     return {
