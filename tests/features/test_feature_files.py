@@ -2,18 +2,23 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import visit_tl as vt
 from tests.architectures import PROMPT
 from tests.features.tiny_modules import module
 from tests.graph.test_neuronpedia import check as check_neuronpedia
+from visit_tl.cli import app
 from visit_tl.graph.io.json_format import from_json, to_json
 from visit_tl.graph.io.neuronpedia import to_neuronpedia
 from visit_tl.model.view import ModelView
 
+DATA = Path(__file__).parents[1] / "data" / "features"
 HOSTILE = '<script>alert(1)</script> & "months" \'\u202e'
 
 
@@ -222,3 +227,19 @@ def test_labels_that_cannot_be_placed_are_refused(view, tmp_path):
     saes = [sae, module(view, "resid_post")]
     with pytest.raises(vt.InputError, match="any of the 2 SAEs"):
         vt.flow_graph(view.model, PROMPT, saes=saes, labels={"1": "a"})
+
+
+def test_the_command_takes_folders_of_saes(view, tmp_path, monkeypatch):
+    folder = tmp_path / "sae"
+    shutil.copytree(DATA / "jumprelu", folder)
+    monkeypatch.setattr("visit_tl.model.load.load_model", lambda *args, **options: view.model)
+    words = ["graph", PROMPT, "--sae", str(folder), "--features", "2", "--json"]
+    refused = CliRunner().invoke(app, [*words, str(tmp_path / "a.json")])
+    assert refused.exit_code == 1 and "does not fit native" in refused.output
+    config = json.loads((folder / "cfg.json").read_text())
+    config["metadata"]["model_name"] = "native"
+    (folder / "cfg.json").write_text(json.dumps(config))
+    done = CliRunner().invoke(app, [*words, str(tmp_path / "a.json")])
+    assert done.exit_code == 0, done.output
+    graph = vt.FlowGraph.load(tmp_path / "a.json")
+    assert len(graph.of_kind("feature")) == 2

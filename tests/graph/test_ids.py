@@ -2,7 +2,7 @@
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from visit_tl import GraphError, NodeId, flow_graph
 from visit_tl.graph.ids import FEATURE_KINDS, FEATURE_SITES, KINDS
@@ -27,6 +27,8 @@ def node_ids(draw):
     return NodeId(kind, layer, head, key_position, neuron, position, site, expert)
 
 
+# The first call of a checked function imports pydantic.
+@settings(deadline=None)
 @given(node_ids())
 def test_every_id_parses_to_itself(node_id):
     assert NodeId.parse(str(node_id)) == node_id
