@@ -56,3 +56,28 @@ def test_scores_are_compared_with_the_largest_effects_and_states_by_low_ranks(sc
         for name in names:
             own = metrics.auroc(found[name][i].ravel(), members)
             assert result[name]["auroc"][i] == own
+
+
+def test_the_verdicts_of_the_page_are_those_of_the_data(script):
+    data = json.loads(script.DATA.read_text(encoding="utf-8"))["results"]
+
+    def mean(name, key="auroc"):
+        return {task: np.mean(own[name][key]) for task, own in data.items()}
+
+    def overall(name):
+        return round(float(np.mean(list(mean(name).values()))), 2)
+
+    logit, jacobian, regression = (f"{lens}: rank from an end" for lens in script.LENSES)
+    assert [overall(name) for name in (logit, jacobian, regression)] == [0.80, 0.85, 0.83]
+    for fitted in (jacobian, regression):
+        worse = [task for task in data if mean(fitted)[task] < mean(logit)[task]]
+        assert worse == ["gendered pronoun"]
+    attribution = [overall(f"{lens}: attribution") for lens in script.LENSES]
+    assert attribution == [0.87, 0.87, 0.82]
+    others = (f"{lens}: {score}" for lens in script.LENSES for score in script.SCORES)
+    assert overall(script.NORM) == 0.92 > max(map(overall, others))
+    low = {lens: mean(f"{lens}: states", "low") for lens in script.LENSES}
+    shares = [round(float(np.mean(list(own.values()))), 2) for own in low.values()]
+    assert shares == [0.07, 0.22, 0.22]
+    early = [t for t in data if low["logit lens"][t] > low["Jacobian lens"][t]]
+    assert early == ["gendered pronoun"]
