@@ -220,7 +220,7 @@ class _Watched:
         heads, d_head = int(self._model.cfg.n_heads), int(self._model.cfg.d_head)
         if is_latent(self._model.blocks[layer].attn):
             # Shown by head first, and wider than z.
-            q, values = z, values.transpose(1, 2)
+            q, values, d_head = z, values.transpose(1, 2), z.shape[-1]
         if pattern.shape[1] != heads or q.shape[-2:] != (heads, d_head) or z.shape != q.shape:
             return "its queries are not one vector for each head"
         if values.ndim != 4 or heads % values.shape[2]:
