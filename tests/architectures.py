@@ -413,6 +413,8 @@ _FAMILIES = [
     ),
     _row("youtu", "Youtu", _LATENT | {"attention_bias": True}, "latent"),
     _row("youtu-plain", "Youtu", _LATENT | {"rope_interleave": False}, "latent"),
+    # TransformerLens shows z of these in rows of 4, two of them for each head.
+    _row("youtu-wide", "Youtu", _LATENT | {"v_head_dim": 8}, "latent"),
     _row("youtu-one-step", "Youtu", _LATENT | {"q_lora_rank": None}, "latent"),
     _row("olmo", "Olmo", _GROUPED),
     _row("olmo3", "Olmo3", _GROUPED | _LOCAL),

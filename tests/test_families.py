@@ -134,21 +134,22 @@ def test_effects_of_heads_and_memories_are_those_of_plain_hooks(name):
     found = vt.causal.effects(
         bridge, IDS, METRIC, nodes=["L0H1", memory], corrupted=OTHER, verbose=False
     )
-    head = "blocks.0.attn.hook_z"
+    hook_z = "blocks.0.attn.hook_z"
     other = {}
     bridge.run_with_hooks(
         torch.tensor([OTHER]),
-        fwd_hooks=[(head, lambda z, hook: other.update(z=z.clone()))],
+        fwd_hooks=[(hook_z, lambda z, hook: other.update(z=z.clone()))],
     )
 
     def to_other(z, hook):
         z = z.clone()
-        z[0, -1, 1] = other["z"][0, -1, 1]
-        return z
+        heads, new = z.flatten(2).unflatten(2, (4, -1)), other["z"].flatten(2).unflatten(2, (4, -1))
+        heads[0, -1, 1] = new[0, -1, 1]
+        return heads.view(z.shape)
 
     with torch.no_grad():
         clean = metric_of(bridge(torch.tensor([IDS])))
-        patched = metric_of(bridge.run_with_hooks(torch.tensor([IDS]), [(head, to_other)]))
+        patched = metric_of(bridge.run_with_hooks(torch.tensor([IDS]), [(hook_z, to_other)]))
     assert found["L0H1"].value == pytest.approx(float(patched - clean), abs=1e-4)
     assert found[memory].value != 0
     edges = vt.causal.edge_effects(

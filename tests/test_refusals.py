@@ -148,9 +148,9 @@ class TestModels:
     def test_rotary_positions_whose_angles_are_not_those_of_the_attention(self):
         model = tiny.native(positional_embedding_type="rotary")
         vt.flow_graph(model, PROMPT)
-        from visit_tl.model import rotary
+        from visit_tl.model import rotary, rotary_tables
 
-        tables = rotary.stored_angles(model.blocks[0].attn)
+        tables = rotary_tables.stored_angles(model.blocks[0].attn)
         query, keys = torch.randn(4, 4), torch.randn(6, 4, 4)
         pattern, each = torch.rand(4, 6).softmax(-1), torch.arange(4)
         seen = rotary.Seen(query, keys, pattern, 5, None, None, each, "blocks.0.attn")

@@ -120,7 +120,7 @@ class WrittenRun:
 
 
 def head_writes(
-    view: ModelView, layer: int, z: Float[Tensor, "*rows head d_head"]
+    view: ModelView, layer: int, z: Float[Tensor, "*rows some entries"]
 ) -> tuple[Float[Tensor, "*rows head d_model"], Float[Tensor, "*rows d_model"]]:
     """What each head of a block writes to the stream, and the bias that belongs to no head.
 
@@ -130,9 +130,10 @@ def head_writes(
     Args:
         view: The model.
         layer: The block.
-        z: All heads of one run, before W_O.
+        z: All heads of one run, before W_O, as their hook shows them.
     """
     weights, norm = view.weights(layer), view.norm(layer, "ln1_post")
+    z = view.by_head(layer, z)
     heads = einsum(z, weights.W_O, "... head d_head, head d_head d_model -> ... head d_model")
     whole = heads.sum(-2)
     b_O = torch.zeros_like(whole) if weights.b_O is None else weights.b_O

@@ -34,7 +34,7 @@ from visit_tl.gradients.reversed_attention_result import ReversedAttention
 from visit_tl.model.attention_scores import Scored, scored, scored_hooks, softcaps
 from visit_tl.model.backward import BackwardPass, run_backward
 from visit_tl.model.hooks import FwdHooks, patched_hooks, values_hook
-from visit_tl.model.rotary import HandedAngles
+from visit_tl.model.rotary_tables import HandedAngles
 from visit_tl.model.standing_hooks import left_on, watched
 from visit_tl.model.tokens import Prompt
 from visit_tl.model.view import ModelView
@@ -283,7 +283,11 @@ def _complete(
     if view.latent(layer):  # heads first
         weighed, own = weighed.transpose(0, 1), own.transpose(0, 1)
     at_heads = _before_heads_norm(
-        view, layer, one.attention, weighed, run.gradients[f"{attn}.hook_z"]
+        view,
+        layer,
+        one.attention,
+        weighed,
+        view.by_head(layer, run.gradients[f"{attn}.hook_z"]),
     )
     values = einsum(one.attention, at_heads, "head query key, query head d -> key head d")
     one.errors |= {

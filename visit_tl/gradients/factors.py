@@ -113,6 +113,8 @@ def _has(view: ModelView, matrix: str, layer: int) -> bool:
     if matrix in ("W_Q", "W_K", "W_V") and view.latent(layer):
         return False
     if matrix in _OF_ATTENTION:
+        if matrix != "W_O" and view.latent(layer):
+            return False
         return parts.attention
     return parts.mlp == "neurons" and (matrix != "W_gate" or view.gated_at(layer))
 
@@ -192,7 +194,8 @@ def attention_output(
     z: Float[Tensor, "pos head d_head"], weights: LayerWeights
 ) -> Float[Tensor, "pos d_model"]:
     """What W_O gives, before a post-norm."""
-    out = torch.stack([head_outputs(row, weights.W_O).sum(0) for row in z])
+    heads = z.flatten(1).unflatten(1, weights.W_O.shape[:2])
+    out = torch.stack([head_outputs(row, weights.W_O).sum(0) for row in heads])
     return out if weights.b_O is None else out + weights.b_O
 
 

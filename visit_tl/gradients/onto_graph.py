@@ -44,8 +44,10 @@ def gradients_onto(lens: BackwardLens, graph: G, model: Any) -> G:
         if where.kind == "head" and where.head is not None:
             at = where.layer, position
             if at not in heads:
-                heads[at] = head_outputs(states["z"][position], view.weights(where.layer).W_O)
-            found = states["z"][position, where.head], heads[at][where.head]
+                z = view.by_head(where.layer, states["z"][position])
+                heads[at] = head_outputs(z, view.weights(where.layer).W_O)
+            z = view.by_head(where.layer, states["z"][position])
+            found = z[where.head], heads[at][where.head]
         elif where.kind in states and where.kind != "z":
             found = states[where.kind][position], states[where.kind][position]
         else:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from visit_tl.model.backward import BackwardPass
 from visit_tl.model.query_key_way import head_norms, normed_rows, way_of
-from visit_tl.model.rotary import HandedAngles, Way
+from visit_tl.model.rotary import Way
+from visit_tl.model.rotary_tables import HandedAngles
 from visit_tl.model.view import ModelView
 
 

@@ -261,7 +261,7 @@ def shown_weights(view: ModelView, layer: int) -> dict[str, Float[Tensor, "d_in 
 def _read(view: ModelView, layer: int, matrix: str) -> Tensor | None:
     part, names, _ = _SHOWN[matrix]
     module = getattr(view.model.blocks[layer], part, None)
-    if module is not None and part == "attn" and view.latent(layer):
+    if part == "attn" and module is not None and view.latent(layer):
         shown = view.adapters.beneath(module.o, "weight") if matrix == "W_O" else None
         return None if shown is None else shown.T.unflatten(0, (view.n_heads, -1))
     for name in names if module is not None else ():

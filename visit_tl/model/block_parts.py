@@ -218,9 +218,11 @@ class _Watched:
         if q is None or values is None or pattern is None or z is None:
             return "no hooks of its heads fired"
         heads, d_head = int(self._model.cfg.n_heads), int(self._model.cfg.d_head)
-        if is_latent(self._model.blocks[layer].attn):
+        if is_latent(getattr(self._model.blocks[layer], "attn", None)):
             # Shown by head first, and wider than z.
-            q, values, d_head = z, values.transpose(1, 2), z.shape[-1]
+            values = values.transpose(1, 2)
+            q = z = z.flatten(-2).unflatten(-1, (heads, -1))
+            d_head = z.shape[-1]
         if pattern.shape[1] != heads or q.shape[-2:] != (heads, d_head) or z.shape != q.shape:
             return "its queries are not one vector for each head"
         if values.ndim != 4 or heads % values.shape[2]:
@@ -263,7 +265,10 @@ class _Watched:
         return (closed[0] if len(closed) == 1 else "difference"), words
 
     def _called(self, block: Any, name: str) -> str:
-        return f"{name} ({type(inner_module(getattr(block, name))).__name__})"
+        part = getattr(block, name, None)
+        if part is None:
+            return f"a part of {type(inner_module(block)).__name__}"
+        return f"{name} ({type(inner_module(part)).__name__})"
 
     def _mlp(self, layer: int, last: tuple[str, ...] | None, between: bool) -> dict[str, Any]:
         block = self._model.blocks[layer]

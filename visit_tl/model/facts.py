@@ -8,7 +8,7 @@ from typing import Any, Final
 from visit_tl.errors import VisitError
 from visit_tl.graph.descriptions import blocks_words
 from visit_tl.model.block_parts import BlockParts
-from visit_tl.model.norm import read_norm
+from visit_tl.model.norm import norms_outputs, read_norm
 
 UNKNOWN: Final = "unknown"
 
@@ -76,6 +76,8 @@ def _norms(cfg: Any, blocks: list[Any]) -> str:
     if not blocks:
         return str(getattr(cfg, "normalization_type", None) or UNKNOWN)
     before, after = _norm(blocks[0], "ln1"), _norm(blocks[0], "ln1_post")
+    if norms_outputs(blocks[0]):
+        before, after = "none", before
     kind = before if before != "none" else after
     where = [
         word

@@ -51,11 +51,17 @@ def _switches(
 ) -> list[tuple[str, Callable[[Tensor, Any], Tensor]]]:
     view.require_attention("turning heads off")
 
-    def switch(mask: Tensor) -> Callable[[Tensor, Any], Tensor]:
+    def switch(layer: int, mask: Tensor) -> Callable[[Tensor, Any], Tensor]:
         factors = rearrange(mask, "row head -> row 1 head 1")
-        # where, not a product: what is not finite would stay so.
-        return lambda z, hook: torch.where(factors, z, torch.zeros((), dtype=z.dtype))
+
+        def off(z: Tensor, hook: Any) -> Tensor:
+            # where, not a product: what is not finite would stay so.
+            heads, none = view.by_head(layer, z), torch.zeros((), dtype=z.dtype)
+            return torch.where(factors, heads, none).view(z.shape)
+
+        return off
 
     return [
-        (hook_names(view, layer)["z"], switch(masks[:, layer])) for layer in range(view.n_layers)
+        (hook_names(view, layer)["z"], switch(layer, masks[:, layer]))
+        for layer in range(view.n_layers)
     ]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from visit_tl.errors import ModelError
 from visit_tl.model.norm import Norm
-from visit_tl.model.rotary import HandedAngles
+from visit_tl.model.rotary_tables import HandedAngles
 from visit_tl.model.rotation import Angles, Rotation
 from visit_tl.model.view import ModelView
 
@@ -209,7 +209,7 @@ def read_latent(
         worst = min(worst, error)
         if error <= allowed:
             read["query"], read["keys"] = rotation.inverse(scored), keys
-            read["values"] = read["latent_values"]
+            read["values"], read["z"] = read["latent_values"], view.by_head(layer, read["z"])
             return {
                 "rotation": rotation,
                 "query_norm": None,

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
-from einops import einsum
 from torch import Tensor
 
 from visit_tl.model.standing_hooks import watched
@@ -99,8 +98,9 @@ def _outputs(
     weights = view.weights(layer)
     z, post = kept.get((layer, "z")), kept.get((layer, "mlp_post"))
     pairs: list[tuple[str, str, Tensor | None, Tensor | None]] = []
-    if z is not None and z.ndim == 3 and view.parts[layer].attention:
-        out = einsum(z, weights.W_O, "pos head d_head, head d_head d_model -> pos d_model")
+    W_O = weights.W_O.flatten(0, 1)
+    if len(W_O) and z is not None and z.flatten(1).shape[1] == len(W_O):
+        out = z.flatten(1) @ W_O
         pairs.append(("ln1_post", "attn_out", out, weights.b_O))
     if post is not None and weights.W_out is not None:
         pairs.append(("ln2_post", "mlp_out", post @ weights.W_out, weights.b_out))

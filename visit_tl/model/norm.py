@@ -157,6 +157,15 @@ def norm_without_gain(module: Any, size: int) -> Norm | None:
     return norm if same else None
 
 
+def norms_outputs(block: Any) -> bool:
+    """Whether a block's ln1 and ln2 are norms of what is written (OLMo 2, TransformerLens 3.9).
+
+    The name of the module says so; the conservation laws fail where it is wrong.
+    """
+    inner = getattr(getattr(block, "ln1", None), "name", None)
+    return isinstance(inner, str) and "post" in inner and not hasattr(block, "ln1_post")
+
+
 def is_norm(module: Any) -> bool:
     """Whether a module is a normalisation, by the name of its class."""
     return any(word in type(module).__name__ for word in ("LayerNorm", "RMSNorm"))

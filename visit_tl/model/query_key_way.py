@@ -15,7 +15,8 @@ from torch import Tensor
 from visit_tl.errors import ModelError
 from visit_tl.model.hooks import ROWS, hook_names, keeper, row_of
 from visit_tl.model.norm import FrozenNorm
-from visit_tl.model.rotary import HandedAngles, Norms, Seen, Way, find_way, stored_angles
+from visit_tl.model.rotary import Norms, Seen, Way, find_way
+from visit_tl.model.rotary_tables import HandedAngles, stored_angles
 from visit_tl.model.view import ModelView
 
 # Tokens of the prompt by which a way is found where the caller's own prompt cannot tell.

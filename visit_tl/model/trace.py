@@ -32,7 +32,7 @@ from visit_tl.model.hooks import (
 from visit_tl.model.latent_attention import read_latent
 from visit_tl.model.norm import FrozenNorm
 from visit_tl.model.query_key_way import heads_norm_of, scored_by, way_of
-from visit_tl.model.rotary import HandedAngles
+from visit_tl.model.rotary_tables import HandedAngles
 from visit_tl.model.rotation import Rotation
 from visit_tl.model.standing_hooks import Standing, left_on, watched
 from visit_tl.model.tokens import Prompt
@@ -79,8 +79,8 @@ class LayerTrace:
 
     resid_pre: Float[Tensor, " d_model"]
     attn_in: Float[Tensor, " d_model"]
-    query: Float[Tensor, "head d_head"]
-    keys: Float[Tensor, "pos kv_head d_head"]
+    query: Float[Tensor, "head d_key"]
+    keys: Float[Tensor, "pos kv_head d_key"]
     values: Float[Tensor, "pos kv_head d_head"]
     pattern: Float[Tensor, "head pos"]
     z: Float[Tensor, "head d_head"]
@@ -346,8 +346,8 @@ def _without_heads(
     read |= {"query": none, "z": none, "pattern": like.new_zeros(0, n)}
     read |= {name: none.expand(n, 0, view.d_head) for name in ("keys", "values")}
     read["attn_out"] = torch.zeros_like(like)
-    names = ("rotation", "query_norm", "key_norm", "heads_norm")
-    known: dict[str, object] = dict.fromkeys(names)
+    known: dict[str, object] = {}
+    known |= dict.fromkeys(("rotation", "query_norm", "key_norm", "heads_norm"))
     return _completed(view, layer, read, hooks, known)
 
 

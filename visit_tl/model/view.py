@@ -23,7 +23,7 @@ from visit_tl.model.block_parts import BlockParts, is_latent, parts_of, some_lay
 from visit_tl.model.given_model import model_given, what_to_pass
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.multipliers import write_multipliers
-from visit_tl.model.norm import Norm, is_norm, norm_without_gain, read_norm
+from visit_tl.model.norm import Norm, is_norm, norm_without_gain, norms_outputs, read_norm
 from visit_tl.model.standing_hooks import on_modules
 from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
@@ -49,8 +49,8 @@ class LayerWeights:
         b_out: MLP output bias; None where the model has none.
     """
 
-    W_Q: Float[Tensor, "head d_model d_head"]
-    W_K: Float[Tensor, "kv_head d_model d_head"]
+    W_Q: Float[Tensor, "query_head d_model d_key"]
+    W_K: Float[Tensor, "kv_head d_model d_key"]
     W_O: Float[Tensor, "head d_head d_model"]
     b_O: Float[Tensor, " d_model"] | None
     W_in: Float[Tensor, "d_model d_mlp"] | None
@@ -194,7 +194,10 @@ class ModelView:
 
     def plain_norm(self, layer: int, name: str) -> Norm:
         """A norm of one block as its module is, without the number that may follow it."""
-        return self.read_norm(getattr(self.model.blocks[layer], name, None))
+        block = self.model.blocks[layer]
+        if norms_outputs(block):
+            name = {"ln1_post": "ln1", "ln2_post": "ln2"}.get(name, "")
+        return self.read_norm(getattr(block, name, None))
 
     @cached_property
     def multipliers(self) -> Mapping[tuple[int, str], float]:
@@ -203,7 +206,7 @@ class ModelView:
 
     def head_norm(self, layer: int, name: str) -> Norm | None:
         """The norm `q_norm` or `k_norm` of one block's queries or keys; None if it has none."""
-        attn = self.model.blocks[layer].attn
+        attn = getattr(self.model.blocks[layer], "attn", None)
         module = getattr(attn, name, None)
         if module is not None:
             return self.read_norm(module)
@@ -212,7 +215,8 @@ class ModelView:
 
     def heads_norm(self, layer: int) -> Norm | None:
         """The norm of all heads of one block, side by side, before W_O (BitNet); None if none."""
-        inner = getattr(self.model.blocks[layer].attn, "original_component", None)
+        attn = getattr(self.model.blocks[layer], "attn", None)
+        inner = getattr(attn, "original_component", None)
         for part in inner.children() if isinstance(inner, torch.nn.Module) else ():
             # Norms of queries and keys have bridges of their own.
             if is_norm(part) and not hasattr(part, "original_component"):
@@ -229,6 +233,29 @@ class ModelView:
     def latent(self, layer: int) -> bool:
         """Whether the attention of a block is latent: W_Q, W_K and W_V depend on the state."""
         return self.parts[layer].attention and is_latent(self.model.blocks[layer].attn)
+
+    def by_head(
+        self, layer: int, z: Float[Tensor, "*rows some entries"]
+    ) -> Float[Tensor, "*rows head d_head"]:
+        """What a block's hook_z holds, by head: TransformerLens shows it in rows of `cfg.d_head`.
+
+        Only values of latent attention have another width.
+        """
+        return z.flatten(-2).unflatten(-1, (self.n_heads, -1)) if self.latent(layer) else z
+
+    def head_index(self, layer: int, head: int) -> tuple[Any, ...]:
+        """The index of a head in what hook_z holds at one position."""
+        width = self.z_width(layer) // self.n_heads
+        if width == self.d_head:
+            return (head,)
+        entries = torch.arange(head * width, (head + 1) * width)
+        return entries // self.d_head, entries % self.d_head
+
+    def z_width(self, layer: int) -> int:
+        """How many entries all heads of a block have together before W_O."""
+        if not self.latent(layer):
+            return self.n_heads * self.d_head
+        return int(self._weight(self.model.blocks[layer].attn.o, "weight", "attn.o").shape[1])
 
     def require_matrices(self, what: str) -> None:
         """Require that queries, keys and values are one matrix times the state.

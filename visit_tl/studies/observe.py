@@ -146,6 +146,6 @@ def _patches(
     placed = Placed(0)
     for head in heads:
         assert head.layer is not None and head.head is not None
-        at = there[head.layer]
-        placed.writes.append((0, Write(at.hooks["z"], (end, head.head), at.z[head.head])))
+        at, index = there[head.layer], view.head_index(head.layer, head.head)
+        placed.writes.append((0, Write(at.hooks["z"], (end, *index), at.z[head.head])))
     return placed.hooks()

@@ -236,12 +236,13 @@ class PromptRun:
     @property
     def z(self) -> Float[Tensor, "layer head d_head"]:
         """Heads before W_O."""
-        return self._named("z", "attention in every block")
+        z = self._named("z", "attention in every block")
+        return self.view.by_head(0, z)
 
     @property
     def query(self) -> Float[Tensor, "layer head d_head"]:
         """Queries, before rotary positions and query norms."""
-        return self._shown("query")
+        return self._named("query", "attention in every block")
 
     @property
     def pattern(self) -> Float[Tensor, "layer head pos"]:
@@ -373,17 +374,11 @@ class PromptRun:
         return min(k, self.view.d_vocab)
 
     def _per_head(self, name: str) -> Tensor:
-        shared = rearrange(self._shown(name), "layer pos head d -> layer head pos d")
+        shared = rearrange(
+            self._named(name, "attention in every block"), "layer pos head d -> layer head pos d"
+        )
         each = self.view.kv_head(shared.shape[1])
         return shared if len(each) == shared.shape[1] else shared[:, each]
-
-    def _shown(self, name: str) -> Tensor:
-        if name not in self.kept:
-            raise ModelError(
-                f"{self.view.name} shows its {name} in no form that this study reads (its "
-                f"attention is latent, or not opened)"
-            )
-        return self.kept[name]
 
     def _named(self, name: str, what: str) -> Tensor:
         if name not in self.kept:

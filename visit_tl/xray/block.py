@@ -128,6 +128,8 @@ class Block:
         if slot not in self.t.hooks:
             return None
         at = (self.trace.position, *index)
+        if slot == "z" and len(index) == 1 and self.t.z.shape[-1] != self.view.d_head:
+            return None  # one head is no row of what the hook shows
         if self.t.latent is not None and slot == "query":
             if not index:
                 return None  # shown by head first, so all heads of a position are not one row

@@ -110,7 +110,7 @@ class CircuitRun:
         seen = block({"resid_pre": live.see(streams)}, list(SLOT.values()))
         triples, of_head = row.view(-1, len(HEAD_INPUTS)).unique(dim=0, return_inverse=True)
         put = {SLOT[read]: seen[SLOT[read]][triples[:, i]] for i, read in enumerate(HEAD_INPUTS)}
-        z = block(put, ["z"])["z"]
+        z = self.view.by_head(block.layer, block(put, ["z"])["z"])
         return torch.stack([z[int(of_head[h]), :, h] for h in range(self.view.n_heads)], dim=1)
 
 

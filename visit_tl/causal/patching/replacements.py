@@ -9,7 +9,7 @@ own scores and values, or by running the block again, and is then written.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from einops import einsum
@@ -88,7 +88,7 @@ def require_there(view: ModelView, node: NodeId, n_tokens: int) -> None:
         "position": n_tokens,
     }
     if node.kind == "attn_neuron":
-        limits["neuron"] = view.n_heads * view.d_head
+        limits["neuron"] = view.z_width(_layer(node)) if _layer(node) < view.n_layers else 0
     if node.expert is not None:
         require_expert(view, node)
     for name, limit in limits.items():
@@ -167,11 +167,13 @@ class Patcher:
             )
         return names[slot]
 
-    def _inner(self, node: NodeId) -> tuple[int, ...]:
+    def _inner(self, node: NodeId) -> tuple[Any, ...]:
         """Index of the node within the activation at one position."""
         if node.kind == "attn_neuron" and node.neuron is not None:
             return divmod(node.neuron, self.view.d_head)
-        if node.kind in ("head", "head_query") and node.head is not None:
+        if node.kind == "head" and node.head is not None:
+            return self.view.head_index(_layer(node), node.head)
+        if node.kind == "head_query" and node.head is not None:
             return (node.head,)
         return () if node.neuron is None else (node.neuron,)
 

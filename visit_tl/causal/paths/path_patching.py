@@ -9,7 +9,7 @@ edges, as in Conmy et al., 2023).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -220,11 +220,13 @@ def _into_block(
         hook = block.hooks["z"]
         for edge in edges:
             assert edge.target.head is not None and edge.input is not None
-            mixed, i = z[edge.input][:, :, edge.target.head], row[edge.source]
+            inner = clean.view.by_head(layer, z[edge.input])
+            mixed, i = inner[:, :, edge.target.head], row[edge.source]
             where = touched[i]
             if edge.input != "q":  # other keys and values are read from other positions
                 where = clean.kept.readers_of(where)
-            runs.append(_writes(hook, (edge.target.head,), mixed[0], mixed[i + 1], where))
+            at = clean.view.head_index(layer, edge.target.head)
+            runs.append(_writes(hook, at, mixed[0], mixed[i + 1], where))
     # An edge that changes nothing is not run; this is common, as few tokens differ between prompts.
     yield from ((i, clean.logits) for i, writes in enumerate(runs) if not writes)
     moved = [i for i, writes in enumerate(runs) if writes]
@@ -243,7 +245,7 @@ def _attend(block: BlockRows, changed: dict[str, Tensor], slot: str) -> Tensor:
 
 
 def _writes(
-    hook: str, head: tuple[int, ...], before: Tensor, after: Tensor, where: Tensor
+    hook: str, head: tuple[Any, ...], before: Tensor, after: Tensor, where: Tensor
 ) -> list[Write]:
     """The writes of a reader's new output, at the positions that its new input can reach.
 

@@ -24,7 +24,7 @@ class Write:
     """
 
     hook: str
-    index: tuple[int | slice, ...]
+    index: tuple[int | slice | Tensor, ...]
     value: Tensor
     add: bool = False
 
@@ -94,7 +94,7 @@ class Placed:
 
         return change
 
-    def _local(self, index: tuple[int | slice, ...]) -> tuple[int | slice, ...]:
+    def _local(self, index: tuple[int | slice | Tensor, ...]) -> tuple[int | slice | Tensor, ...]:
         """The same index, relative to the first computed row."""
         position = index[0]
         if isinstance(position, slice):
