@@ -41,7 +41,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         | {"num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2}
         | {"moe_intermediate_size": 12, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
         | {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4}
-        | {"v_head_dim": 4, "n_shared_experts": 1},
+        | {"v_head_dim": 8, "n_shared_experts": 1},
     ),
     "lfm2": (
         "Lfm2",

@@ -18,6 +18,7 @@ from visit_tl.model import components
 from visit_tl.model.block_parts import parts_of
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
+from visit_tl.view.text import text
 
 pytestmark = pytest.mark.skipif(
     tiny.RELEASE < (4, 3), reason="TransformerLens 4.3 is the first that opens all of these"
@@ -270,7 +271,7 @@ def test_experts_that_no_known_way_reproduces_are_one_closed_mlp(monkeypatch):
     assert not graph.of_kind("expert", "neuron", "router")
     assert "could not be read" in graph["L0.mlp_out"].unopened
     assert "MixtralSparseMoeBlock" in vt.check(model).verdict
-    assert "not opened" in str(vt.view.text.text(graph))
+    assert "not opened" in text(graph)
     assert graph["L1.mlp_out"].id in {e.target for e in graph.edges_out_of("L1.mlp_in")}
 
 

@@ -11,6 +11,7 @@ from tests.mixtures import changed, layers_of, logits, seen, twins
 from visit_tl.errors import ModelError
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
+from visit_tl.view.text import text
 
 pytestmark = pytest.mark.skipif(
     tiny.RELEASE < (4, 3), reason="TransformerLens 4.3 is the first that opens all of these"
@@ -112,7 +113,7 @@ def test_views_tables_and_check_say_what_was_not_opened(tmp_path):
     model, _ = made("lfm2")
     graph = vt.flow_graph(model, IDS)
     words = "conv (Lfm2ShortConv) in block 0"
-    assert words in vt.view.text.text(graph)
+    assert words in text(graph)
     assert graph.to_dataframe().loc["L0.opaque", "unopened"] == "conv (Lfm2ShortConv)"
     graph.save(tmp_path / "graph.html")
     page = (tmp_path / "graph.html").read_text()
