@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from visit_tl.errors import InputError, ModelError
+from visit_tl.errors import InputError, ModelError, VisitError
 from visit_tl.model.hooks import FwdHooks
 from visit_tl.model.replay.differentiable import gradients_enabled
 from visit_tl.model.tokens import Prompt
@@ -101,7 +101,13 @@ def run_backward(
         view.masked(prompt.segments),
         _trainable(view, weights_of) as parameters,
     ):
-        logits = view.model.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *hooks])
+        try:
+            logits = view.model.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *hooks])
+        except VisitError:
+            raise
+        except Exception as error:
+            view.require_runs(tokens, error)
+            raise
         if silent := [name for name in (*needed, *passed) if name not in caught]:
             raise ModelError(
                 f"the hook {silent[0]} of {view.name} did not fire in this forward pass, so no "

@@ -160,8 +160,7 @@ def _run(
     model, device = view.model, view.W_U.device
     with torch.no_grad(), warnings.catch_warnings(), ExitStack() as stack:
         if entry is None:
-            with masked(model, segments):
-                return model(torch.tensor([ids], device=device))[0, start:]
+            return view.run(torch.tensor([ids], device=device), [], segments)[0, start:]
         # transformers warns of names that it will not take later.
         warnings.simplefilter("ignore", FutureWarning)
         tokens = torch.tensor([ids[start:]], device=device)

@@ -69,12 +69,24 @@ def changed_now(model: Any, token_ids: tuple[int, ...]) -> dict[str, tuple[int, 
     return changes.standing
 
 
-def on_modules(modules: Iterable[nn.Module]) -> bool:
-    """Whether there are hook functions of the caller on any of these modules."""
+def on_modules(modules: Iterable[nn.Module], *, ours: bool = True) -> bool:
+    """Whether there are hook functions of the caller, or of this package, on any of these modules.
+
+    Args:
+        modules: The modules.
+        ours: Whether those of this package count, which are there only inside of its calls.
+    """
     return any(
-        (module._forward_hooks or module._forward_pre_hooks) and _functions(module)
+        (module._forward_hooks or module._forward_pre_hooks)
+        and _functions(module)
+        and (ours or _of_caller(module))
         for module in modules
     )
+
+
+def _of_caller(module: nn.Module) -> bool:
+    every = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return not all(_is_own(function) or _package(function) == "visit_tl" for function in every)
 
 
 def left_on(model: Any) -> str:
@@ -132,8 +144,12 @@ def _functions(module: nn.Module) -> tuple[int, ...]:
 
 
 def _is_own(function: Any) -> bool:
+    return _package(function) in _LIBRARIES
+
+
+def _package(function: Any) -> str:
     inner = getattr(function, "func", function)  # of functools.partial
-    return str(getattr(inner, "__module__", "")).split(".")[0] in _LIBRARIES
+    return str(getattr(inner, "__module__", "")).split(".")[0]
 
 
 def _aliases(model: Any) -> dict[int, list[str]]:

@@ -436,7 +436,7 @@ class ModelView:
             except VisitError:
                 raise
             except Exception as error:
-                self._require_runs(tokens, error)
+                self.require_runs(tokens, error)
                 raise
         n_rows, n_tokens = logits.shape[1], tokens.shape[1]
         if n_rows != n_tokens:
@@ -449,13 +449,13 @@ class ModelView:
 
     # --- refusals ------------------------------------------------------------------------------
 
-    def _require_runs(self, tokens: Tensor, error: Exception) -> None:
+    def require_runs(self, tokens: Tensor, error: Exception) -> None:
         """Require that the model runs without hooks of ours or of the call, after a run failed.
 
         Raises:
             ModelError: it does not, so that it is TransformerLens that cannot run it.
         """
-        if on_modules(tuple(self.modules)):
+        if on_modules(tuple(self.modules), ours=False):
             return  # it may be the caller's own hook that failed
         try:
             self.model(tokens)
