@@ -584,7 +584,7 @@ def test_nodes_that_a_model_does_not_have_are_left_out_with_a_reason():
         model, CLEAN, METRIC, nodes=["L0.resid_mid", "L0H1", "L1.b_O"], how="zero", verbose=False
     )
     assert [str(node) for node in found.ids] == ["L0H1"]
-    assert "have no resid_mid" in found.left_out[NodeId("resid_mid", 0)]
+    assert "has no resid_mid" in found.left_out[NodeId("resid_mid", 0)]
     assert found.left_out[NodeId("b_O", 1)] == "a bias is the same in every run"
 
 

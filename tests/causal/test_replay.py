@@ -15,6 +15,7 @@ from tests.conftest import MAKERS, made
 from tests.plain_hooks import by_hand
 from visit_tl import InputError, ModelError, ModelView, PerformanceWarning
 from visit_tl.causal.patching.batched_runs import Replay
+from visit_tl.model.block_parts import BlockParts
 from visit_tl.model.replay.block_calls import BlockCalls
 from visit_tl.model.replay.kept_run import KeptRun
 from visit_tl.model.replay.past import Past
@@ -148,7 +149,8 @@ class OddlyNamedModel(torch.nn.Module):
 def odd_view(model):
     """As much of a view as `BlockCalls` asks for."""
     view = object.__new__(ModelView)
-    vars(view).update(model=model, n_layers=2, n_ctx=11, d_model=16, name="odd")
+    parts = (BlockParts(), BlockParts())
+    vars(view).update(model=model, n_layers=2, n_ctx=11, d_model=16, name="odd", parts=parts)
     return view
 
 

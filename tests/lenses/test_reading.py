@@ -9,8 +9,9 @@ import visit_tl as vt
 from tests import tiny
 from tests.architectures import ARCHITECTURES, PROMPT
 from tests.conftest import made
+from tests.features.tiny_modules import module
 from tests.lenses.made_lenses import affine, assert_reads, distribution, matrices
-from visit_tl import InputError, ModelView, Trace
+from visit_tl import InputError, ModelView, NodeId, Trace
 from visit_tl.lenses import Lens
 
 READABLE = [name for name, a in ARCHITECTURES.items() if not a.experts]
@@ -84,6 +85,28 @@ def test_states_parts_and_neurons_of_a_graph_are_read_by_the_formula(name):
         else:
             vector = w.W_O[divmod(node.id.neuron, view.d_head)]
         reads(node.id, vector, M)
+
+
+def test_features_are_carried_from_the_block_that_their_site_belongs_to():
+    model = made("native")
+    view, lens = ModelView(model), affine(model.cfg.d_model, 1)
+    saes = [module(view, "mlp_out", layer=0), module(view, "resid_pre", layer=1)]
+    graph = vt.flow_graph(model, "a b c d", target=" b", lens=lens, saes=saes)
+    seen = set()
+    for node in graph.of_kind("feature"):
+        row = saes[node.id.site == "resid_pre"].W_dec[node.id.neuron]
+        assert_reads(node, distribution(view, row, lens.maps[0]), graph.target_id)
+        seen.add(node.id.site)
+    assert seen == {"mlp_out", "resid_pre"}
+
+
+def test_experts_and_closed_parts_are_carried_and_routers_are_not():
+    record = affine(16, 1).record
+    assert record.block_of(NodeId("expert", 0, expert=2)) == 0
+    assert record.block_of(NodeId("neuron", 0, neuron=1, expert=2)) == 0
+    assert record.block_of(NodeId("opaque", 0)) == 0
+    assert record.block_of(NodeId("feature_error", 0, site="resid_pre")) == -1
+    assert record.block_of(NodeId("router", 0)) is None
 
 
 def test_queries_keys_columns_and_inputs_of_sub_blocks_stay_at_the_logit_lens():

@@ -365,8 +365,8 @@ def _without_heads(
     read |= {"query": none, "z": none, "pattern": like.new_zeros(0, n)}
     read |= {name: none.expand(n, 0, view.d_head) for name in ("keys", "values")}
     read["attn_out"] = torch.zeros_like(like)
-    names = ("rotation", "query_norm", "key_norm", "heads_norm")
-    known: dict[str, object] = dict.fromkeys(names)
+    known: dict[str, object] = {}
+    known |= dict.fromkeys(("rotation", "query_norm", "key_norm", "heads_norm"))
     return _completed(view, layer, read, hooks, known)
 
 
