@@ -24,7 +24,9 @@ from visit_tl.explorer.start import Explorer
 
 ROOT = Path(__file__).parents[2]
 BEGIN = (
-    "import os, sys\nfrom tests import tiny\nimport visit_tl as vt\n"
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and so it is in here.
+    "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from tests import tiny\nimport visit_tl as vt\n"
     "e = vt.explore(tiny.native(), 'a b c', browser=False)\n"
     "print(e.address, flush=True)\ne.wait()\nprint('ended', flush=True)\n"
 )
