@@ -153,7 +153,7 @@ def test_the_default_layer_is_the_19th_of_24():
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_a_model_without_mlp_is_refused(study):
     (why,) = refusals(decoder("attn-only"), study)
-    assert "has no MLP, so this study cannot be of it" in why
+    assert "has no MLP with neurons in every block, so this study cannot be of it" in why
 
 
 @pytest.mark.parametrize(

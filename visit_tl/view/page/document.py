@@ -113,8 +113,10 @@ def _opening(own: GraphData, theme: str, layers: Layers | None) -> dict[str, Any
     if layers is not None:
         chosen = window.choose(own, layers).layers
         ranges = {depth: [chosen[0], chosen[-1]] for depth in ranges}
+    # The route shows no features, and who asked for some wants to see them.
+    long = "blocks" if own.feature_sets else "route"
     return {
-        "depth": "route" if len(own.layers) >= _ROUTE_FROM else "everything",
+        "depth": long if len(own.layers) >= _ROUTE_FROM else "everything",
         "layers": ranges,
         "nodes": _NODES,
         "edges": _EDGES,
