@@ -469,7 +469,9 @@ def test_no_text_is_smaller_than_12_px_and_no_label_touches_another(opened, six)
 
 def test_kinds_have_their_words(opened, six):
     tab = opened(six[1])
-    for kind in KINDS[::3]:
+    there = [kind for kind in KINDS if six[0].of_kind(kind)]
+    assert len(there) >= 18
+    for kind in there[::3]:
         name = next(str(n.id) for n in six[0] if n.kind == kind)
         tab.page.locator("#search").fill(name)
         tab.page.locator("#search").press("Enter")
