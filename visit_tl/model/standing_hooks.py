@@ -85,6 +85,10 @@ def on_modules(modules: Iterable[nn.Module], *, ours: bool = True) -> bool:
 
 
 def _of_caller(module: nn.Module) -> bool:
+    # TransformerLens wraps what it is given, and takes its own off when a run fails.
+    hooks = getattr(module, "fwd_hooks", ()) if _is_point(module) else ()
+    if any(not getattr(hook, "is_permanent", False) for hook in hooks):
+        return True
     every = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     return not all(_is_own(function) or _package(function) == "visit_tl" for function in every)
 

@@ -25,7 +25,7 @@ from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.multipliers import write_multipliers
 from visit_tl.model.norm import Norm, is_norm, norm_without_gain, norms_outputs, read_norm
 from visit_tl.model.quantised import has_own_class
-from visit_tl.model.standing_hooks import left_on, on_modules
+from visit_tl.model.standing_hooks import on_modules
 from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
 from visit_tl.segments.spans import Segments
@@ -455,7 +455,7 @@ class ModelView:
         Raises:
             ModelError: it does not, so that it is TransformerLens that cannot run it.
         """
-        if left_on(self.model) or on_modules(tuple(self.modules), ours=False):
+        if on_modules(tuple(self.modules), ours=False):
             return  # it may be the caller's own hook that failed
         try:
             self.model(tokens)
