@@ -29,8 +29,9 @@ class Lens:
 
     Attributes:
         name: What graphs and tables call it.
-        maps: By block, `M_l`; -1 is the state before block 0. Float32, on the CPU.
-        biases: By block, `b_l`; empty if the lens is linear.
+        maps: By block, `M_l`: `[d_model, d_model]`; -1 is the state before block 0. Any tensors or
+            arrays are taken, and kept as float32 tensors on the CPU.
+        biases: By block, `b_l`: `[d_model]`; empty if the lens is linear.
         model: Name of the model that it was fitted on; None if unknown. If the same model is open
             here under another name, `dataclasses.replace(lens, model=None)` leaves the name out.
         n_layers: Number of blocks of that model; None if unknown.
@@ -43,8 +44,9 @@ class Lens:
     """
 
     name: str
-    maps: Mapping[int, Float[Tensor, "d_model d_model"]]
-    biases: Mapping[int, Float[Tensor, " d_model"]] = field(default_factory=dict)
+    # What is given is checked below, by name, so that its shapes do not stand here.
+    maps: Mapping[Any, Any]
+    biases: Mapping[Any, Any] = field(default_factory=dict)
     model: str | None = None
     n_layers: int | None = None
     raw: bool = False
