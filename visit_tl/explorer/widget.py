@@ -29,7 +29,7 @@ class ExplorerWidget(anywidget.AnyWidget):
 
     def close(self) -> None:
         """End what is computed, and the widget."""
-        self._jobs.close(0)
+        self._jobs.close(0.0)
         super().close()
 
     def _hear(self, _: Any, message: Any, buffers: Any) -> None:

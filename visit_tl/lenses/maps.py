@@ -148,7 +148,7 @@ class Lens:
         return vectors
 
 
-def _tensors(given: Mapping[int, Any], ndim: int, what: str) -> dict[int, Tensor]:
+def _tensors(given: Mapping[Any, Any], ndim: int, what: str) -> dict[int, Tensor]:
     """Float32 tensors on the CPU, by block in ascending order.
 
     Raises:
