@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 
 from tests import tiny
@@ -90,6 +91,11 @@ class Architecture:
 
     def bridge(self, hf_model: Any = None) -> Any:
         """The model, or one made of `hf_model`, as a raw TransformerBridge."""
+        if self.name.startswith("cohere") and tiny.RELEASE < (4,):
+            pytest.skip(
+                "TransformerLens 3.9 turns Cohere's queries by tables laid out for other pairs, "
+                "which is no rotation: the model is refused; and it knows no query and key norms"
+            )
         # TransformerLens would replace an alias, such as gptj, by the name of a published model.
         return bridge(f"tiny-{self.name}", self.hf_model() if hf_model is None else hf_model)
 

@@ -177,8 +177,6 @@ def test_pairs_equal_loops(name, query, key):
 @functools.cache
 def opened(name, folded):
     pytest.importorskip("transformer_lens.model_bridge", reason="has no bridges to open these with")
-    if name == "olmo2" and tiny.RELEASE < (4,):
-        pytest.skip("this release puts OLMo 2's post-norms elsewhere, and the model is refused")
     try:
         model = ARCHITECTURES[name].bridge()
         if folded:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import visit_tl as vt
-from tests import tiny
 from tests.architectures import ARCHITECTURES, PROMPT
 from visit_tl.model.added_attention import pattern_is_used
 from visit_tl.xray.conservation import tolerance
@@ -22,8 +21,6 @@ MEASURED = 1e-5
 
 @functools.cache
 def opened(name, folded, dtype=torch.float32):
-    if name == "olmo2" and tiny.RELEASE < (4,):
-        pytest.skip("this release puts OLMo 2's post-norms elsewhere, and the model is refused")
     try:
         model = ARCHITECTURES[name].bridge()
     except RuntimeError as error:
