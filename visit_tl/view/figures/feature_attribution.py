@@ -10,45 +10,42 @@ from jaxtyping import Float
 
 from visit_tl.causal.attribution.feature_attribution_result import FeatureAttribution
 from visit_tl.errors import InputError
-from visit_tl.escaping import clip, clip_start, columns, for_html, for_plotly, table, visible
-from visit_tl.graph.descriptions import number, patched_words, readable, segments_words
-from visit_tl.view.figures.head_map import colour_scale
-from visit_tl.view.style import FONT_SIZE, Palette, ground, palette
+from visit_tl.escaping import columns, for_plotly, table, visible
+from visit_tl.graph.descriptions import number, readable
+from visit_tl.view.figures import map_with_bars
+from visit_tl.view.figures.map_with_bars import GAP, NAMED_AXIS, SIDE, TOP, line, share
+from visit_tl.view.style import Palette, ground, palette
 
 _POSITIONS: Final = 48
 _CELL: Final = (30, 24)
 """Width and height of a cell in px."""
 _BARS: Final = (180, 110)
 """Length in px of the axis of the bars that lie, and of those that stand."""
-_NUMBER: Final = (44, 18)
-"""Room in px for the number of a bar that lies, and of one that stands."""
-_GAP: Final = 10
+_NUMBER: Final = 44
+"""Room in px for the number of a bar that lies."""
 _LABEL: Final = 12
 _CHARACTER: Final = 7.2
-_TOP: Final = 100
-_SIDE: Final = 16
 _ROWS: Final = 12
-_TEXT_WIDTH: Final = 110
 
 
 def text(found: FeatureAttribution) -> str:
     """The pre-activation, the largest memory values, and the heads, as text."""
-    rows = [["memory value", "of", "adds", "share"]]
+    whole, rows = found.pre_activation, [["memory value", "of", "adds", "share"]]
     for row in found.to_dataframe().head(_ROWS).itertuples():
         token = f"{visible(row.token, 20)}@{row.key_position}"
-        rows.append([row.value, token, number(row.adds), _share(found, row.adds)])
+        rows.append([row.value, token, number(row.adds), share(row.adds, whole)])
     heads = [["head", "adds", "share"]]
     sums: list[float] = found.heads.tolist()
     order = sorted(range(len(sums)), key=lambda h: (-abs(sums[h]), h))[:_ROWS]
     layer = found.feature.layer
-    heads += [[f"L{layer}H{h}", number(sums[h]), _share(found, sums[h])] for h in order]
-    heads.append(["b_enc", number(found.bias), _share(found, found.bias)])
+    heads += [[f"L{layer}H{h}", number(sums[h]), share(sums[h], whole)] for h in order]
+    heads.append(["b_enc", number(found.bias), share(found.bias, whole)])
     lines = [
-        _line("model", readable(found.model)),
-        _line("prompt", f'"{clip_start(readable(found.prompt), _TEXT_WIDTH - 14)}"'),
-        _line("feature", _feature(found)),
-        _line("value", _value(found)),
-        *(_line(name, fact) for name, fact in _changed(found)),
+        line("model", readable(found.model)),
+        map_with_bars.prompt_line(found.prompt),
+        line("feature", _feature(found)),
+        line("value", _value(found)),
+        *(line(name, fact) for name, fact in _changed(found)),
         "",
         *(row.rstrip() for row in table(rows, right=(2, 3))),
         "",
@@ -59,7 +56,7 @@ def text(found: FeatureAttribution) -> str:
 
 def html(found: FeatureAttribution) -> str:
     """The text, escaped, for the output cell of a notebook."""
-    return f"<pre>{for_html(text(found))}</pre>"
+    return map_with_bars.preformatted(text(found))
 
 
 def _feature(found: FeatureAttribution) -> str:
@@ -74,21 +71,8 @@ def _value(found: FeatureAttribution) -> str:
     )
 
 
-def _share(found: FeatureAttribution, value: float) -> str:
-    return f"{value / found.pre_activation:.0%}" if found.pre_activation else ""
-
-
-def _line(name: str, fact: str) -> str:
-    return clip(f"{name:<12}{fact}", _TEXT_WIDTH)
-
-
 def _changed(found: FeatureAttribution) -> list[tuple[str, str]]:
-    facts = []
-    if found.patched:
-        facts.append(("patched", patched_words(found.patched)))
-    if found.segments:
-        facts.append(("segments", segments_words(found.segments)))
-    return facts
+    return map_with_bars.changed(found.patched, found.segments)
 
 
 def figure(
@@ -115,12 +99,10 @@ def figure(
     label = round(max(map(len, heads)) * _CHARACTER) + 18
     below = round(max(map(columns, names)) * _CHARACTER) + 16
     wide, high = _CELL[0] * len(names), _CELL[1] * len(heads)
-    box = (_SIDE + label, _TOP + _BARS[1] + _GAP)
-    width = max(box[0] + wide + _GAP + _BARS[0] + _SIDE, 640)
-    height = box[1] + high + below + _SIDE
+    box = (SIDE + label, TOP + _BARS[1] + GAP)
+    width = max(box[0] + wide + GAP + _BARS[0] + SIDE, 640)
+    height = box[1] + high + below + SIDE
     x, y = (box[0], box[0] + wide), (box[1], box[1] + high)
-    plain = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
-    named = plain | {"tickmode": "array", "automargin": False}
     drawn = go.Figure(
         [
             _map(found, cells, names, heads, colours),
@@ -130,7 +112,7 @@ def figure(
     )
     drawn.update_layout(
         **ground(colours),
-        xaxis=named
+        xaxis=NAMED_AXIS
         | {
             "domain": [x[0] / width, x[1] / width],
             "range": [-0.5, len(names) - 0.5],
@@ -139,7 +121,7 @@ def figure(
             "tickangle": -90,
             "anchor": "y",
         },
-        yaxis=named
+        yaxis=NAMED_AXIS
         | {
             "domain": [1 - y[1] / height, 1 - y[0] / height],
             "range": [len(heads) - 0.5, -0.5],
@@ -148,18 +130,13 @@ def figure(
             "anchor": "x",
         },
         xaxis2=_sums(cells.sum(1), "x", colours)
-        | {"domain": [(x[1] + _GAP) / width, (x[1] + _GAP + _BARS[0]) / width], "anchor": "y"},
+        | {"domain": [(x[1] + GAP) / width, (x[1] + GAP + _BARS[0]) / width], "anchor": "y"},
         yaxis2=_sums(cells.sum(0), "y", colours)
         | {
-            "domain": [1 - (y[0] - _GAP) / height, 1 - (y[0] - _GAP - _BARS[1]) / height],
+            "domain": [1 - (y[0] - GAP) / height, 1 - (y[0] - GAP - _BARS[1]) / height],
             "anchor": "x",
         },
-        width=width,
-        height=height,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        showlegend=False,
-        bargap=0.3,
-        hovermode="closest",
+        **map_with_bars.frame(width, height),
         title=_title(found, width),
     )
     return drawn
@@ -188,8 +165,6 @@ def _map(
     colours: Palette,
 ) -> go.Heatmap:
     most = float(np.abs(cells).max()) or 1.0
-    scale = colour_scale(colours, signed=True)
-    scale[len(scale) // 2][1] = colours.background
     hovers = [
         [
             f"<b>{head}</b> from <b>{for_plotly(name)}</b><br>adds {number(float(cells[h, j]))} to "
@@ -198,86 +173,34 @@ def _map(
         ]
         for h, head in enumerate(heads)
     ]
-    return go.Heatmap(
-        z=cells,
-        zmin=-most,
-        zmax=most,
-        colorscale=scale,
-        xgap=1,
-        ygap=1,
-        showscale=False,
-        customdata=hovers,
-        hovertemplate="%{customdata}<extra></extra>",
-    )
+    return map_with_bars.heat_map(cells, most, hovers, colours)
 
 
 def _bars(
     sums: Float[np.ndarray, " part"], names: list[str], along: str, colours: Palette
 ) -> go.Bar:
-    places = list(range(len(sums)))
-    blue, _, _, _, orange = colours.ranks
-    said = {
-        "text": [_short(value) for value in sums.tolist()] if along == "y" else None,
-        "textposition": "outside",
-        "textfont": {"size": FONT_SIZE},
-        "constraintext": "none",
-        "cliponaxis": False,
-        "marker": {"color": [f"rgb{blue if value >= 0 else orange}" for value in sums]},
-        "customdata": [
+    return map_with_bars.bars(
+        sums,
+        along,
+        colours,
+        text=[map_with_bars.short(value) for value in sums.tolist()] if along == "y" else None,
+        customdata=[
             f"<b>{for_plotly(name)}</b> adds {number(float(value))} in all"
             for name, value in zip(names, sums, strict=True)
         ],
-        "hovertemplate": "%{customdata}<extra></extra>",
-    }
-    if along == "y":
-        return go.Bar(x=sums, y=places, orientation="h", xaxis="x2", yaxis="y", **said)
-    return go.Bar(x=places, y=sums, xaxis="x", yaxis="y2", **said)
-
-
-def _short(value: float) -> str:
-    """Two decimals, or three digits of a large number; with a minus sign of full width."""
-    shown = f"{value:.2f}" if abs(value) < 100 else f"{value:.3g}"
-    return ("0.00" if shown == "-0.00" else shown).replace("-", "−")
+        hovertemplate="%{customdata}<extra></extra>",
+    )
 
 
 def _sums(sums: Float[np.ndarray, " part"], along: str, colours: Palette) -> dict[str, Any]:
-    """The axis of the bars; the numbers of those that lie have room at both ends."""
-    low, high = min(0.0, float(sums.min())), max(0.0, float(sums.max()))
-    room = _NUMBER[0] if along == "x" else 4
-    ends = (room if low < 0 else 4), (room if high > 0 else 4)
-    unit = ((high - low) or 1.0) / (_BARS[along == "y"] - sum(ends))
-    return {
-        "range": [low - ends[0] * unit, high + ends[1] * unit],
-        "showgrid": False,
-        "fixedrange": True,
-        "ticks": "",
-        "nticks": 4,
-        "showticklabels": along == "y",
-        "side": "right",
-        "zeroline": True,
-        "zerolinecolor": colours.rule,
-        "zerolinewidth": 1,
-    }
+    """The axis of the bars; those that lie have their numbers beside them, others have ticks."""
+    upright = along == "y"
+    base = map_with_bars.bar_axis(sums, _BARS[upright], 4 if upright else _NUMBER, colours)
+    return base | {"nticks": 4, "showticklabels": upright, "side": "right"}
 
 
 def _title(found: FeatureAttribution, width: int) -> dict[str, Any]:
-    model, room = readable(found.model), (width - 2 * _SIDE) / 7.2
-    prompt = clip_start(readable(found.prompt), max(20, round(room / 1.2) - len(model) - 8))
-    small = [_feature(found), _value(found)]
-    small.append("rows: heads · columns: source positions · bars: their sums, without the bias")
-    small[2] += "".join(f" · {name} {fact}" for name, fact in _changed(found))
-    said = [f"<b>{for_plotly(model)}</b> · “{for_plotly(prompt)}”"]
-    said += [
-        f'<span style="font-size:13px">{for_plotly(clip(line, round(room)))}</span>'
-        for line in small
-    ]
-    return {
-        "text": "<br>".join(said),
-        "x": 0,
-        "xref": "container",
-        "pad": {"l": _SIDE, "t": 28},
-        "y": 1,
-        "yref": "container",
-        "yanchor": "top",
-        "font": {"size": 15},
-    }
+    last = "rows: heads · columns: source positions · bars: their sums, without the bias"
+    last += "".join(f" · {name} {fact}" for name, fact in _changed(found))
+    small = [_feature(found), _value(found), last]
+    return map_with_bars.title(found.model, found.prompt, small, width)

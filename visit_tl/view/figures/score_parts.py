@@ -11,9 +11,10 @@ from jaxtyping import Float
 
 from visit_tl.causal.qk.attribution_result import OTHERS, AttentionAttribution
 from visit_tl.errors import InputError
-from visit_tl.escaping import clip, clip_start, for_html, for_plotly, table, visible
-from visit_tl.graph.descriptions import number, patched_words, readable, segments_words
-from visit_tl.view.figures.head_map import colour_scale
+from visit_tl.escaping import for_plotly, table, visible
+from visit_tl.graph.descriptions import number, readable
+from visit_tl.view.figures import map_with_bars
+from visit_tl.view.figures.map_with_bars import GAP, NAMED_AXIS, SIDE, TOP, line, share, short
 from visit_tl.view.style import FONT_SIZE, Palette, ground, palette
 
 _ROWS: Final = 12
@@ -23,11 +24,7 @@ _BARS: Final = 140
 """Length in px of the axis of the bars."""
 _NUMBER: Final = (40, 18)
 """Room in px for the number of a bar that lies, and of one that stands."""
-_GAP: Final = 10
 _CHARACTER: Final = 7.0
-_TOP: Final = 100
-_SIDE: Final = 16
-_TEXT_WIDTH: Final = 110
 _MARGINALS: Final = 8
 
 
@@ -35,17 +32,17 @@ def text(found: AttentionAttribution) -> str:
     """The score, its largest pairs and the largest parts of both sides, as text."""
     rows = [["query part", "key part", "adds", "share"]]
     rows += [
-        [pair.query, pair.key, number(pair.value), _share(found, pair.value)]
+        [pair.query, pair.key, number(pair.value), share(pair.value, found.score)]
         for pair in found.parts
     ]
     lines = [
-        _line("model", readable(found.model)),
-        _line("prompt", f'"{clip_start(readable(found.prompt), _TEXT_WIDTH - 14)}"'),
-        _line("head", _looks(found)),
-        _line("score", _score(found)),
-        _line("parts", f"{len(found.query_parts)} at the query x {len(found.key_parts)} at the "
+        line("model", readable(found.model)),
+        map_with_bars.prompt_line(found.prompt),
+        line("head", _looks(found)),
+        line("score", _score(found)),
+        line("parts", f"{len(found.query_parts)} at the query x {len(found.key_parts)} at the "
                        f"key; their sum is off by {found.error:.1g}"),
-        *(_line(name, fact) for name, fact in _changed(found)),
+        *(line(name, fact) for name, fact in _changed(found)),
         "",
         *(row.rstrip() for row in table(rows, right=(2, 3))),
         "",
@@ -62,19 +59,11 @@ def _largest(found: AttentionAttribution, side: str) -> list[list[str]]:
     names = found.query_parts if side == "query" else found.key_parts
     sums = found.matrix.sum(1 if side == "query" else 0)
     chosen = np.argsort(-np.abs(sums), kind="stable")[:_MARGINALS].tolist()
-    rows = [[names[i], number(sums[i]), _share(found, sums[i])] for i in chosen]
+    rows = [[names[i], number(sums[i]), share(sums[i], found.score)] for i in chosen]
     if len(names) > len(chosen):
         rest = float(sums.sum() - sums[chosen].sum())
-        rows.append([OTHERS, number(rest), _share(found, rest)])
+        rows.append([OTHERS, number(rest), share(rest, found.score)])
     return rows + [["", "", ""]] * (_MARGINALS + 1 - len(rows))
-
-
-def _share(found: AttentionAttribution, value: float) -> str:
-    return f"{value / found.score:.0%}" if found.score else ""
-
-
-def _line(name: str, fact: str) -> str:
-    return clip(f"{name:<12}{fact}", _TEXT_WIDTH)
 
 
 def _looks(found: AttentionAttribution) -> str:
@@ -88,19 +77,12 @@ def _score(found: AttentionAttribution) -> str:
 
 
 def _changed(found: AttentionAttribution) -> list[tuple[str, str]]:
-    facts = []
-    if found.patched:
-        facts.append(("patched", patched_words(found.patched)))
-    if found.adapters:
-        facts.append(("adapters", ", ".join(map(readable, found.adapters))))
-    if found.segments:
-        facts.append(("segments", segments_words(found.segments)))
-    return facts
+    return map_with_bars.changed(found.patched, found.segments, found.adapters)
 
 
 def html(found: AttentionAttribution) -> str:
     """The text, escaped, for the output cell of a notebook."""
-    return f"<pre>{for_html(text(found))}</pre>"
+    return map_with_bars.preformatted(text(found))
 
 
 @dataclass(frozen=True)
@@ -142,14 +124,14 @@ def figure(found: AttentionAttribution, theme: str = "light", rows: int = _ROWS)
     label = round(max(map(len, query.names)) * _CHARACTER) + 24
     below = round(max(map(len, key.names)) * _CHARACTER) + 20
     wide, high = _CELL[0] * len(key.names), _CELL[1] * len(query.names)
-    width = max(_SIDE + label + wide + _GAP + _BARS + _SIDE, 640)
-    height = _TOP + _BARS + _GAP + high + below
-    box = _Box(width, height, _SIDE + label, _TOP + _BARS + _GAP, wide, high)
+    width = max(SIDE + label + wide + GAP + _BARS + SIDE, 640)
+    height = TOP + _BARS + GAP + high + below
+    box = _Box(width, height, SIDE + label, TOP + _BARS + GAP, wide, high)
     drawn = go.Figure(
         [
             _map(cells, query, key, most, colours),
-            _bars(cells.sum(1), "y", box, colours),
-            _bars(cells.sum(0), "x", box, colours),
+            _bars(cells.sum(1), "y", colours),
+            _bars(cells.sum(0), "x", colours),
         ]
     )
     drawn.update_layout(
@@ -157,12 +139,7 @@ def figure(found: AttentionAttribution, theme: str = "light", rows: int = _ROWS)
         **_axes(query, key, box, colours),
         xaxis2=_sums(cells.sum(1), box, colours, "x"),
         yaxis2=_sums(cells.sum(0), box, colours, "y"),
-        width=width,
-        height=height,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        showlegend=False,
-        bargap=0.3,
-        hovermode="closest",
+        **map_with_bars.frame(width, height),
         title=_title(found, width),
     )
     return drawn
@@ -209,8 +186,6 @@ def _map(
     most: float,
     colours: Palette,
 ) -> go.Heatmap:
-    scale = colour_scale(colours, signed=True)
-    scale[len(scale) // 2][1] = colours.background
     hovers = [
         [
             f"<b>{for_plotly(a)}</b> at the query<br><b>{for_plotly(b)}</b> at the key<br>"
@@ -219,54 +194,26 @@ def _map(
         ]
         for i, a in enumerate(query.names)
     ]
-    return go.Heatmap(
-        z=np.clip(cells, -most, most),
-        zmin=-most,
-        zmax=most,
-        colorscale=scale,
-        xgap=1,
-        ygap=1,
-        showscale=False,
-        text=[[_short(x) for x in row] for row in cells.tolist()],
+    return map_with_bars.heat_map(
+        np.clip(cells, -most, most),
+        most,
+        hovers,
+        colours,
+        text=[[short(x) for x in row] for row in cells.tolist()],
         texttemplate="%{text}",
         textfont={"size": FONT_SIZE},
-        customdata=hovers,
-        hovertemplate="%{customdata}<extra></extra>",
     )
 
 
-def _short(value: float) -> str:
-    """Two decimals, or three digits of a large number; with a minus sign of full width."""
-    text = f"{value:.2f}" if abs(value) < 100 else f"{value:.3g}"
-    text = "0.00" if text == "-0.00" else text
-    return text.replace("-", "−")
-
-
-def _bars(sums: Float[np.ndarray, " part"], along: str, box: _Box, colours: Palette) -> go.Bar:
-    places = list(range(len(sums)))
-    blue, _, _, _, orange = colours.ranks
-    marker = {"color": [f"rgb{blue if x >= 0 else orange}" for x in sums]}
-    said = {
-        "text": [_short(x) for x in sums.tolist()],
-        "textposition": "outside",
-        "textfont": {"size": FONT_SIZE},
-        "textangle": 0,
-        "constraintext": "none",
-        "cliponaxis": False,
-        "marker": marker,
-        "hoverinfo": "skip",
-    }
-    if along == "y":
-        return go.Bar(x=sums, y=places, orientation="h", xaxis="x2", yaxis="y", **said)
-    return go.Bar(x=places, y=sums, xaxis="x", yaxis="y2", **said)
+def _bars(sums: Float[np.ndarray, " part"], along: str, colours: Palette) -> go.Bar:
+    text = [short(x) for x in sums.tolist()]
+    return map_with_bars.bars(sums, along, colours, text=text, textangle=0, hoverinfo="skip")
 
 
 def _axes(query: _Shown, key: _Shown, box: _Box, colours: Palette) -> dict[str, Any]:
-    plain = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
-    named = plain | {"tickmode": "array", "automargin": False}
     right, bottom = box.left + box.wide, box.top + box.high
     return {
-        "xaxis": named
+        "xaxis": NAMED_AXIS
         | {
             "domain": box.across(box.left, right),
             "range": [-0.5, len(key.names) - 0.5],
@@ -275,7 +222,7 @@ def _axes(query: _Shown, key: _Shown, box: _Box, colours: Palette) -> dict[str, 
             "tickangle": -90,
             "anchor": "y",
         },
-        "yaxis": named
+        "yaxis": NAMED_AXIS
         | {
             "domain": box.down(box.top, bottom),
             "range": [len(query.names) - 0.5, -0.5],
@@ -290,46 +237,17 @@ def _sums(
     sums: Float[np.ndarray, " part"], box: _Box, colours: Palette, along: str
 ) -> dict[str, Any]:
     """The axis of the bars, with room for their numbers at both ends."""
-    room = _NUMBER[along == "y"]
-    low, high = min(0.0, float(sums.min())), max(0.0, float(sums.max()))
-    ends = (room if low < 0 else 4), (room if high > 0 else 4)
-    unit = ((high - low) or 1.0) / (_BARS - sum(ends))
-    right = box.left + box.wide + _GAP
+    right = box.left + box.wide + GAP
     where = (
         {"domain": box.across(right, right + _BARS), "anchor": "y"}
         if along == "x"
-        else {"domain": box.down(box.top - _GAP - _BARS, box.top - _GAP), "anchor": "x"}
+        else {"domain": box.down(box.top - GAP - _BARS, box.top - GAP), "anchor": "x"}
     )
-    return where | {
-        "range": [low - ends[0] * unit, high + ends[1] * unit],
-        "showgrid": False,
-        "fixedrange": True,
-        "ticks": "",
-        "showticklabels": False,
-        "zeroline": True,
-        "zerolinecolor": colours.rule,
-        "zerolinewidth": 1,
-    }
+    return map_with_bars.bar_axis(sums, _BARS, _NUMBER[along == "y"], colours) | where
 
 
 def _title(found: AttentionAttribution, width: int) -> dict[str, Any]:
-    model, room = readable(found.model), (width - 2 * _SIDE) / 7.2
-    prompt = clip_start(readable(found.prompt), max(20, round(room / 1.2) - len(model) - 8))
-    small = [_looks(found), f"score {_score(found)}"]
-    small.append("rows: written at the query · columns: written at the key · bars: their sums")
-    small[2] += "".join(f" · {name} {fact}" for name, fact in _changed(found))
-    said = [f"<b>{for_plotly(model)}</b> · “{for_plotly(prompt)}”"]
-    said += [
-        f'<span style="font-size:13px">{for_plotly(clip(line, round(room)))}</span>'
-        for line in small
-    ]
-    return {
-        "text": "<br>".join(said),
-        "x": 0,
-        "xref": "container",
-        "pad": {"l": _SIDE, "t": 28},
-        "y": 1,
-        "yref": "container",
-        "yanchor": "top",
-        "font": {"size": 15},
-    }
+    last = "rows: written at the query · columns: written at the key · bars: their sums"
+    last += "".join(f" · {name} {fact}" for name, fact in _changed(found))
+    small = [_looks(found), f"score {_score(found)}", last]
+    return map_with_bars.title(found.model, found.prompt, small, width)
