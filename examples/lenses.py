@@ -28,6 +28,7 @@ from what_foretells_effects import (
     questions,
     rounded,
     table,
+    write_tables,
 )
 
 import visit_tl as vt
@@ -235,18 +236,6 @@ def tables() -> dict[str, list[str]]:
     }
 
 
-def write_page() -> None:
-    """Write each table into the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    for mark, lines in tables().items():
-        before, _, rest = text.partition(f"<!-- {mark} -->\n")
-        text = (
-            "\n".join([f"{before}<!-- {mark} -->", "", *lines, "", ""])
-            + rest[rest.index("<!-- end -->") :]
-        )
-    PAGE.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
     if sys.argv[1:] != ["tables"]:
         where = Path(sys.argv[1])
@@ -254,4 +243,4 @@ if __name__ == "__main__":
         observe(where)
         measure(where)
         compare(where)
-    write_page()
+    write_tables(PAGE, tables())

@@ -393,16 +393,16 @@ def by_mark() -> dict[str, list[str]]:
     return {mark: part.splitlines() for mark, part in zip(MARKS, parts, strict=True)}
 
 
-def write_page() -> None:
-    """Write each table into the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    for mark, lines in by_mark().items():
+def write_tables(page: Path, by_mark: dict[str, list[str]]) -> None:
+    """Write each table into a page, between its mark and the next end."""
+    text = page.read_text(encoding="utf-8")
+    for mark, lines in by_mark.items():
         before, _, rest = text.partition(f"<!-- {mark} -->\n")
         text = (
             "\n".join([f"{before}<!-- {mark} -->", "", *lines, "", ""])
             + rest[rest.index("<!-- end -->") :]
         )
-    PAGE.write_text(text, encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
@@ -411,4 +411,4 @@ if __name__ == "__main__":
         where.mkdir(parents=True, exist_ok=True)
         measure(where)
         compare(where)
-    write_page()
+    write_tables(PAGE, by_mark())

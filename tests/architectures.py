@@ -147,18 +147,20 @@ def _row(name: str, classes: str, settings: Mapping[str, Any], *traits: str, **m
     return Architecture(name, pair, settings, frozenset(traits), **more)
 
 
+_GPT2: dict[str, Any] = {
+    "n_layer": 2,
+    "n_head": 4,
+    "n_embd": 16,
+    "n_inner": 40,
+    "vocab_size": tiny.D_VOCAB,
+    "n_positions": 32,
+}
+
 _ROWS = [
     _row(
         "gpt2",
         "GPT2Config GPT2LMHeadModel",
-        {
-            "n_layer": 2,
-            "n_head": 4,
-            "n_embd": 16,
-            "n_inner": 40,
-            "vocab_size": tiny.D_VOCAB,
-            "n_positions": 32,
-        },
+        _GPT2,
     ),
     _row(
         "gptj",
@@ -434,15 +436,7 @@ _FAMILIES = [
     _row(
         "gpt_bigcode",
         "GPTBigCode",
-        {
-            "n_layer": 2,
-            "n_head": 4,
-            "n_embd": 16,
-            "n_inner": 40,
-            "vocab_size": tiny.D_VOCAB,
-            "n_positions": 32,
-            "multi_query": True,
-        },
+        _GPT2 | {"multi_query": True},
     ),
     _row(
         "mpt",

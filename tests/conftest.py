@@ -129,3 +129,16 @@ def smol():
     from visit_tl import load_model
 
     return load_model("smollm2-135m", verbose=False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window."""
+    from tests.view.browsing import QUIET, chromium
+
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = chromium()
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=program, args=list(QUIET))
+        yield opened
+        opened.close()

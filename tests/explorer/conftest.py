@@ -9,7 +9,6 @@ pytest.importorskip("starlette", reason="the extra explore is not installed")
 pytest.importorskip("uvicorn", reason="the extra explore is not installed")
 
 from tests.conftest import made
-from tests.view.browsing import QUIET, chromium
 from visit_tl.explorer.guard import Guard
 from visit_tl.explorer.jobs import Jobs
 from visit_tl.explorer.server import Application
@@ -56,13 +55,3 @@ def explorer(session):
     """A running server."""
     with Explorer(session, "127.0.0.1", 0) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = chromium()
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=program, args=list(QUIET))
-        yield opened
-        opened.close()

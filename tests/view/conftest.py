@@ -1,20 +1,10 @@
-"""A browser for the tests of this folder."""
+"""Pages, opened in a browser."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.view.browsing import QUIET, Tab, chromium
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = chromium()
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=program, args=list(QUIET))
-        yield opened
-        opened.close()
+from tests.view.browsing import Tab
 
 
 @pytest.fixture
