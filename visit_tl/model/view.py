@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -20,18 +20,20 @@ from visit_tl.arguments.several import integers_or_none
 from visit_tl.errors import InputError, ModelError, VisitError
 from visit_tl.model.adapters import Adapters
 from visit_tl.model.block_parts import BlockParts, is_latent, parts_of, some_layers
-from visit_tl.model.given_model import model_given, what_to_pass
+from visit_tl.model.given_model import model_given
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.multipliers import write_multipliers
 from visit_tl.model.norm import Norm, is_norm, norm_without_gain, norms_outputs, read_norm
-from visit_tl.model.quantised import has_own_class
+from visit_tl.model.opening_checks import (
+    require_decoder,
+    require_finite,
+    require_still,
+    require_transformer_lens,
+)
 from visit_tl.model.standing_hooks import on_modules
 from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
 from visit_tl.segments.spans import Segments
-
-# What TransformerLens says of models that have no text as input; those that have both are read.
-_NO_TEXT: Final = ("is_audio_model", "is_visual_model")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class ModelView:
 
     def __init__(self, model: Any) -> None:
         model = model_given(model)
-        _require_transformer_lens(model)
+        require_transformer_lens(model)
         self.model = model
         cfg = model.cfg
         self.name: str = str(getattr(cfg, "model_name", None) or type(model).__name__)
@@ -99,8 +101,8 @@ class ModelView:
         self.rotary = getattr(cfg, "positional_embedding_type", None) == "rotary"
         # Listed once: a bridge of 30 blocks has 2,000 modules, and listing them takes 5 ms.
         self._modules = tuple(model.named_modules())
-        self._require_still()
-        self._require_finite()
+        require_still(self._modules, self.name)
+        require_finite(model, self.name)
         self.parts: tuple[BlockParts, ...] = parts_of(model, self.name)
         self.adapters = Adapters(model, self.name, self._modules)
         # In its own dtype: a float32 copy for a large vocabulary would be the largest tensor in
@@ -134,13 +136,12 @@ class ModelView:
 
     def _attention_weights(self, layer: int) -> dict[str, Any]:
         """W_Q, W_K, W_O and b_O of a block; of no heads where it has no attention."""
+        none = torch.zeros(0, self.d_model, self.d_head, device=self.W_U.device)
         if not self.parts[layer].attention:
-            none = torch.zeros(0, self.d_model, self.d_head, device=self.W_U.device)
             return {"W_Q": none, "W_K": none, "W_O": none.transpose(1, 2), "b_O": None}
         attn, where = self.model.blocks[layer].attn, f"blocks.{layer}"
         if self.latent(layer):
             # W_Q and W_K depend on the state: `components.stream_weights` has those of a trace.
-            none = torch.zeros(0, self.d_model, self.d_head, device=self.W_U.device)
             weight = self._weight(attn.o, "weight", f"{where}.attn.o")
             return {
                 "W_Q": none,
@@ -449,6 +450,9 @@ class ModelView:
 
     # --- refusals ------------------------------------------------------------------------------
 
+    def _require_decoder(self) -> None:
+        require_decoder(self.model, self.name)
+
     def require_runs(self, tokens: Tensor, error: Exception) -> None:
         """Require that the model runs without hooks of ours or of the call, after a run failed.
 
@@ -467,58 +471,6 @@ class ModelView:
                 f"that were tested)"
             ) from error
 
-    def _require_decoder(self) -> None:
-        children = {name for name, _ in self.model.named_children()}
-        cfg = self.model.cfg
-        if {"encoder", "decoder"} <= children or {"encoder_blocks", "decoder_blocks"} & children:
-            raise ModelError(
-                f"{self.name} is an encoder-decoder; a graph shows one residual stream, "
-                f"so only decoders such as GPT-2, Llama or Gemma can be opened"
-            )
-        if "embed" not in children or any(getattr(cfg, flag, False) for flag in _NO_TEXT):
-            raise ModelError(
-                f"{self.name} reads pictures or sound, not tokens; only decoders of text can be "
-                f"opened"
-            )
-        direction = getattr(cfg, "attention_dir", "causal")
-        # TransformerLens 3.9 opens BERT with a configuration that says "causal".
-        if direction == "causal" and {"mlm_head", "token_type_embed"} & children:
-            direction = "bidirectional"
-        if direction != "causal":
-            raise ModelError(
-                f"{self.name} is an encoder (its attention is {direction}); "
-                f"only decoders, whose attention is causal, can be opened"
-            )
-        if "unembed" not in children or "blocks" not in children:
-            raise ModelError(
-                f"{self.name} ({self.class_name}) has no "
-                f"{'unembed' if 'blocks' in children else 'blocks'}; there is no residual stream "
-                f"that the logit lens could read"
-            )
-
-    def _require_still(self) -> None:
-        """Refuse active dropout: it is random, so the graph would not match the caller's run."""
-        for name, module in self._modules:
-            dropping = isinstance(module, torch.nn.modules.dropout._DropoutNd)
-            if dropping and module.training and module.p > 0:
-                raise ModelError(
-                    f"{self.name} is in training mode and would drop out ({name}); "
-                    f"call model.eval() first"
-                )
-
-    def _require_finite(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            if has_own_class(parameter):  # of a quantised layer, which may have no sum
-                continue
-            # One sum is 4 x faster than testing every number; they are tested only if it fails.
-            finite = parameter.is_floating_point() and torch.isfinite(parameter.detach().sum())
-            if not finite and not torch.isfinite(parameter.detach()).all():
-                clean = name.replace("_original_component.", "")
-                raise ModelError(
-                    f"the parameter {clean} of {self.name} holds NaN or infinity; "
-                    f"a graph of it would be meaningless, so load the weights again"
-                )
-
 
 def model_of_view(model: Any) -> Any:
     """The model itself, from a view of it or from any form that `model_given` takes."""
@@ -530,16 +482,6 @@ def blocks_named(layers: Sequence[int]) -> str:
     more = len(layers) - 4
     named = ", ".join(f"blocks.{i}" for i in layers[:4])
     return f"{named} and {more} more" if more > 0 else named
-
-
-def _require_transformer_lens(model: Any) -> None:
-    wanted = ("cfg", "run_with_hooks", "to_tokens", "hook_dict", "named_modules")
-    missing = [name for name in wanted if not hasattr(model, name)]
-    if missing:
-        raise ModelError(
-            f"{type(model).__name__} is no TransformerLens model (it has no "
-            f"{', '.join(missing)}); {what_to_pass(model)}"
-        )
 
 
 def _readable(weight: Any, module: Any, name: str, where: str) -> Tensor:
