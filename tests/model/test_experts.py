@@ -229,6 +229,21 @@ def test_sinks_take_attention_that_goes_to_no_token():
     assert max(graph.residual_error.values()) < 1e-5
 
 
+def test_what_the_callers_own_hook_raises_is_passed_on():
+    model, _ = twins(
+        "mixtral"
+    )  # of its own: the run in which its blocks are looked at is the first
+
+    def fail(tensor, hook):
+        raise RuntimeError("the caller's own hook failed")
+
+    model.hook_dict["blocks.1.hook_out"].add_hook(fail)
+    with pytest.raises(RuntimeError, match="own hook failed"):
+        vt.flow_graph(model, IDS)
+    model.reset_hooks()
+    assert vt.flow_graph(model, IDS) == vt.flow_graph(made("mixtral")[0], IDS)
+
+
 def test_a_patched_router_is_read_as_it_was_patched():
     model, _ = made("mixtral")
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from visit_tl.errors import ModelError
 from visit_tl.model.expert_weights import inner_module
 from visit_tl.model.experts import Mixture, is_mixture
+from visit_tl.model.standing_hooks import on_modules
 
 MlpKind = Literal["neurons", "experts", "closed", "none"]
 
@@ -125,6 +126,8 @@ class _Watched:
             with torch.no_grad():
                 model.run_with_hooks(tokens, fwd_hooks=[(w, _keep(self._seen, w)) for w in wanted])
         except Exception as error:  # the model's own code may fail in any way
+            if on_modules(model.modules(), ours=False):
+                raise  # it may be the caller's own hook that failed
             raise ModelError(
                 f"{name} cannot be run by TransformerLens, so nothing is known of its blocks: "
                 f"{type(error).__name__}: {error}"
