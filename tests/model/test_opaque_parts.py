@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import visit_tl as vt
 from tests import tiny
+from tests.features.tiny_modules import module
 from tests.mixtures import changed, layers_of, logits, seen, twins
 from visit_tl.errors import ModelError
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 from visit_tl.view.text import text
+from visit_tl.xray.feature_sites import FeatureSites
 
 pytestmark = pytest.mark.skipif(
     tiny.RELEASE < (4, 3), reason="TransformerLens 4.3 is the first that opens all of these"
@@ -153,3 +157,36 @@ def test_what_needs_attention_everywhere_says_which_blocks_have_none(name):
     for call in calls:
         with pytest.raises(ModelError, match=r"blocks\.0"):
             call()
+
+
+@SLOW
+def test_a_feature_beside_it_is_patched_at_what_adds_to_its_site():
+    model, _ = made("lfm2")
+    sae = module(ModelView(model), "resid_mid", layer=0)
+    graph = vt.flow_graph(model, IDS, saes=sae)
+    node, metric = graph.of_kind("feature")[0], vt.causal.log_probability(graph.target_id)
+    found = vt.causal.effects(
+        model, IDS, metric, nodes=[node.id], saes=sae, how="zero", verbose=False
+    )
+    change = -node.coefficient * sae.W_dec[node.id.neuron]
+
+    def add(tensor, hook):
+        tensor[0, -1] += change
+        return tensor
+
+    tokens = torch.tensor([IDS])
+    with torch.no_grad():
+        hooks = [(graph["L0.opaque"].hook.name, add)]
+        runs = model(tokens), model.run_with_hooks(tokens, fwd_hooks=hooks)
+    before, after = (run[0, -1].log_softmax(-1)[graph.target_id] for run in runs)
+    assert found[node.id].value == pytest.approx(float(after - before), abs=1e-6)
+    assert abs(found[node.id].value) > 1e-3
+
+
+def test_a_site_inside_of_it_is_refused_by_name():
+    model, _ = made("lfm2")
+    view = ModelView(model)
+    closed = replace(view.parts[1], attention=False, opaque_words="attn (Attention): a gate")
+    view.parts = (view.parts[0], closed)
+    with pytest.raises(vt.InputError, match=r"z of block 1.*attn \(Attention\): a gate"):
+        FeatureSites(view, [module(view, "z", layer=1)])

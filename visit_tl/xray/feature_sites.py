@@ -251,14 +251,27 @@ def _site(view: ModelView, module: FeatureModule, layer: int, inner: str) -> Fea
 
 
 def _require(view: ModelView, module: FeatureModule, layer: int, slot: str) -> None:
-    absent = (slot in ("mlp_in", "mlp_out", "resid_mid") and view.attn_only) or (
-        slot == "resid_mid" and view.parallel
-    )
-    if absent:
+    parts = view.parts[layer]
+    there = {
+        "z": parts.attention,
+        "attn_out": parts.attention,
+        "resid_mid": parts.between,
+        "mlp_in": parts.mlp != "none",
+        "mlp_out": parts.mlp != "none",
+    }
+    if not there.get(slot, True):
         raise InputError(
-            f"{module.name} is at {slot} of block {layer}, which {view.name} does not have"
-            f"{': attention and MLP run in parallel' if view.parallel else ''}"
+            f"{module.name} is at {slot} of block {layer}, which a graph of {view.name} does not "
+            f"have{_why_not(view, layer)}"
         )
+
+
+def _why_not(view: ModelView, layer: int) -> str:
+    """Why a block lacks a part that others have, as the end of a message."""
+    if view.parallel:
+        return ": attention and MLP run in parallel"
+    words = view.parts[layer].opaque_words
+    return "" if words is None else f": {words} was not opened"
 
 
 def _input(
@@ -270,7 +283,7 @@ def _input(
         _require(view, module, layer, slot)
         return slot, slot  # type: ignore[return-value]
     if inner == "hook_mlp_in":  # TransformerLens splits it off before ln2, where it fires at all
-        slot = "resid_pre" if view.parallel else "resid_mid"
+        slot = "resid_mid" if view.parts[layer].between else "resid_pre"
         _require(view, module, layer, "mlp_in")
         return slot, slot  # type: ignore[return-value]
     if inner not in _OTHER_INPUTS:

@@ -78,7 +78,7 @@ class FeaturePatches:
                 keep[site.own_hook] = "row"
             keep[names[site.site]] = ROWS[site.site]
             if site.slot is not None:
-                slot = site.slot if site.slot in names else self._before_norm()
+                slot = site.slot if site.slot in names else self._before_norm(site.layer)
                 keep[names[slot]] = ROWS[slot]
         return keep
 
@@ -93,9 +93,22 @@ class FeaturePatches:
                 run.kept[_key(site, name)] = tensor.to(whole)
 
     def write(
-        self, node: NodeId, run: KeptRun, other: Mapping[str, Tensor] | None, position: int
+        self,
+        node: NodeId,
+        hook: str,
+        run: KeptRun,
+        other: Mapping[str, Tensor] | None,
+        position: int,
     ) -> Write:
-        """The change of the hook that gives a node its value in other activations; None is 0."""
+        """The change of a hook that gives a node its value in other activations; None is 0.
+
+        Args:
+            node: A feature, an error or a bias.
+            hook: The hook that adds to the node's site.
+            run: The run that is changed.
+            other: The other activations, by hook.
+            position: Where.
+        """
         site = self._site(node)
         assert site is not None
         at = run.positions.index(position)
@@ -106,9 +119,6 @@ class FeaturePatches:
         if node.neuron is not None:
             row = site.module.W_dec[node.neuron].to(old) * run.kept[_key(site, "scale")][at]
             change = change[node.neuron] * row
-        names = hook_names(self.view, site.layer)
-        # In a TransformerBridge, hook_resid_mid is only what ln2 reads, so attn_out is changed.
-        hook = names["attn_out" if site.site == "resid_mid" else site.site]
         if site.site != "z":
             return Write(hook, (position,), change, add=True)
         change = change.unflatten(0, (self.view.n_heads, self.view.d_head))
@@ -124,8 +134,8 @@ class FeaturePatches:
             return None
         return self.sites.by_place.get((node.layer, node.site))
 
-    def _before_norm(self) -> str:
-        return "resid_pre" if self.view.parallel else "resid_mid"
+    def _before_norm(self, layer: int) -> str:
+        return "resid_mid" if self.view.parts[layer].between else "resid_pre"
 
     def _input(self, site: Site, kept: Mapping[str, Tensor]) -> Tensor:
         names = hook_names(self.view, site.layer)
@@ -134,7 +144,7 @@ class FeaturePatches:
         slot = site.slot or ""
         if slot in names:
             return kept[names[slot]].flatten(1)
-        return self.view.norm(site.layer, "ln2")(kept[names[self._before_norm()]])
+        return self.view.norm(site.layer, "ln2")(kept[names[self._before_norm(site.layer)]])
 
 
 def _key(site: Site, part: str) -> str:

@@ -134,7 +134,8 @@ class Patcher:
         if node.site is not None:
             if self.features is None or not self.features.known(node):
                 raise Unpatchable("the SAE that it is of is not at hand; pass it in saes=")
-            return [self.features.write(node, self.base, self.other, p) for p in positions]
+            hook = self._hook(node, self._adds_to(node, node.site))
+            return [self.features.write(node, hook, self.base, self.other, p) for p in positions]
         if node.expert is not None:
             return expert_writes(self.base, self.other, node, positions)
         if node.kind in ("key", "value"):
@@ -201,15 +202,24 @@ class Patcher:
         return torch.zeros_like(own) if self.other is None else self.other[hook]
 
     def _resid_mid(self, node: NodeId, position: int) -> Write:
-        # In a TransformerBridge, hook_resid_mid is only what ln2 reads; the residual connection
-        # past it would keep the old value. So attn_out is changed. It is set and not added to:
-        # rounding would turn zeros into small numbers, which ln2 would amplify.
+        # The hook is set and not added to: rounding would turn zeros into small numbers, which ln2
+        # would amplify.
         names, mid = self._names[_layer(node)], self._hook(node, "resid_mid")
-        out = self._hook(node, "attn_out" if "attn_out" in names else "opaque")
+        out = self._hook(node, self._adds_to(node, "resid_mid"))
         before = self.base.row(self._hook(node, "resid_pre"), position)
         if "attn_out" in names and self.view.parts[_layer(node)].opaque is not None:
             before = before + self.base.row(self._hook(node, "opaque"), position)
         return Write(out, (position,), self._other_row(mid, position) - before)
+
+    def _adds_to(self, node: NodeId, slot: str) -> str:
+        """The slot whose hook is changed in order to change this one.
+
+        In a TransformerBridge, hook_resid_mid is only what ln2 reads; the residual connection past
+        it would keep the old value. So what was added last is changed.
+        """
+        if slot != "resid_mid":
+            return slot
+        return "attn_out" if "attn_out" in self._names[_layer(node)] else "opaque"
 
     def _whole_block(self, node: NodeId, position: int) -> Write:
         """The write of a block that is one opaque part without a hook: what leaves it changes."""
