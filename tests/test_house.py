@@ -132,6 +132,21 @@ def test_a_saved_graph_is_loaded_asked_and_drawn_without_torch_and_plotly(tmp_pa
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_nothing_lies_in_the_first_folder_that_a_run_has_left_there():
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    run = subprocess.run(
+        [git, "-c", "safe.directory=*", "ls-files"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folders = {path.split("/")[0] for path in run.stdout.splitlines() if "/" in path}
+    assert folders == {".ci", "constraints", "docs", "examples", "tests", "visit_tl"}
+
+
 def test_every_folder_says_in_a_few_lines_what_lives_there():
     for folder in [ROOT / "visit_tl", *(ROOT / "visit_tl").rglob("*/")]:
         if not folder.is_dir() or not list(folder.glob("*.py")):

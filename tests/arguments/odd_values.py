@@ -1,7 +1,8 @@
 """Every public call with one odd value at a time: what ends in an error that is not our own.
 
-usage: python -m tests.arguments.odd_values, in an empty folder. Prints raw errors as JSON. Apart
-from the tests' process, where shapes and types are checked on the way and would be refused first.
+usage: python -m tests.arguments.odd_values. Prints raw errors as JSON. Apart from the tests'
+process, where shapes and types are checked on the way and would be refused first; and in a folder
+of its own, since some odd values are names of files that the calls write.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -321,5 +323,9 @@ def raw_errors(name, things):
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    made = things()
-    print(json.dumps({name: raw_errors(name, made) for name in CHECKED}))
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        made = things()
+        found = {name: raw_errors(name, made) for name in CHECKED}
+        os.chdir("/")
+    print(json.dumps(found))
