@@ -142,6 +142,7 @@ def test_the_real_model_generates_the_same_with_a_shared_system_prompt(smol):
     first = chat("What is the capital of Japan?")
     end = first.spans[0][1]
     prefix = vt.prefix_cache(smol, first.token_ids[:end], segments=first)
+    assert prefix.cached
     for segments in (first, chat("Name a colour.")):
         asked = {"segments": segments, "verbose": False}
         whole = vt.generate_text(smol, segments.token_ids, 4, **asked)
