@@ -139,7 +139,8 @@ def test_the_model_is_afterwards_as_it_was(model):
             found += [(key, id(value)) for key, value in module._buffers.items()]
         return found
 
-    before, own = state(), logits_of(model, segments=None)
+    own = logits_of(model, segments=None)  # a bridge sets hooks of its own in its first run
+    before = state()
     logits_of(model)
     with pytest.raises(ZeroDivisionError), masked(model, SEGMENTS):
         raise ZeroDivisionError
