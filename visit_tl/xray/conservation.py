@@ -15,9 +15,10 @@ from torch import Tensor
 from visit_tl.errors import DecompositionError, ModelError
 from visit_tl.lens.unembed import logits
 from visit_tl.model.components import experts_bias, grouped, head_outputs, stream_experts
+from visit_tl.model.layer_trace import LayerTrace
 from visit_tl.model.layer_weights import LayerWeights
 from visit_tl.model.standing_hooks import left_on
-from visit_tl.model.trace import LayerTrace, Trace
+from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 from visit_tl.xray.diagnosis import why, why_lens
 from visit_tl.xray.feature_sites import Split

@@ -22,8 +22,9 @@ from visit_tl.features.feature_module import FeatureModule
 from visit_tl.graph.ids import FEATURE_SITES, FeatureSite, Kind
 from visit_tl.graph.records import FeatureSet
 from visit_tl.model.components import attn_neurons, head_outputs
+from visit_tl.model.layer_trace import LayerTrace
 from visit_tl.model.layer_weights import LayerWeights
-from visit_tl.model.trace import LayerTrace, Trace
+from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 
 SLOTS: Final[Mapping[str, str]] = {
