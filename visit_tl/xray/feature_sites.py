@@ -66,6 +66,11 @@ class Split:
     whole: Float[Tensor, " d_model"]
     error_share: float
 
+    @property
+    def total(self) -> Float[Tensor, " d_model"]:
+        """The sum of the features, the offset and the error, which is to be the whole."""
+        return self.activations[self.active] @ self.rows + self.offset + self.error
+
 
 @dataclass(frozen=True)
 class Site:
