@@ -13,7 +13,8 @@ import visit_tl as vt
 from tests import tiny
 from tests.architectures import ARCHITECTURES
 from tests.conftest import made
-from visit_tl.checks import LENS_LAW, CheckReport, LawError
+from visit_tl.checks.laws import LENS_LAW
+from visit_tl.checks.report import CheckReport, LawError
 
 LAWS = [
     "memory values x attention = head",

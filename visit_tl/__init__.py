@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from visit_tl.attention_maps import attention
     from visit_tl.calls import flow_graph, flow_graphs, generate, iter_flow_graphs
-    from visit_tl.checks import check
+    from visit_tl.checks.check_model import check
     from visit_tl.errors import (
         ArgumentTypeError,
         ArgumentValueError,
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "attention": "visit_tl.attention_maps",
     "backward_lens": "visit_tl.gradients.lens_of_gradients",
-    "check": "visit_tl.checks",
+    "check": "visit_tl.checks.check_model",
     "flow_graph": "visit_tl.calls",
     "flow_graphs": "visit_tl.calls",
     "generate": "visit_tl.calls",

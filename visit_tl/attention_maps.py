@@ -7,8 +7,8 @@ from visit_tl.arguments.vocabulary import Flag, Model, PromptLike, SegmentsLike
 from visit_tl.errors import InputError
 from visit_tl.graph.descriptions import segments_words
 from visit_tl.graph.ids import NodeId, NodeNames, node_ids
+from visit_tl.model.attention_patterns import patterns
 from visit_tl.model.standing_hooks import watched
-from visit_tl.model.trace import patterns
 from visit_tl.model.view import ModelView
 from visit_tl.view.attention import AttentionView
 from visit_tl.view.attention import attention as draw

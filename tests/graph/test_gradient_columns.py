@@ -9,9 +9,10 @@ import pytest
 from tests.view.synthetic import HOSTILE, hostile, realistic, with_gradients
 from visit_tl import FlowGraph
 from visit_tl.escaping import visible
-from visit_tl.graph.descriptions import node_facts, number
+from visit_tl.graph.descriptions import number
 from visit_tl.graph.io.csv_parquet import NODE_COLUMNS
 from visit_tl.graph.io.neuronpedia import to_neuronpedia
+from visit_tl.graph.node_descriptions import node_facts
 from visit_tl.view.text import WIDTH, text
 
 NAMES = ["gradient", "gradient_rank", "reversed"]

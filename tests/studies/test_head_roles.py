@@ -7,7 +7,7 @@ import torch
 import visit_tl as vt
 from tests import tiny
 from tests.circuits import prompt_tokenizers
-from visit_tl.model.trace import patterns
+from visit_tl.model.attention_patterns import patterns
 from visit_tl.studies import HeadRoles, roles
 from visit_tl.studies.head_roles import values as head_values
 from visit_tl.studies.head_roles.attention import (

@@ -13,7 +13,8 @@ import visit_tl as vt
 from tests.conftest import made
 from tests.view.test_page import block
 from visit_tl import InputError
-from visit_tl.graph.descriptions import LATER, edge_from_later, from_later, segments_words
+from visit_tl.graph.descriptions import from_later, segments_words
+from visit_tl.graph.node_descriptions import LATER, edge_from_later
 from visit_tl.graph.subgraphs import to_position
 from visit_tl.view.figures.reversed_maps import maps
 from visit_tl.view.legend import LATER_LEGEND

@@ -9,8 +9,9 @@ import pytest
 
 from tests.view.synthetic import HOSTILE, realistic
 from visit_tl.escaping import isolated, visible
-from visit_tl.graph.descriptions import node_title, number
+from visit_tl.graph.descriptions import number
 from visit_tl.graph.ids import NodeId
+from visit_tl.graph.node_descriptions import node_title
 from visit_tl.graph.routes import strongest
 from visit_tl.view.page.asset_files import SCRIPTS, script
 from visit_tl.view.page.payload import payload, to_json

@@ -14,7 +14,7 @@ from tests.view.synthetic import HOSTILE, hostile, realistic
 from tests.view.test_any_graph import build, specs
 from visit_tl import InputError
 from visit_tl.escaping import carried, isolated, visible
-from visit_tl.graph.descriptions import node_title, short_label
+from visit_tl.graph.node_descriptions import node_title, short_label
 from visit_tl.view.figures.sankey import sankey
 from visit_tl.view.layout import NODE_WIDTH, layout
 from visit_tl.view.style import node_colour, palette

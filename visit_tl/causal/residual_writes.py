@@ -18,9 +18,10 @@ from visit_tl.errors import DecompositionError, ModelError
 from visit_tl.graph.circuit_parts import Part
 from visit_tl.model.hooks import hook_names
 from visit_tl.model.replay.kept_run import KeptRun
+from visit_tl.model.required_parts import blocks_named
 from visit_tl.model.standing_hooks import left_on
 from visit_tl.model.tokens import Prompt
-from visit_tl.model.view import ModelView, blocks_named
+from visit_tl.model.view import ModelView
 from visit_tl.xray.conservation import relative, tolerance
 
 _SLOTS = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")

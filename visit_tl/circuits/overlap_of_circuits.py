@@ -93,12 +93,7 @@ def overlap(
             both given; or a side cannot be read.
         GraphError: the name of a head or an edge cannot be read.
     """
-    if n is not None and threshold is not None:
-        raise InputError("n and threshold both say what a circuit is; give one of them")
-    if level not in (None, "heads", "edges"):
-        raise InputError(f"level is 'heads' or 'edges', got {level!r}")
-    if among not in ("all", "scored"):
-        raise InputError(f"among is 'all' or 'scored', got {among!r}")
+    _check_options(n, threshold, level, among)
     first, second, shape, internal = read_sides(a, b, by, absolute, level)
     level = first.scores.level
     universe: Sequence[Item] = shape.heads if level == "heads" else model_edges(shape, internal)
@@ -114,8 +109,6 @@ def overlap(
     in_role = [_role(item, known) for item in every]
     divisions = [["all"] * len(every), layers, in_role]
     groups = _groups(divisions, every, sets, (weights[0], weights[1]), permutations, seed)
-    per_layer = [(one.items, one.a, one.b) for one in groups[1]]
-    chances = layered_chances(per_layer)
     whole = groups[0][0]
     return CircuitOverlap(
         a=first.name,
@@ -127,9 +120,7 @@ def overlap(
         threshold=threshold,
         whole=whole,
         expected_jaccard=expected_jaccard(whole.items, whole.a, whole.b),
-        in_layers=InLayers(
-            sum(k * chance for k, chance in chances.items()), at_least(chances, whole.shared)
-        ),
+        in_layers=_chance_in_layers(groups[1], whole.shared),
         layers=groups[1],
         roles=tuple(group for group in groups[2] if group.name),
         items=tuple(
@@ -148,6 +139,16 @@ def overlap(
         seed=seed,
         notes=(*first.scores.notes, *second.scores.notes, *notes),
     )
+
+
+def _check_options(n: int | None, threshold: float | None, level: str | None, among: str) -> None:
+    """Refuse options that contradict each other, or are not known."""
+    if n is not None and threshold is not None:
+        raise InputError("n and threshold both say what a circuit is; give one of them")
+    if level not in (None, "heads", "edges"):
+        raise InputError(f"level is 'heads' or 'edges', got {level!r}")
+    if among not in ("all", "scored"):
+        raise InputError(f"among is 'all' or 'scored', got {among!r}")
 
 
 def _universe(
@@ -210,6 +211,12 @@ def _role(item: Item, roles: Mapping[Part, str]) -> str:
     # Without a role at either end, an edge is only one from the input to the logits.
     named = all(ends) and any(end in roles for end in (item.source, item.target))
     return " -> ".join(ends) if named else ""
+
+
+def _chance_in_layers(layers: Sequence[GroupOverlap], shared: int) -> InLayers:
+    """What chance shares where each layer keeps its share of both circuits."""
+    chances = layered_chances([(one.items, one.a, one.b) for one in layers])
+    return InLayers(sum(k * chance for k, chance in chances.items()), at_least(chances, shared))
 
 
 def _groups(

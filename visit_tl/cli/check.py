@@ -15,7 +15,7 @@ def check(
 ) -> None:
     """Show what a model is and how exactly its parts sum up; exit code 1 if it is refused."""
     try:
-        from visit_tl.checks import check as check_model
+        from visit_tl.checks.check_model import check as check_model
         from visit_tl.model.load import load_model
 
         report = check_model(load_model(model, verbose=not quiet))

@@ -20,8 +20,9 @@ from visit_tl.errors import DecompositionError, InputError
 from visit_tl.model.backward import MATRICES, BackwardPass, shown_weights
 from visit_tl.model.components import head_outputs
 from visit_tl.model.hooks import hook_names
+from visit_tl.model.layer_weights import LayerWeights
 from visit_tl.model.norm import Norm
-from visit_tl.model.view import LayerWeights, ModelView
+from visit_tl.model.view import ModelView
 from visit_tl.xray.conservation import relative, tolerance
 
 READ: Final[Mapping[str, str]] = {

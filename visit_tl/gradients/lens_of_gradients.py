@@ -7,7 +7,7 @@ Vocabulary Space" (EMNLP 2024).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -122,12 +122,7 @@ def backward_lens(
     factors = {layer: factors_of(view, layer, run, names) for layer in chosen}
     errors = {i: check_factors(view, i, factors[i], run) for i in checked_layers}
     ids = tokens.ids
-    asked = integers_or_none(positions)
-    at = sorted(
-        {view.check_position(i, len(ids)) for i in (range(len(ids)) if asked is None else asked)}
-    )
-    if not at:
-        raise InputError("no positions were chosen; None reads all of them")
+    at = _chosen_positions(view, positions, len(ids))
     return BackwardLens(
         model=view.name,
         prompt=tokens.text,
@@ -156,6 +151,15 @@ def backward_lens(
         },
         source=Source(view.model, None if fwd_hooks else changes.standing),
     )
+
+
+def _chosen_positions(view: ModelView, positions: Any, n_tokens: int) -> list[int]:
+    """The positions that are read as words, ascending; None is all."""
+    if (asked := integers_or_none(positions)) is None:
+        return list(range(n_tokens))
+    if not asked:
+        raise InputError("no positions were chosen; None reads all of them")
+    return sorted({view.check_position(i, n_tokens) for i in asked})
 
 
 def _checked_layers(layers: Sequence[int], check: str) -> tuple[int, ...]:

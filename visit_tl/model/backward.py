@@ -101,13 +101,7 @@ def run_backward(
         view.masked(prompt.segments),
         _trainable(view, weights_of) as parameters,
     ):
-        try:
-            logits = view.model.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *hooks])
-        except VisitError:
-            raise
-        except Exception as error:
-            view.require_runs(tokens, error)
-            raise
+        logits = _forward(view, tokens, [*fwd_hooks, *hooks])
         if silent := [name for name in (*needed, *passed) if name not in caught]:
             raise ModelError(
                 f"the hook {silent[0]} of {view.name} did not fire in this forward pass, so no "
@@ -143,6 +137,17 @@ def run_backward(
         gradients=gradients,
         weights=weights,
     )
+
+
+def _forward(view: ModelView, tokens: Tensor, hooks: FwdHooks) -> Tensor:
+    """The logits of one run, with gradients."""
+    try:
+        return view.model.run_with_hooks(tokens, fwd_hooks=list(hooks))
+    except VisitError:
+        raise
+    except Exception as error:
+        view.require_runs(tokens, error)
+        raise
 
 
 def _use_at_gradient(view: ModelView, name: str, tensor: Tensor, use: AtGradient) -> None:

@@ -13,10 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from visit_tl.model.experts import ExpertsTrace, with_rows
+from visit_tl.model.layer_trace import LayerTrace
+from visit_tl.model.layer_weights import LayerWeights
 from visit_tl.model.norm import FrozenNorm
 from visit_tl.model.rotation import Rotation
-from visit_tl.model.trace import LayerTrace
-from visit_tl.model.view import LayerWeights, ModelView
+from visit_tl.model.view import ModelView
 
 
 def head_outputs(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -19,46 +19,28 @@ from torch import Tensor
 from visit_tl.arguments.several import integers_or_none
 from visit_tl.errors import InputError, ModelError, VisitError
 from visit_tl.model.adapters import Adapters
-from visit_tl.model.block_parts import BlockParts, is_latent, parts_of, some_layers
+from visit_tl.model.block_norms import NormReader
+from visit_tl.model.block_parts import BlockParts, parts_of
 from visit_tl.model.given_model import model_given
+from visit_tl.model.layer_weights import LayerWeights, WeightReader
 from visit_tl.model.masked_runs import masked, require_masks
 from visit_tl.model.multipliers import write_multipliers
-from visit_tl.model.norm import Norm, is_norm, norm_without_gain, norms_outputs, read_norm
+from visit_tl.model.norm import Norm
 from visit_tl.model.opening_checks import (
     require_decoder,
     require_finite,
     require_still,
     require_transformer_lens,
 )
+from visit_tl.model.required_parts import (
+    require_attention,
+    require_matrices,
+    require_neurons,
+)
 from visit_tl.model.standing_hooks import on_modules
 from visit_tl.model.tokens import Prompt, Tokens
 from visit_tl.segments.of_prompts import segments_of
 from visit_tl.segments.spans import Segments
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """The weights of one block, float32, detached, without copies where possible.
-
-    With adapters these are the effective weights (docs/maths.md, "Adapters").
-
-    Attributes:
-        W_Q: Queries, per query head.
-        W_K: Keys, per K/V head.
-        W_O: Output, per query head.
-        b_O: Output bias; None where the model has none.
-        W_in: MLP keys, one per column; None in attention-only models.
-        W_out: MLP values, one per row; None in attention-only models.
-        b_out: MLP output bias; None where the model has none.
-    """
-
-    W_Q: Float[Tensor, "query_head d_model d_key"]
-    W_K: Float[Tensor, "kv_head d_model d_key"]
-    W_O: Float[Tensor, "head d_head d_model"]
-    b_O: Float[Tensor, " d_model"] | None
-    W_in: Float[Tensor, "d_model d_mlp"] | None
-    W_out: Float[Tensor, "d_mlp d_model"] | None
-    b_out: Float[Tensor, " d_model"] | None
 
 
 class ModelView:
@@ -105,15 +87,16 @@ class ModelView:
         require_finite(model, self.name)
         self.parts: tuple[BlockParts, ...] = parts_of(model, self.name)
         self.adapters = Adapters(model, self.name, self._modules)
-        # In its own dtype: a float32 copy for a large vocabulary would be the largest tensor in
-        # memory.
-        self.W_U: Float[Tensor, "d_model d_vocab"] = self._unembedding()
-        self.b_U: Float[Tensor, " d_vocab"] | None = _nonzero(
-            self.adapters.shown(model.unembed, "b_U", else_of=model)
-        )
+        self._weights = WeightReader(model, self.parts, self.adapters)
+        self._norms = NormReader(model)
+        self.W_U: Float[Tensor, "d_model d_vocab"] = self._weights.W_U
+        self.b_U: Float[Tensor, " d_vocab"] | None = self._weights.b_U
         self.d_vocab = int(self.W_U.shape[1])
         self.final_norm: Norm = self.read_norm(getattr(model, "ln_final", None))
         self.tokens = Tokens(model, int(cfg.d_vocab), self.n_ctx, self.name)
+
+    def _require_decoder(self) -> None:
+        require_decoder(self.model, self.name)
 
     @property
     def modules(self) -> Iterator[torch.nn.Module]:
@@ -124,65 +107,17 @@ class ModelView:
 
     def weights(self, layer: int) -> LayerWeights:
         """The weights of one block."""
-        block, parts = self.model.blocks[layer], self.parts[layer]
-        where = f"blocks.{layer}"
-        mlp = block.mlp if parts.mlp == "neurons" else None
-        return LayerWeights(
-            **self._attention_weights(layer),
-            W_in=None if mlp is None else self._weight(mlp, "W_in", where),
-            W_out=None if mlp is None else self._weight(mlp, "W_out", where),
-            b_out=None if mlp is None else _nonzero(self.adapters.shown(mlp, "b_out")),
-        )
-
-    def _attention_weights(self, layer: int) -> dict[str, Any]:
-        """W_Q, W_K, W_O and b_O of a block; of no heads where it has no attention."""
-        none = torch.zeros(0, self.d_model, self.d_head, device=self.W_U.device)
-        if not self.parts[layer].attention:
-            return {"W_Q": none, "W_K": none, "W_O": none.transpose(1, 2), "b_O": None}
-        attn, where = self.model.blocks[layer].attn, f"blocks.{layer}"
-        if self.latent(layer):
-            # W_Q and W_K depend on the state: `components.stream_weights` has those of a trace.
-            weight = self._weight(attn.o, "weight", f"{where}.attn.o")
-            return {
-                "W_Q": none,
-                "W_K": none,
-                "W_O": weight.T.unflatten(0, (self.n_heads, -1)),
-                "b_O": _nonzero(self.adapters.shown(attn.o, "bias")),
-            }
-        return {
-            "W_Q": self._weight(attn, "W_Q", where),
-            # HookedTransformer stores grouped keys in _W_K; its W_K repeats them per query head.
-            "W_K": self._weight(attn, "_W_K" if hasattr(attn, "_W_K") else "W_K", where),
-            "W_O": self._weight(attn, "W_O", where),
-            "b_O": _nonzero(self.adapters.shown(attn, "b_O")),
-        }
+        return self._weights.of_block(layer)
 
     def attention_bias(self, layer: int, name: str) -> Float[Tensor, "head d_head"] | None:
         """The bias `b_Q` or `b_K` of one block, `b_K` by K/V head; None where it has none."""
-        if self.latent(layer):
-            return None
-        attn = self.model.blocks[layer].attn
-        # HookedTransformer stores that of grouped keys in _b_K, like _W_K.
-        return _nonzero(
-            self.adapters.shown(attn, f"_{name}" if hasattr(attn, f"_{name}") else name)
-        )
+        return self._weights.attention_bias(layer, name)
 
     def value_weights(self, layer: int) -> Float[Tensor, "kv_head d_model d_head"]:
         """W_V of one block, per K/V head, float32; apart from `weights`, since graphs need none."""
-        attn = self.model.blocks[layer].attn
-        name = "_W_V" if hasattr(attn, "_W_V") else "W_V"
-        return self._weight(attn, name, f"blocks.{layer}")
+        return self._weights.values(layer)
 
-    def _weight(self, module: Any, name: str, where: str) -> Tensor:
-        return _readable(self.adapters.shown(module, name), module, name, where).float()
-
-    def _unembedding(self) -> Float[Tensor, "d_model d_vocab"]:
-        shown = self.adapters.shown(self.model.unembed, "W_U", else_of=self.model)
-        weight = _readable(shown, self.model, "W_U", "the unembedding")
-        # With an adapter the weight is computed in float32, but the lens uses the model's dtype.
-        return (
-            weight.to(self.adapters.dtype) if self.adapters.inside(self.model.unembed) else weight
-        )
+    # --- norms ---------------------------------------------------------------------------------
 
     def norm(self, layer: int, name: str) -> Norm:
         """A norm of one block: `ln1` or `ln2`, or a post-norm, `ln1_post` or `ln2_post`.
@@ -196,10 +131,7 @@ class ModelView:
 
     def plain_norm(self, layer: int, name: str) -> Norm:
         """A norm of one block as its module is, without the number that may follow it."""
-        block = self.model.blocks[layer]
-        if norms_outputs(block):
-            name = {"ln1_post": "ln1", "ln2_post": "ln2"}.get(name, "")
-        return self.read_norm(getattr(block, name, None))
+        return self._norms.of_block(layer, name)
 
     @cached_property
     def multipliers(self) -> Mapping[tuple[int, str], float]:
@@ -208,33 +140,21 @@ class ModelView:
 
     def head_norm(self, layer: int, name: str) -> Norm | None:
         """The norm `q_norm` or `k_norm` of one block's queries or keys; None if it has none."""
-        attn = getattr(self.model.blocks[layer], "attn", None)
-        module = getattr(attn, name, None)
-        if module is not None:
-            return self.read_norm(module)
-        inner = getattr(attn, "original_component", None)
-        return norm_without_gain(getattr(inner, "qk_norm", None), self.d_head)
+        return self._norms.of_queries_or_keys(layer, name)
 
     def heads_norm(self, layer: int) -> Norm | None:
         """The norm of all heads of one block, side by side, before W_O (BitNet); None if none."""
-        attn = getattr(self.model.blocks[layer], "attn", None)
-        inner = getattr(attn, "original_component", None)
-        for part in inner.children() if isinstance(inner, torch.nn.Module) else ():
-            # Norms of queries and keys have bridges of their own.
-            if is_norm(part) and not hasattr(part, "original_component"):
-                norm = self.read_norm(part)
-                if norm.weight is not None and norm.weight.numel() == self.n_heads * self.d_head:
-                    return norm
-        return None
+        return self._norms.before_output(layer)
 
     def read_norm(self, module: Any) -> Norm:
         """A norm from its module, as `visit_tl.model.norm.read_norm` reads it."""
-        cfg = self.model.cfg
-        return read_norm(module, float(cfg.eps), bool(getattr(cfg, "rmsnorm_uses_offset", False)))
+        return self._norms.read(module)
+
+    # --- heads and neurons ---------------------------------------------------------------------
 
     def latent(self, layer: int) -> bool:
         """Whether the attention of a block is latent: W_Q, W_K and W_V depend on the state."""
-        return self.parts[layer].attention and is_latent(self.model.blocks[layer].attn)
+        return self._weights.latent(layer)
 
     def by_head(
         self, layer: int, z: Float[Tensor, "*rows some entries"]
@@ -257,21 +177,7 @@ class ModelView:
         """How many entries all heads of a block have together before W_O."""
         if not self.latent(layer):
             return self.n_heads * self.d_head
-        return int(self._weight(self.model.blocks[layer].attn.o, "weight", "attn.o").shape[1])
-
-    def require_matrices(self, what: str) -> None:
-        """Require that queries, keys and values are one matrix times the state.
-
-        Raises:
-            ModelError: a block's attention is latent; the message says what needs it.
-        """
-        found = [layer for layer in range(self.n_layers) if self.latent(layer)]
-        if found:
-            raise ModelError(
-                f"{what} needs W_Q, W_K and W_V, and blocks.{found[0]} of {self.name} has latent "
-                f"attention, where a norm between two matrices makes them different for each "
-                f"state; graphs, attention_attribution and effects know them at their position"
-            )
+        return int(self._weights.latent_output(layer).shape[1])
 
     def kv_head(self, n_kv_heads: int) -> Int[Tensor, " head"]:
         """The K/V head that each query head uses (its own if K/V heads are not grouped)."""
@@ -285,43 +191,6 @@ class ModelView:
             return self.has_hook(f"blocks.{layer}.mlp.hook_pre_linear")
         return self.gated
 
-    def require_attention(self, what: str, layers: Sequence[int] | None = None) -> None:
-        """Require attention that comes apart into heads in these blocks; None is all.
-
-        Raises:
-            ModelError: a block has none; the message says what needs it.
-        """
-        without = some_layers(self.parts, without="attention")
-        missing = [i for i in without if layers is None or i in layers]
-        if missing:
-            every, remedy = " in every block", "flow_graph, effects and attribute do without"
-            if layers is not None:
-                every, remedy = "", "choose blocks that have it"
-            raise ModelError(
-                f"{what} needs attention{every}, but {blocks_named(missing)} of {self.name} "
-                f"{'has' if len(missing) == 1 else 'have'} none that was opened "
-                f"({self.parts[missing[0]].opaque_words}); {remedy}"
-            )
-
-    def require_neurons(self, what: str, layers: Sequence[int] | None = None) -> None:
-        """Require one W_in and one W_out in these blocks; None is all.
-
-        Raises:
-            ModelError: a block has experts, or an MLP that is not opened.
-        """
-        without = some_layers(self.parts, without="neurons")
-        missing = [i for i in without if layers is None or i in layers]
-        if missing:
-            kind = (
-                "is a mixture of experts, each with its own"
-                if self.parts[missing[0]].mlp == "experts"
-                else f"is not opened ({self.parts[missing[0]].mlp_words})"
-            )
-            raise ModelError(
-                f"{what} reads W_in and W_out of MLPs, but the MLP of {blocks_named(missing)} of "
-                f"{self.name} {kind}; choose other blocks or other matrices"
-            )
-
     @cached_property
     def output_transform(self) -> Callable[[Tensor], Tensor] | None:
         """The model's function of each entry of `x W_U + b_U`: a softcap or a scale; or None."""
@@ -333,6 +202,33 @@ class ModelView:
             return None if torch.equal(applied(probe.clone()), probe) else applied
         cap = float(getattr(self.model.cfg, "output_logits_soft_cap", -1.0) or -1.0)
         return None if cap <= 0 else lambda logits: cap * torch.tanh(logits / cap)
+
+    # --- what a call needs ---------------------------------------------------------------------
+
+    def require_matrices(self, what: str) -> None:
+        """Require that queries, keys and values are one matrix times the state.
+
+        Raises:
+            ModelError: a block's attention is latent; the message says what needs it.
+        """
+        latent = [layer for layer in range(self.n_layers) if self.latent(layer)]
+        require_matrices(latent, self.name, what)
+
+    def require_attention(self, what: str, layers: Sequence[int] | None = None) -> None:
+        """Require attention that comes apart into heads in these blocks; None is all.
+
+        Raises:
+            ModelError: a block has none; the message says what needs it.
+        """
+        require_attention(self.parts, self.name, what, layers)
+
+    def require_neurons(self, what: str, layers: Sequence[int] | None = None) -> None:
+        """Require one W_in and one W_out in these blocks; None is all.
+
+        Raises:
+            ModelError: a block has experts, or an MLP that is not opened.
+        """
+        require_neurons(self.parts, self.name, what, layers)
 
     # --- hooks ---------------------------------------------------------------------------------
 
@@ -349,7 +245,7 @@ class ModelView:
         """Whether the model has a hook of this name."""
         return name in self._hooks
 
-    # --- ranges --------------------------------------------------------------------------------
+    # --- layers, positions and prompts ---------------------------------------------------------
 
     def check_layers(self, layers: Any, *, gaps: bool = False) -> tuple[int, ...]:
         """Sorted, existing and, unless gaps are allowed, consecutive layers; None is all of them.
@@ -410,6 +306,8 @@ class ModelView:
         """Tokenise a prompt whose positions are those of another, and which has its segments."""
         return replace(self.tokens.encode(other, prepend_bos), segments=clean.segments)
 
+    # --- runs ----------------------------------------------------------------------------------
+
     def masked(self, segments: Segments | None) -> AbstractContextManager[None]:
         """Runs of the model inside are under the mask of these segments; None is causal."""
         return masked(self.model, segments)
@@ -448,11 +346,6 @@ class ModelView:
             )
         return logits
 
-    # --- refusals ------------------------------------------------------------------------------
-
-    def _require_decoder(self) -> None:
-        require_decoder(self.model, self.name)
-
     def require_runs(self, tokens: Tensor, error: Exception) -> None:
         """Require that the model runs without hooks of ours or of the call, after a run failed.
 
@@ -475,26 +368,3 @@ class ModelView:
 def model_of_view(model: Any) -> Any:
     """The model itself, from a view of it or from any form that `model_given` takes."""
     return model.model if isinstance(model, ModelView) else model_given(model)
-
-
-def blocks_named(layers: Sequence[int]) -> str:
-    """Up to four blocks by name, and the number of the others."""
-    more = len(layers) - 4
-    named = ", ".join(f"blocks.{i}" for i in layers[:4])
-    return f"{named} and {more} more" if more > 0 else named
-
-
-def _readable(weight: Any, module: Any, name: str, where: str) -> Tensor:
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        raise ModelError(
-            f"{where} has no readable {name} ({type(module).__name__} gives "
-            f"{type(weight).__name__}); such a block cannot be split into heads and neurons"
-        )
-    return weight.detach()
-
-
-def _nonzero(bias: Any) -> Tensor | None:
-    """A bias in float32; None if it is all 0, as TransformerLens gives it for a missing bias."""
-    if not isinstance(bias, Tensor) or not bool(bias.detach().any()):
-        return None
-    return bias.detach().float()

@@ -14,8 +14,8 @@ from visit_tl.arguments.vocabulary import Flag, Model, PromptsLike, SegmentsOfEa
 from visit_tl.errors import InputError
 from visit_tl.gradients.attention_gradients import reversed_maps
 from visit_tl.gradients.loss import Loss
+from visit_tl.model.attention_patterns import patterns
 from visit_tl.model.batch import unpadded
-from visit_tl.model.trace import patterns
 from visit_tl.model.view import ModelView
 from visit_tl.segments.of_prompts import segments_of_each
 from visit_tl.segments.spans import Segments

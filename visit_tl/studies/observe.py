@@ -17,8 +17,9 @@ from visit_tl.errors import InputError
 from visit_tl.graph.ids import NodeId, NodeNames, node_ids
 from visit_tl.lens import readout as lens
 from visit_tl.model import components
+from visit_tl.model.hooks import FwdHooks
 from visit_tl.model.replay.patch import Placed, Write
-from visit_tl.model.trace import FwdHooks, Trace
+from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 from visit_tl.studies.head_scores import HeadScores
 from visit_tl.studies.heads_by_name import named_heads, require_corruption

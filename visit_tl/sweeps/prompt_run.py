@@ -15,8 +15,9 @@ from torch import Tensor
 
 from visit_tl.errors import InputError, ModelError
 from visit_tl.model.hooks import hook_names
+from visit_tl.model.layer_weights import LayerWeights
 from visit_tl.model.norm import FrozenNorm, Norm
-from visit_tl.model.view import LayerWeights, ModelView
+from visit_tl.model.view import ModelView
 
 _LAST = ("resid_pre", "query", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
 _EVERY = ("keys", "values")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Final
 
@@ -15,7 +15,7 @@ from visit_tl.sweeps.prompt_sources import GivenPrompt, given_prompts, hash_of
 from visit_tl.sweeps.registry import chosen_studies
 from visit_tl.sweeps.results import SweepRun, open_run
 from visit_tl.sweeps.run_folder import RunFolder
-from visit_tl.sweeps.shard_work import Here, Job, shards_of
+from visit_tl.sweeps.shard_work import Here, Job, ShardPrompts, ShardTables, shards_of
 from visit_tl.sweeps.tables import ERRORS, PROMPTS, arrow
 
 PER_SHARD: Final = 64
@@ -82,8 +82,6 @@ def sweep(
         FileError: the folder is of another run, is in use, or cannot be written to; or the package
             for an address is not installed.
     """
-    from tqdm.auto import tqdm
-
     arrow()
     if only is not None and only not in ONLY:
         raise InputError(f"only={only!r} is not known; it is 'correct', or None for all prompts")
@@ -107,25 +105,50 @@ def sweep(
         with opened:
             folder.begin(_about(opened.about(), given, job, per_shard))
             done = folder.sound({PROMPTS, ERRORS, *(study.name for study in job.studies)})
-            # With `strict`, what failed is tried again.
-            missing = [
-                i for i in range(len(shards)) if done.get(i, 1) and (strict or i not in done)
-            ]
-            work = ((shard, [(i, given[i]) for i in shards[shard]]) for shard in missing)
-            failed = sum(errors for i, errors in done.items() if i not in missing)
-            before = len(given) - sum(len(shards[i]) for i in missing)
-            with tqdm(
-                total=len(given), initial=before, desc="prompts", unit="prompt", disable=not verbose
-            ) as bar:
-                for shard, measured in opened.results(work):
-                    if measured.errors and strict:
-                        raise InputError(_failed(*measured.errors[0]))
-                    folder.write_shard(shard, measured.files, len(measured.errors))
-                    failed += len(measured.errors)
-                    if failed:
-                        bar.set_postfix(failed=failed, refresh=False)
-                    bar.update(len(shards[shard]))
+            _measure_missing(folder, opened.results, given, shards, done, strict, verbose)
     return open_run(folder.path)
+
+
+def _measure_missing(
+    folder: RunFolder,
+    measure: Callable[[Iterable[tuple[int, ShardPrompts]]], Iterator[tuple[int, ShardTables]]],
+    given: Sequence[GivenPrompt],
+    shards: Sequence[Sequence[int]],
+    done: Mapping[int, int],
+    strict: bool,
+    verbose: bool,
+) -> None:
+    """Measure and write the shards that the folder does not hold.
+
+    Args:
+        folder: Where they are written.
+        measure: Measures shards, in any order.
+        given: All prompts.
+        shards: The prompts of each shard.
+        done: By shard that is written, how many of its prompts failed.
+        strict: Stop when a prompt fails; what failed before is tried again.
+        verbose: Show a progress bar.
+
+    Raises:
+        InputError: with `strict`, a prompt failed.
+    """
+    from tqdm.auto import tqdm
+
+    missing = [i for i in range(len(shards)) if done.get(i, 1) and (strict or i not in done)]
+    work = ((shard, [(i, given[i]) for i in shards[shard]]) for shard in missing)
+    failed = sum(errors for i, errors in done.items() if i not in missing)
+    before = len(given) - sum(len(shards[i]) for i in missing)
+    with tqdm(
+        total=len(given), initial=before, desc="prompts", unit="prompt", disable=not verbose
+    ) as bar:
+        for shard, measured in measure(work):
+            if measured.errors and strict:
+                raise InputError(_failed(*measured.errors[0]))
+            folder.write_shard(shard, measured.files, len(measured.errors))
+            failed += len(measured.errors)
+            if failed:
+                bar.set_postfix(failed=failed, refresh=False)
+            bar.update(len(shards[shard]))
 
 
 def _check_prompts(given: Sequence[GivenPrompt], only: str | None, strict: bool) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 from visit_tl.escaping import isolated
 from visit_tl.files import MARK
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import edge_fact, edge_from_later, node_title, short_label
 from visit_tl.graph.ids import FEATURE_KINDS
 from visit_tl.graph.io.networks import carried_facts, edge_facts, graph_facts, node_facts
+from visit_tl.graph.node_descriptions import edge_fact, edge_from_later, node_title, short_label
 from visit_tl.view.style import FONT_SIZE, edge_colour, node_colour, palette
 
 

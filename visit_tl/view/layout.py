@@ -17,8 +17,9 @@ from typing import Final
 
 from visit_tl.escaping import columns as text_columns
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import COLUMN_WORDS, short_label
+from visit_tl.graph.descriptions import COLUMN_WORDS
 from visit_tl.graph.ids import FEATURE_KINDS, KINDS, Kind, NodeId
+from visit_tl.graph.node_descriptions import short_label
 from visit_tl.graph.records import Node
 from visit_tl.view.widths import SPINE, column_sums, heights, sources, widths
 

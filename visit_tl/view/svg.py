@@ -16,14 +16,14 @@ from visit_tl.arguments.vocabulary import Layers
 from visit_tl.escaping import clip, for_xml
 from visit_tl.files import MARK
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import (
+from visit_tl.graph.ids import FEATURE_KINDS, NodeId
+from visit_tl.graph.node_descriptions import (
     edge_fact,
     edge_from_later,
     node_facts,
     node_title,
     short_label,
 )
-from visit_tl.graph.ids import FEATURE_KINDS, NodeId
 from visit_tl.graph.subgraphs import to_position
 from visit_tl.view import legend
 from visit_tl.view.caption import caption

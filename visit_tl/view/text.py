@@ -16,10 +16,10 @@ from visit_tl.graph.descriptions import (
     heading,
     hidden_words,
     number,
-    promoted_label,
     readable,
 )
 from visit_tl.graph.ids import Kind
+from visit_tl.graph.node_descriptions import promoted_label
 from visit_tl.graph.records import Effect, Hidden, Node, total
 from visit_tl.view.style import promoted_rank
 from visit_tl.view.window import choose, notice

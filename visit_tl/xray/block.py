@@ -13,8 +13,10 @@ from visit_tl.graph.ids import Kind, NodeId, shared_id
 from visit_tl.graph.records import Hidden, Hook, shared_hook
 from visit_tl.model import components
 from visit_tl.model.experts import ExpertsTrace
-from visit_tl.model.trace import LayerTrace, Trace
-from visit_tl.model.view import LayerWeights, ModelView
+from visit_tl.model.layer_trace import LayerTrace
+from visit_tl.model.layer_weights import LayerWeights
+from visit_tl.model.trace import Trace
+from visit_tl.model.view import ModelView
 from visit_tl.xray import budget as prune
 from visit_tl.xray.conservation import check_layer
 from visit_tl.xray.memories import Read

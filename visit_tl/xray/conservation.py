@@ -15,11 +15,12 @@ from torch import Tensor
 from visit_tl.errors import DecompositionError, ModelError
 from visit_tl.lens.unembed import logits
 from visit_tl.model.components import experts_bias, grouped, head_outputs, stream_experts
+from visit_tl.model.layer_trace import LayerTrace
+from visit_tl.model.layer_weights import LayerWeights
 from visit_tl.model.standing_hooks import left_on
-from visit_tl.model.trace import LayerTrace, Trace
-from visit_tl.model.view import LayerWeights, ModelView
+from visit_tl.model.trace import Trace
+from visit_tl.model.view import ModelView
 from visit_tl.xray.diagnosis import why, why_lens
-from visit_tl.xray.feature_sites import Split
 
 # Allowed relative L2 error of a sum, by the dtype of the model. The error is the model's own
 # rounding, since sums are taken in float32. The largest over SmolLM2-135M's 30 blocks and two
@@ -145,14 +146,20 @@ def check_layer(
     return max((error for _, _, error in held), default=0.0)
 
 
-def check_features(view: ModelView, name: str, layer: int, split: Split) -> float:
+def check_features(view: ModelView, name: str, layer: int, parts: Tensor, whole: Tensor) -> float:
     """The relative error of the law that features, bias and error sum to their site's vector.
+
+    Args:
+        view: The model.
+        name: The name of the SAE or transcoder.
+        layer: The block.
+        parts: The sum of features, bias and error.
+        whole: The site's vector.
 
     Raises:
         DecompositionError: it is above `tolerance`.
     """
-    parts = split.activations[split.active] @ split.rows + split.offset + split.error
-    worst = relative(parts, split.whole)
+    worst = relative(parts, whole)
     if not worst <= tolerance(view):
         raise DecompositionError(
             f"the features of {name} in block {layer} of {view.name} do not come apart: features x "

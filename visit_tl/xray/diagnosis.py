@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from visit_tl.model.effective import twin_of
+from visit_tl.model.layer_trace import LayerTrace
 from visit_tl.model.multipliers import ratio
-from visit_tl.model.trace import LayerTrace
 from visit_tl.model.view import ModelView
 
 # Parts of the names of quantised layers' classes, in the libraries that have them.

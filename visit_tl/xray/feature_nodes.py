@@ -58,7 +58,8 @@ class ShownFeatures:
         records, hidden, worst = [], 0, 0.0
         for site in self.sites.of_layer(block.layer):
             split = site.split(block.trace, block.w)
-            worst = max(worst, check_features(block.view, site.module.name, site.layer, split))
+            name, layer = site.module.name, site.layer
+            worst = max(worst, check_features(block.view, name, layer, split.total, split.whole))
             kept = self._add_site(block, site, split)
             records.append(site.record(split))
             hidden += len(split.active) - kept

@@ -22,8 +22,10 @@ from visit_tl.features.feature_module import FeatureModule
 from visit_tl.graph.ids import FEATURE_SITES, FeatureSite, Kind
 from visit_tl.graph.records import FeatureSet
 from visit_tl.model.components import attn_neurons, head_outputs
-from visit_tl.model.trace import LayerTrace, Trace
-from visit_tl.model.view import LayerWeights, ModelView
+from visit_tl.model.layer_trace import LayerTrace
+from visit_tl.model.layer_weights import LayerWeights
+from visit_tl.model.trace import Trace
+from visit_tl.model.view import ModelView
 
 SLOTS: Final[Mapping[str, str]] = {
     "attn.hook_z": "z",
@@ -63,6 +65,11 @@ class Split:
     error: Float[Tensor, " d_model"]
     whole: Float[Tensor, " d_model"]
     error_share: float
+
+    @property
+    def total(self) -> Float[Tensor, " d_model"]:
+        """The sum of the features, the offset and the error, which is to be the whole."""
+        return self.activations[self.active] @ self.rows + self.offset + self.error
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from torch import Tensor
 from visit_tl.circuits.channels.channel_use import ChannelUse
 from visit_tl.errors import DecompositionError, InputError, ModelError
 from visit_tl.model.components import head_outputs, stream_weights
+from visit_tl.model.layer_trace import LayerTrace
 from visit_tl.model.norm import Norm
 from visit_tl.model.tokens import Prompt
-from visit_tl.model.trace import LayerTrace, Trace
+from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 
 if TYPE_CHECKING:

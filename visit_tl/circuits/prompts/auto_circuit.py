@@ -103,21 +103,15 @@ def read_auto_circuit(
     read = errors.each(read, lambda each: _require_split(each, split))
     pairs = {index: pair for index, (pair, _) in read.items()}
     notes: tuple[str, ...] = ()
-    named = data.get("word_idxs")
-    if named:
+    if data.get("word_idxs"):
         try:
-            shift = _shift(path, data, list(read.values()), bos_counted)
-            pairs = {
-                index: _with_positions(path, pair, named, shift) for index, pair in pairs.items()
-            }
+            pairs = _with_file_positions(path, data, read, bos_counted)
+            ioi = False if ioi is None else ioi
         except InputError as error:
             if not errors.skips:
                 raise InputError(f"{error}. unusable='skip' reads it without them") from error
             notes = (f"the positions of the file were left out: {error}",)
-            named = None
-    found = tuple(
-        with_ioi_positions(errors, pairs, False if named and ioi is None else ioi).values()
-    )
+    found = tuple(with_ioi_positions(errors, pairs, ioi).values())
     if tokens is not None and any(pair.first for pair in found):
         notes = (*notes, digits_note(tokens))
     eos = None if tokens is None else tokens.eos
@@ -246,6 +240,22 @@ def _answers(tokens: Tokens | None, where: str, answers: Any) -> tuple[int, ...]
                 raise PairError(SEVERAL_TOKENS, f"{where}: {error}") from error
         ids.extend(known_ids([answer], tokens, where))
     return tuple(ids)
+
+
+def _with_file_positions(
+    path: Path,
+    data: Mapping[str, Any],
+    read: Mapping[int, tuple[PromptPair, bool]],
+    bos_counted: bool | None,
+) -> dict[int, PromptPair]:
+    """The pairs with the positions that the file names.
+
+    Raises:
+        InputError: they do not fit the prompts, or it is not known whether they count a BOS.
+    """
+    named = data["word_idxs"]
+    shift = _shift(path, data, list(read.values()), bos_counted)
+    return {index: _with_positions(path, pair, named, shift) for index, (pair, _) in read.items()}
 
 
 def _shift(

@@ -6,7 +6,7 @@ Source: Hanna, Pezzelle and Belinkov 2024; github.com/hannamw/EAP-IG.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,29 @@ from visit_tl.circuits.prompts.records import PromptSet
 from visit_tl.circuits.prompts.report import Report
 from visit_tl.circuits.prompts.tokenizing import name_of, open_tokens
 from visit_tl.circuits.prompts.unusable import MALFORMED, PairError, RowErrors
+from visit_tl.model.tokens import Tokens
 
 _ANSWER, _WRONG, _LABEL = "correct_idx", "incorrect_idx", "label"
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The columns that are read.
+
+    Attributes:
+        corrupted: Those of corrupted prompts.
+        ids: Those of the ids of answers.
+        words: Those of the same answers as words; empty where the file has not all of them.
+    """
+
+    corrupted: tuple[str, ...]
+    ids: tuple[str, ...]
+    words: tuple[str, ...]
+
+    @property
+    def needed(self) -> list[str]:
+        """The columns whose cells must not be empty."""
+        return ["clean", *self.corrupted, *self.ids]
 
 
 @dataclass(frozen=True)
@@ -90,47 +111,24 @@ def read_eap_ig(
     labelled = _LABEL in table.columns and not {_ANSWER, _WRONG} & set(table.columns)
     if labelled and (answer, wrong) == (_ANSWER, _WRONG):
         return greater_than_of_table(path, table, tokens, errors, names, _LABEL, prepend_bos)
-    columns = [answer, *([] if wrong is None else [wrong])]
-    word_columns = [column.removesuffix("_idx") for column in columns]
-    has_words = all(
-        word != column and word in table.columns
-        for word, column in zip(word_columns, columns, strict=True)
-    )
-    wanted = ["clean", *names, *columns]
+    ids = (answer,) if wrong is None else (answer, wrong)
+    columns = _Columns(tuple(names), ids, _word_columns(ids, table.columns))
     arguments = "corrupted=, answer= and wrong="
-    cells = take_columns(path, table, [*wanted, *(word_columns if has_words else [])], arguments)
+    cells = take_columns(path, table, [*columns.needed, *columns.words], arguments)
     errors.begin({index: row["clean"] for index, row in cells.items()})
-
-    def parse(row: dict[str, str]) -> _Row:
-        need_cells({column: row[column] for column in wanted})
-        claimed = {column: _ids(row[column], repr(column)) for column in columns}
-        words = None if ioi is False else _ioi_words(row["clean"], columns)
-        if has_words:
-            given = [row[column].strip() for column in word_columns]
-            words = dict(zip(columns, given, strict=True)) if all(given) else None
-        return _Row(
-            row["clean"],
-            tokens.encode(row["clean"], prepend_bos).ids,
-            {
-                name: Corrupted(row[name], tokens.encode(row[name], prepend_bos).ids)
-                for name in names
-            },
-            Claim(claimed, words),
-        )
-
-    rows = errors.each(cells, parse)
+    rows = errors.each(cells, lambda row: _row(tokens, row, columns, ioi, prepend_bos))
     claims = {index: row.claim for index, row in rows.items()}
-    settled, again = settle(tokens, errors, claims, insist=ioi is True or has_words)
+    settled, again = settle(tokens, errors, claims, insist=ioi is True or bool(columns.words))
     pairs = {
         index: PromptPair(
             text=rows[index].text,
             ids=rows[index].ids,
-            answers=ids[answer],
-            wrong=() if wrong is None else ids[wrong],
+            answers=answers[answer],
+            wrong=() if wrong is None else answers[wrong],
             positions={END: len(rows[index].ids) - 1},
             corrupted=rows[index].corrupted,
         )
-        for index, ids in settled.items()
+        for index, answers in settled.items()
     }
     pairs = errors.each(pairs, _checked)
     pairs = with_ioi_positions(errors, pairs, ioi)
@@ -142,6 +140,38 @@ def read_eap_ig(
         "ioi" if "IO" in found[0].positions else path.stem,
         0 if eos is None else eos,
         errors.report(Report(notes=(*notes, *notes_on(found)))),
+    )
+
+
+def _word_columns(ids: Sequence[str], there: Container[str]) -> tuple[str, ...]:
+    """The columns with the words of answers: the names without `_idx`, if all are there."""
+    words = tuple(column.removesuffix("_idx") for column in ids)
+    both = zip(words, ids, strict=True)
+    return words if all(word != column and word in there for word, column in both) else ()
+
+
+def _row(
+    tokens: Tokens,
+    row: dict[str, str],
+    columns: _Columns,
+    ioi: bool | None,
+    prepend_bos: bool | None,
+) -> _Row:
+    """Read one row: its prompts as tokens, and the answers that it names."""
+    need_cells({column: row[column] for column in columns.needed})
+    claimed = {column: _ids(row[column], repr(column)) for column in columns.ids}
+    words = None if ioi is False else _ioi_words(row["clean"], columns.ids)
+    if columns.words:
+        given = [row[column].strip() for column in columns.words]
+        words = dict(zip(columns.ids, given, strict=True)) if all(given) else None
+    return _Row(
+        row["clean"],
+        tokens.encode(row["clean"], prepend_bos).ids,
+        {
+            name: Corrupted(row[name], tokens.encode(row[name], prepend_bos).ids)
+            for name in columns.corrupted
+        },
+        Claim(claimed, words),
     )
 
 

@@ -27,8 +27,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import effect_words, gradient_words, number, readable
+from visit_tl.graph.descriptions import number, readable
 from visit_tl.graph.ids import Kind, NodeId
+from visit_tl.graph.node_descriptions import effect_words, gradient_words
 from visit_tl.graph.records import FeatureSet, Node
 from visit_tl.version import __version__
 

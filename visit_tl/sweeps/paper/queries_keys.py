@@ -13,9 +13,10 @@ from torch import Tensor
 
 from visit_tl.errors import InputError
 from visit_tl.model.components import grouped, query_readings
+from visit_tl.model.layer_trace import LayerTrace
 from visit_tl.model.norm import FrozenNorm
 from visit_tl.model.query_key_way import normed_rows
-from visit_tl.model.trace import LayerTrace, Trace
+from visit_tl.model.trace import Trace
 from visit_tl.sweeps.overlap import top_overlap
 from visit_tl.sweeps.paper.heads import places, zero_padded
 from visit_tl.sweeps.prompt_run import PromptRun

@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 from visit_tl.errors import InputError
 from visit_tl.escaping import for_html, for_plotly, visible
 from visit_tl.gradients.backward_lens_result import BackwardLens, MatrixReadout
-from visit_tl.graph.descriptions import number, token_list
+from visit_tl.graph.descriptions import number
+from visit_tl.graph.node_descriptions import token_list
 from visit_tl.graph.records import TokenProb
 from visit_tl.view import save_figures
 from visit_tl.view.figures.backward_lens_curves import curves

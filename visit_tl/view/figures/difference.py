@@ -8,8 +8,9 @@ import numpy as np
 
 from visit_tl.escaping import clip, for_html, for_plotly, table, visible
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import number, promoted_label, readable, segments_words
+from visit_tl.graph.descriptions import number, readable, segments_words
 from visit_tl.graph.difference import GraphDiff
+from visit_tl.graph.node_descriptions import promoted_label
 from visit_tl.graph.records import Node
 
 if TYPE_CHECKING:

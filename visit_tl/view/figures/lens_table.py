@@ -13,15 +13,13 @@ from visit_tl.arguments.vocabulary import NumberName, Positions, Theme
 from visit_tl.errors import InputError
 from visit_tl.escaping import clip, clip_start, for_html, for_plotly, table, visible
 from visit_tl.graph.descriptions import (
-    node_title,
     number,
     patched_words,
-    promoted_label,
     readable,
     segments_words,
     state_lens_words,
-    token_list,
 )
+from visit_tl.graph.node_descriptions import node_title, promoted_label, token_list
 from visit_tl.graph.records import Node
 from visit_tl.graph.state_table import LensTable
 from visit_tl.view.style import FONT_SIZE, Palette, ground, palette, rank_colour, rank_place

@@ -13,8 +13,9 @@ from visit_tl.arguments.vocabulary import Layer, Name, NumberName, Theme, Whole
 from visit_tl.errors import InputError
 from visit_tl.escaping import clip, columns, for_plotly, table, visible
 from visit_tl.graph.container import Graph, GraphData
-from visit_tl.graph.descriptions import heading, node_facts, node_title
+from visit_tl.graph.descriptions import heading
 from visit_tl.graph.ids import Kind, NodeId
+from visit_tl.graph.node_descriptions import node_facts, node_title
 from visit_tl.graph.records import Node
 from visit_tl.view.style import FONT_SIZE, ground, node_colour, palette, promoted_rank
 

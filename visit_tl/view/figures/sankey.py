@@ -16,14 +16,14 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Layers, Position, Theme
 from visit_tl.escaping import for_plotly
 from visit_tl.graph.container import Graph, GraphData
-from visit_tl.graph.descriptions import (
+from visit_tl.graph.ids import FEATURE_KINDS
+from visit_tl.graph.node_descriptions import (
     edge_fact,
     edge_from_later,
     node_facts,
     node_title,
     short_label,
 )
-from visit_tl.graph.ids import FEATURE_KINDS
 from visit_tl.graph.records import Node
 from visit_tl.graph.subgraphs import to_position
 from visit_tl.view import legend, ribbons

@@ -12,9 +12,10 @@ from visit_tl.arguments.vocabulary import File, Flag, Layers, Theme, Whole
 from visit_tl.errors import GraphError
 from visit_tl.escaping import for_html, visible
 from visit_tl.graph.container import Graph, GraphData
-from visit_tl.graph.descriptions import number, promoted_label
+from visit_tl.graph.descriptions import number
 from visit_tl.graph.difference import GraphDiff, diff
 from visit_tl.graph.ids import NodeId
+from visit_tl.graph.node_descriptions import promoted_label
 from visit_tl.graph.records import Node
 from visit_tl.graph.subgraphs import to_position
 from visit_tl.view.layout import layout
