@@ -13,8 +13,11 @@ from tests.lenses.made_lenses import affine, matrices
 from visit_tl import FlowGraph, GraphError, InputError, ModelError
 from visit_tl.atlas.row_cache import open_atlas
 from visit_tl.cli import app
+from visit_tl.graph.descriptions import node_facts
 from visit_tl.graph.io.json_format import from_json
+from visit_tl.graph.io.neuronpedia import to_neuronpedia
 from visit_tl.lenses import Lens
+from visit_tl.view.page.payload import payload
 
 PROMPT = "a b c d"
 REFUSED = {
@@ -140,6 +143,42 @@ def test_every_view_says_which_lens_read_the_graph(tmp_path):
     assert "lens        own lens; the embedding by the logit lens" in table.text()
     assert "lens: own lens; the embedding" in table.figure().layout.title.text
     assert "lens " not in vt.lens_table(made("gpt2"), PROMPT).text()
+
+
+def test_every_node_says_what_read_it(tmp_path):
+    own = Lens("<b>mine", matrices(16, 1))
+    graph = vt.flow_graph(made("gpt2"), PROMPT, lens=own, layers="all")
+    wanted = {
+        "L0.resid_pre": "the logit lens: no map carries it",
+        "L0.resid_post": "<b>mine, by the map of block 0",
+        "L0H0": "<b>mine, by the map of block 0",
+        "L1.resid_pre": "<b>mine, by the map of block 0",
+        "L1H1": "<b>mine, as it is: it is at the last block's output",
+        "logits": "<b>mine, as it is: it is at the last block's output",
+        "L0.attn_in": "the logit lens: no map carries it",
+        "L1.mlp_in": "the logit lens: no map carries it",
+    }
+    for kind in ("head_query", "key", "neuron_key"):
+        wanted |= {str(n.id): "the logit lens: no map carries it" for n in graph.of_kind(kind)}
+    for kind in ("value", "neuron"):
+        nodes = [n.id for n in graph.of_kind(kind) if n.layer == 0]
+        wanted |= {str(i): "<b>mine, by the map of block 0" for i in nodes}
+    data = payload(graph)
+    said = dict(zip(map(str, (n.id for n in graph)), data["nodes"]["lens"], strict=True))
+    for node, words in wanted.items():
+        assert f"read by {words}" in node_facts(graph[node], graph)
+        assert data["texts"][said[node]] == words, node
+    carried = affine(16, 1)
+    assert carried.blocks[0] == -1
+    graph = vt.flow_graph(made("gpt2"), PROMPT, lens=carried)
+    facts = node_facts(graph["L0.resid_pre"], graph)
+    assert "read by affine, by the map of the embedding" in facts
+    about = to_neuronpedia(graph, "a")["metadata"]["info"]["description"]
+    assert "read by affine; queries, keys" in about and "by the logit lens. A link's" in about
+    plain = vt.flow_graph(made("gpt2"), PROMPT)
+    page = plain.save(tmp_path / "g.html").read_text()
+    assert "LENS" not in page and "read by" not in page and "lens" not in payload(plain)["nodes"]
+    assert not any("read by" in fact for node in plain for fact in node_facts(node, plain))
 
 
 def test_a_graph_does_not_hold_the_maps_that_its_lens_table_needs():
