@@ -1,13 +1,16 @@
 """A lens of another model is refused; fits are TransformerLens's; what graphs keep of a lens."""
 
 import dataclasses
+import functools
 import json
+from importlib.metadata import version
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import visit_tl as vt
+from tests import tiny
 from tests.conftest import made
 from tests.lenses.made_lenses import affine, matrices
 from visit_tl import FlowGraph, GraphError, InputError, ModelError
@@ -17,6 +20,7 @@ from visit_tl.graph.descriptions import node_facts
 from visit_tl.graph.io.json_format import from_json
 from visit_tl.graph.io.neuronpedia import to_neuronpedia
 from visit_tl.lenses import Lens
+from visit_tl.model.facts import revision
 from visit_tl.view.page.payload import payload
 
 PROMPT = "a b c d"
@@ -54,6 +58,61 @@ def test_the_name_of_a_model_is_compared_without_owner_folder_and_case():
     for name in ("gpt2", "openai-community/GPT2", "/home/me/models/gpt2/"):
         lens = dataclasses.replace(affine(16, 1), model=name)
         assert vt.lens_table(model, "a b", lens=lens).lens == lens.record
+
+
+ONE, OTHER = "0123456789abcdef" * 2 + "01234567", "f" * 40
+
+
+@pytest.mark.skipif(not tiny.HAS_BRIDGE, reason="only bridges keep what transformers noted")
+def test_a_lens_of_another_revision_is_refused_if_both_are_known(monkeypatch):
+    model = made("gpt2")
+    of_model = functools.partial(monkeypatch.setattr, model.original_model.config, "_commit_hash")
+
+    def read(said, name="model_revision", model_name="gpt2"):
+        lens = dataclasses.replace(affine(16, 1), model=model_name, facts={name: said})
+        return vt.lens_table(model, "a b", lens=lens)
+
+    of_model(ONE, raising=False)
+    for name in ("model_revision", "base_model_revision"):
+        with pytest.raises(InputError, match=f"revision {OTHER} of .* revision {ONE}"):
+            read(OTHER, name)
+        for said in (ONE, ONE.upper(), ONE[:7], "main", "step3000", None, 3):
+            read(said, name)
+    read(OTHER, model_name=None)
+    with pytest.raises(InputError, match=f"fitted on revision {OTHER[:8]} of 'gpt2'"):
+        vt.read(vt.ModelView(model), torch.ones(1, 16), lens=dataclasses.replace(
+            affine(16, 1), model="gpt2", facts={"model_revision": OTHER[:8]}))  # fmt: skip
+    # Commits of the repositories of two owners say nothing of one another.
+    monkeypatch.setattr(model.cfg, "model_name", "me/gpt2")
+    read(OTHER, model_name="openai-community/gpt2")
+    with pytest.raises(InputError, match="fitted on revision"):
+        read(OTHER, model_name="Me/GPT2")
+    monkeypatch.setattr(model.original_model.config, "_name_or_path", "", raising=False)
+    for unknown in (None, "", 3):
+        of_model(unknown)
+        read(OTHER)
+
+
+@pytest.mark.skipif(not tiny.HAS_BRIDGE, reason="only bridges keep what transformers noted")
+def test_the_revision_is_the_commit_that_transformers_read(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    repository = tmp_path / "models--me--small"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(ONE)
+    tiny.hf_llama().save_pretrained(repository / "snapshots" / ONE)
+    snapshot = str(repository / "snapshots" / ONE)
+    assert revision(tiny.bridged(AutoModelForCausalLM.from_pretrained(snapshot))) == ONE
+    hf = AutoModelForCausalLM.from_pretrained("me/small", cache_dir=tmp_path, local_files_only=True)
+    found = revision(tiny.bridged(hf))
+    if version("transformers").startswith("4."):
+        assert found == ONE
+    else:  # 5.20 and later note none
+        assert found == getattr(hf.config, "_commit_hash", None) and found in (ONE, None)
+
+
+def test_a_model_that_has_only_weights_has_no_revision():
+    assert revision(made("native")) is None and revision(object()) is None
 
 
 def test_a_lens_of_raw_activations_is_refused_by_a_centred_model_and_matrices_are_not():
