@@ -129,16 +129,23 @@ class FlowGraph(GraphData, Drawn):
         return list(dict.fromkeys(places))
 
     @checked
-    def attribution(self, *, against: Token | None = None, model: Model = None) -> Attribution:
+    def attribution(
+        self,
+        *,
+        against: Token | None = None,
+        model: Model = None,
+        saes: FeatureModules | None = None,
+    ) -> Attribution:
         """What each part adds directly to the target's logit; see `visit_tl.causal.attribute`.
 
         Args:
             against: A token whose logit is subtracted; None for none.
             model: The model; required if the graph was loaded from a file.
+            saes: SAEs and transcoders whose features have shares, too; None is those of the graph.
         """
         from visit_tl.causal.attribution.direct import attribute
 
-        return attribute(self._model(model), self, against=against)
+        return attribute(self._model(model), self, against=against, saes=saes)
 
     @checked
     def effects(self, metric: MetricFunction, *, model: Model = None, **options: Any) -> Effects:

@@ -1,20 +1,27 @@
 """A lens of another model is refused; fits are TransformerLens's; what graphs keep of a lens."""
 
 import dataclasses
+import functools
 import json
+from importlib.metadata import version
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import visit_tl as vt
+from tests import tiny
 from tests.conftest import made
 from tests.lenses.made_lenses import affine, matrices
 from visit_tl import FlowGraph, GraphError, InputError, ModelError
 from visit_tl.atlas.row_cache import open_atlas
 from visit_tl.cli import app
+from visit_tl.graph.descriptions import node_facts
 from visit_tl.graph.io.json_format import from_json
+from visit_tl.graph.io.neuronpedia import to_neuronpedia
 from visit_tl.lenses import Lens
+from visit_tl.model.facts import revision
+from visit_tl.view.page.payload import payload
 
 PROMPT = "a b c d"
 REFUSED = {
@@ -51,6 +58,61 @@ def test_the_name_of_a_model_is_compared_without_owner_folder_and_case():
     for name in ("gpt2", "openai-community/GPT2", "/home/me/models/gpt2/"):
         lens = dataclasses.replace(affine(16, 1), model=name)
         assert vt.lens_table(model, "a b", lens=lens).lens == lens.record
+
+
+ONE, OTHER = "0123456789abcdef" * 2 + "01234567", "f" * 40
+
+
+@pytest.mark.skipif(not tiny.HAS_BRIDGE, reason="only bridges keep what transformers noted")
+def test_a_lens_of_another_revision_is_refused_if_both_are_known(monkeypatch):
+    model = made("gpt2")
+    of_model = functools.partial(monkeypatch.setattr, model.original_model.config, "_commit_hash")
+
+    def read(said, name="model_revision", model_name="gpt2"):
+        lens = dataclasses.replace(affine(16, 1), model=model_name, facts={name: said})
+        return vt.lens_table(model, "a b", lens=lens)
+
+    of_model(ONE, raising=False)
+    for name in ("model_revision", "base_model_revision"):
+        with pytest.raises(InputError, match=f"revision {OTHER} of .* revision {ONE}"):
+            read(OTHER, name)
+        for said in (ONE, ONE.upper(), ONE[:7], "main", "step3000", None, 3):
+            read(said, name)
+    read(OTHER, model_name=None)
+    with pytest.raises(InputError, match=f"fitted on revision {OTHER[:8]} of 'gpt2'"):
+        vt.read(vt.ModelView(model), torch.ones(1, 16), lens=dataclasses.replace(
+            affine(16, 1), model="gpt2", facts={"model_revision": OTHER[:8]}))  # fmt: skip
+    # Commits of the repositories of two owners say nothing of one another.
+    monkeypatch.setattr(model.cfg, "model_name", "me/gpt2")
+    read(OTHER, model_name="openai-community/gpt2")
+    with pytest.raises(InputError, match="fitted on revision"):
+        read(OTHER, model_name="Me/GPT2")
+    monkeypatch.setattr(model.original_model.config, "_name_or_path", "", raising=False)
+    for unknown in (None, "", 3):
+        of_model(unknown)
+        read(OTHER)
+
+
+@pytest.mark.skipif(not tiny.HAS_BRIDGE, reason="only bridges keep what transformers noted")
+def test_the_revision_is_the_commit_that_transformers_read(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    repository = tmp_path / "models--me--small"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(ONE)
+    tiny.hf_llama().save_pretrained(repository / "snapshots" / ONE)
+    snapshot = str(repository / "snapshots" / ONE)
+    assert revision(tiny.bridged(AutoModelForCausalLM.from_pretrained(snapshot))) == ONE
+    hf = AutoModelForCausalLM.from_pretrained("me/small", cache_dir=tmp_path, local_files_only=True)
+    found = revision(tiny.bridged(hf))
+    if version("transformers").startswith("4."):
+        assert found == ONE
+    else:  # 5.20 and later note none
+        assert found == getattr(hf.config, "_commit_hash", None) and found in (ONE, None)
+
+
+def test_a_model_that_has_only_weights_has_no_revision():
+    assert revision(made("native")) is None and revision(object()) is None
 
 
 def test_a_lens_of_raw_activations_is_refused_by_a_centred_model_and_matrices_are_not():
@@ -140,6 +202,42 @@ def test_every_view_says_which_lens_read_the_graph(tmp_path):
     assert "lens        own lens; the embedding by the logit lens" in table.text()
     assert "lens: own lens; the embedding" in table.figure().layout.title.text
     assert "lens " not in vt.lens_table(made("gpt2"), PROMPT).text()
+
+
+def test_every_node_says_what_read_it(tmp_path):
+    own = Lens("<b>mine", matrices(16, 1))
+    graph = vt.flow_graph(made("gpt2"), PROMPT, lens=own, layers="all")
+    wanted = {
+        "L0.resid_pre": "the logit lens: no map carries it",
+        "L0.resid_post": "<b>mine, by the map of block 0",
+        "L0H0": "<b>mine, by the map of block 0",
+        "L1.resid_pre": "<b>mine, by the map of block 0",
+        "L1H1": "<b>mine, as it is: it is at the last block's output",
+        "logits": "<b>mine, as it is: it is at the last block's output",
+        "L0.attn_in": "the logit lens: no map carries it",
+        "L1.mlp_in": "the logit lens: no map carries it",
+    }
+    for kind in ("head_query", "key", "neuron_key"):
+        wanted |= {str(n.id): "the logit lens: no map carries it" for n in graph.of_kind(kind)}
+    for kind in ("value", "neuron"):
+        nodes = [n.id for n in graph.of_kind(kind) if n.layer == 0]
+        wanted |= {str(i): "<b>mine, by the map of block 0" for i in nodes}
+    data = payload(graph)
+    said = dict(zip(map(str, (n.id for n in graph)), data["nodes"]["lens"], strict=True))
+    for node, words in wanted.items():
+        assert f"read by {words}" in node_facts(graph[node], graph)
+        assert data["texts"][said[node]] == words, node
+    carried = affine(16, 1)
+    assert carried.blocks[0] == -1
+    graph = vt.flow_graph(made("gpt2"), PROMPT, lens=carried)
+    facts = node_facts(graph["L0.resid_pre"], graph)
+    assert "read by affine, by the map of the embedding" in facts
+    about = to_neuronpedia(graph, "a")["metadata"]["info"]["description"]
+    assert "read by affine; queries, keys" in about and "by the logit lens. A link's" in about
+    plain = vt.flow_graph(made("gpt2"), PROMPT)
+    page = plain.save(tmp_path / "g.html").read_text()
+    assert "LENS" not in page and "read by" not in page and "lens" not in payload(plain)["nodes"]
+    assert not any("read by" in fact for node in plain for fact in node_facts(node, plain))
 
 
 def test_a_graph_does_not_hold_the_maps_that_its_lens_table_needs():

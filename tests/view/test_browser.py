@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.view.browsing import SHOTS, SIZES
 from tests.view.synthetic import HOSTILE, hostile, realistic
 from visit_tl.escaping import visible
 from visit_tl.graph.ids import KINDS
+from visit_tl.graph.lens_record import LensRecord
 from visit_tl.view.attention import attention
 from visit_tl.view.figures.sankey import sankey
 from visit_tl.view.layout import layout
@@ -385,6 +387,23 @@ def test_hovering_tells_what_a_node_and_an_edge_know(opened, six):
     assert f"{edge.source} → L5H3\nattention {edge.score:.3g}" in told
     tab.page.mouse.move(5, 5)
     assert not tip.is_visible()
+
+
+def test_a_node_tells_which_lens_read_it(opened, six):
+    graph, _ = six
+    lens = LensRecord("<i>own", (*range(5),), "abcdef0123456789")
+    text = page(replace(graph, lens=lens))
+    for name, words in (
+        ("L4H3", "<i>own, by the map of block 4"),
+        ("L4H3.q", "the logit lens: no map carries it"),
+        ("L5H3", "<i>own, as it is: it is at the last block's output"),
+    ):
+        layer = graph[name].layer
+        tab = opened(text, fragment=f"#depth=everything&layers={layer}-{layer}")
+        tab.click(name)
+        assert tab.chosen == name
+        assert f"read by{words}" in tab.part("numbers").inner_text().replace("\n", "")
+        assert f"read by {words}" in tab.hover(*tab.place(name)).inner_text()
 
 
 def test_the_arc_of_a_head_is_told_and_chooses_the_head(opened, six):

@@ -18,7 +18,7 @@ from visit_tl.graph.descriptions import (
     readable,
 )
 from visit_tl.graph.ids import FEATURE_KINDS, NodeId
-from visit_tl.graph.lens_record import block_of
+from visit_tl.graph.lens_record import EMBEDDING, LensRecord, block_of
 from visit_tl.graph.records import Edge, Effect, Gradient, Node, TokenProb
 
 LATER: Final = ", a later token of the same segment"
@@ -127,7 +127,8 @@ def node_facts(node: Node, graph: GraphData) -> list[str]:
         numbers += f" · coefficient {number(node.coefficient)}"
     facts.append(numbers)
     facts += measured_facts(node)
-    facts += ["read by the logit lens"] * (graph.lens is not None and not read_through(node, graph))
+    if graph.lens is not None:
+        facts.append(f"read by {reading_words(node, graph, graph.lens)}")
     if node.roles:
         facts.append(f"roles: {', '.join(node.roles)}")
     if places := looks_at(node, graph):
@@ -199,8 +200,12 @@ def gradient_words(gradient: Gradient) -> str:
     return f"gradient norm {number(gradient.norm)}, target rank {gradient.rank} in it"
 
 
-def read_through(node: Node, graph: GraphData) -> bool:
-    """Whether the graph's lens read a node; the last block's output is read as it is by each."""
-    last = graph.n_layers - 1
-    through = node.layer is None or block_of(node.id) == last
-    return graph.lens is not None and (through or graph.lens.block_of(node.id) is not None)
+def reading_words(node: Node, graph: GraphData, lens: LensRecord) -> str:
+    """The lens that read a node, and which of its maps carried the node to the last block."""
+    name, block = readable(lens.name), lens.block_of(node.id)
+    if block is not None:
+        of = "the embedding" if block == EMBEDDING else f"block {block}"
+        return f"{name}, by the map of {of}"
+    if node.layer is None or block_of(node.id) == graph.n_layers - 1:
+        return f"{name}, as it is: it is at the last block's output"
+    return "the logit lens: no map carries it"

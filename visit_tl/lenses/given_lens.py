@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -13,10 +14,13 @@ from visit_tl.graph.lens_record import EMBEDDING, needed_blocks
 from visit_tl.lenses.lens_files import load
 from visit_tl.lenses.maps import Lens
 from visit_tl.lenses.transformer_lens_format import of_jacobian_lens
+from visit_tl.model.facts import revision
 from visit_tl.model.view import ModelView
 
 OWN: Final = "own lens"
 """Name of a lens that was given as matrices."""
+_OWNED: Final = re.compile(r"[\w.-]+/[\w.-]+")
+"""A name on the hub with its owner."""
 _CENTRED: Final = 1e-5
 """Largest mean of a row of W_O, in root mean squares of its entries, of a centred model. Rounding
 leaves 1e-7; rows of models that were not centred have 1e-2 and more."""
@@ -91,8 +95,8 @@ def _require_fit(view: ModelView, lens: Lens) -> None:
     """Refuse a lens of another model.
 
     Raises:
-        InputError: the model has another width, other blocks or another name, or its residual
-            stream was centred and the lens is of activations that were not.
+        InputError: the model has another width, other blocks, another name or another revision, or
+            its residual stream was centred and the lens is of activations that were not.
     """
     whose = f"{lens!r} does not fit {view.name}"
     if lens.d_model != view.d_model:
@@ -111,6 +115,13 @@ def _require_fit(view: ModelView, lens: Lens) -> None:
             f"{whose}: it is of {lens.model!r}. If this is the same model under another name, "
             f"pass dataclasses.replace(lens, model=None)"
         )
+    ours = revision(view.model)
+    if lens.model and _differ(lens.revision, ours) and not _other_owner(lens.model, own):
+        raise InputError(
+            f"{whose} as it was loaded: the lens was fitted on revision {lens.revision} of "
+            f"{lens.model!r}, the model is of revision {ours}. Load the other one (revision=), or, "
+            f"if the weights are the same, pass dataclasses.replace(lens, model=None)"
+        )
     if lens.raw and _is_centred(view):
         raise InputError(
             f"{whose} as it was loaded: the lens is of the model's own activations, and loading "
@@ -122,6 +133,20 @@ def _require_fit(view: ModelView, lens: Lens) -> None:
 def _last_part(name: str) -> str:
     """A model's name without its owner or folder: `openai-community/GPT2` is `gpt2`."""
     return PurePosixPath(name.replace("\\", "/").rstrip("/")).name.lower()
+
+
+def _other_owner(one: str, other: str) -> bool:
+    """Whether two names are of repositories of different owners, whose commits say nothing."""
+    names = (one.lower(), other.lower())
+    return all(map(_OWNED.fullmatch, names)) and names[0] != names[1]
+
+
+def _differ(one: str | None, other: str | None) -> bool:
+    """Whether two commits are known and not the same; one of them may be shortened."""
+    if one is None or other is None:
+        return False
+    known = min(len(one), len(other))
+    return one[:known].lower() != other[:known].lower()
 
 
 def _is_centred(view: ModelView) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ from visit_tl.graph.ids import NodeId
 from visit_tl.graph.lens_record import STATES, LensRecord, block_of
 
 _NONE: Final = -2
+_COMMIT: Final = re.compile(r"[0-9a-fA-F]{7,64}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,7 +35,8 @@ class Lens:
             arrays are taken, and kept as float32 tensors on the CPU.
         biases: By block, `b_l`: `[d_model]`; empty if the lens is linear.
         model: Name of the model that it was fitted on; None if unknown. If the same model is open
-            here under another name, `dataclasses.replace(lens, model=None)` leaves the name out.
+            here under another name, `dataclasses.replace(lens, model=None)` leaves out the name and
+            the revision.
         n_layers: Number of blocks of that model; None if unknown.
         raw: Whether it was fitted on the model's own activations. Such a lens is refused by a model
             whose residual stream was centred when it was loaded.
@@ -83,6 +86,16 @@ class Lens:
     def blocks(self) -> tuple[int, ...]:
         """The blocks that it has maps for; -1 is the embedding."""
         return tuple(self.maps)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of the model's repository that it was fitted on; None if its facts say none.
+
+        A name such as `main` is none: it says nothing of what was there when the lens was fitted.
+        """
+        names = ("model_revision", "base_model_revision")  # TransformerLens's, tuned-lens's
+        said = (self.facts.get(name) for name in names)
+        return next((s.lower() for s in said if isinstance(s, str) and _COMMIT.fullmatch(s)), None)
 
     @cached_property
     def digest(self) -> str:

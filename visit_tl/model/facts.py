@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,6 +12,8 @@ from visit_tl.model.block_parts import BlockParts
 from visit_tl.model.norm import norms_outputs, read_norm
 
 UNKNOWN: Final = "unknown"
+_SNAPSHOT: Final = re.compile(r"/snapshots/([0-9a-f]{40})/?$")
+"""The end of the path of a model in the cache of Hugging Face."""
 
 
 def facts(model: Any) -> dict[str, Any]:
@@ -35,6 +38,20 @@ def facts(model: Any) -> dict[str, Any]:
         "blocks": "attention only" if attn_only else order,
         "dtype": _dtype(model),
     }
+
+
+def revision(model: Any) -> str | None:
+    """The commit of the Hugging Face repository that a model's weights are of; None if not known.
+
+    transformers 4 notes it where it reads a model from the hub or its cache; 5.20 and later do not.
+    The folders of the cache are named by it. A HookedTransformer has only a copy of the weights.
+    """
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    noted = getattr(config, "_commit_hash", None)
+    if isinstance(noted, str) and noted:
+        return noted
+    folder = _SNAPSHOT.search(str(getattr(config, "_name_or_path", None) or "").replace("\\", "/"))
+    return folder[1] if folder is not None else None
 
 
 def facts_of_parts(known: dict[str, Any], parts: Sequence[BlockParts]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import (
+    FeatureModules,
     Flag,
     Kinds,
     Model,
@@ -24,13 +25,16 @@ from visit_tl.arguments.vocabulary import (
     SegmentsLike,
     Token,
 )
+from visit_tl.causal.attribution.feature_shares import FeatureShares, feature_shares
 from visit_tl.causal.attribution.logit_parts import LayerShares, Shares, total_of
 from visit_tl.causal.same_prompt import require_same
 from visit_tl.errors import InputError
+from visit_tl.features.several import modules_of
 from visit_tl.graph.container import GRAPH, G, Graph, GraphData
-from visit_tl.graph.ids import Kind, NodeId, NodeName
+from visit_tl.graph.ids import FEATURE_KINDS, Kind, NodeId, NodeName
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
+from visit_tl.xray.feature_sites import FeatureSites
 from visit_tl.xray.source_model import other_run
 
 if TYPE_CHECKING:
@@ -62,6 +66,8 @@ class Attribution:
             absolute value among it and the blocks' shares.
         remainder: What no node adds: the biases of the final norm and of the unembedding.
         layers: The shares, block by block, in logits.
+        features: By SAE or transcoder, the shares of its features, error and bias. They take the
+            vector of its site apart once more, so they are not added to the total again.
         segments: Ranges of tokens that saw each other, as in `FlowGraph.segments`.
     """
 
@@ -77,26 +83,36 @@ class Attribution:
     error: float
     remainder: Mapping[str, float]
     layers: tuple[LayerShares, ...] = field(repr=False)
+    features: tuple[FeatureShares, ...] = ()
     segments: tuple[tuple[int, int], ...] = ()
 
     @checked
     def __getitem__(self, node: NodeName) -> float:
-        """The share of one node, such as `a["L9H6"]`, `a["L9H6.v3"]` or `a["L9.mlp_out"]`.
+        """The share of one node, such as `a["L9H6"]`, `a["L9H6.v3"]` or `a["L9.z.F123"]`.
 
         Raises:
-            InputError: the node writes nothing to the stream at this position, or is not there.
+            InputError: the node writes nothing to the stream at this position, is not there, or is
+                of an SAE that was not given.
         """
         wanted = NodeId.parse(node)
         share = self._of(wanted)
+        if share is None and wanted.site is not None and self._here(wanted):
+            raise InputError(
+                f"{wanted} is of an SAE at {wanted.site} of block {wanted.layer}, which is not at "
+                f"hand; pass it in saes="
+            )
         if share is None:
             raise InputError(
                 f"{wanted} adds nothing directly to the logits at position {self.position}; "
-                f"heads, values, neurons, biases, states and the outputs of sub-blocks do"
+                f"heads, values, neurons, features, biases, states and the outputs of sub-blocks do"
             )
         return share
 
+    def _here(self, node: NodeId) -> bool:
+        return node.position in (None, self.position)
+
     def _of(self, node: NodeId) -> float | None:
-        if node.position not in (None, self.position):
+        if not self._here(node):
             return None  # writes at other positions reach this logit only through attention
         if node.kind == "logits":
             return self.total
@@ -104,6 +120,9 @@ class Attribution:
             return self.total - self.remainder["b_U"]
         if node.layer is None or node.layer >= len(self.layers):
             raise InputError(f"{node} is outside layers 0..{len(self.layers) - 1} of {self.model}")
+        if node.site is not None:
+            place = node.layer, node.site
+            return next((own.of(node) for own in self.features if own.place == place), None)
         return self.layers[node.layer].of(node)
 
     def heads(self) -> Float[Tensor, "layer head"]:
@@ -119,13 +138,14 @@ class Attribution:
         Columns: node, kind, layer, head, attribution (logits), share (of the total).
 
         Args:
-            *kinds: Kinds of node to list. The default is `PARTS`, and the remainder in rows without
-                a layer; these rows sum to the total.
+            *kinds: Kinds of node to list; of features, the active ones. The default is `PARTS`, and
+                the remainder in rows without a layer; these rows sum to the total.
         """
         import pandas as pd
 
         if kinds:
-            found = [i for n, at in enumerate(self.layers) for k in kinds for i in at.ids(k, n)]
+            layers = range(len(self.layers))
+            found = [i for n in layers for k in kinds for i in self._ids(k, n)]
         else:
             found = [NodeId("resid_pre", 0)]
             found += [
@@ -139,12 +159,21 @@ class Attribution:
         frame = frame.astype({"layer": "Int64", "head": "Int64"})
         return frame.assign(share=frame["attribution"] / self.total)
 
+    def _ids(self, kind: Kind, layer: int) -> list[NodeId]:
+        if kind not in FEATURE_KINDS:
+            return self.layers[layer].ids(kind, layer)
+        own = [of_site for of_site in self.features if of_site.record.layer == layer]
+        return [node for of_site in own for node in of_site.ids(kind)]
+
     @checked
     def onto(self, graph: Annotated[G, GRAPH]) -> G:
         """The same graph with `Node.attribution` set on every node that writes to the stream.
 
+        Features of an SAE that was not at hand have none.
+
         Raises:
-            InputError: the graph is of another model, prompt or position.
+            InputError: the graph is of another model, prompt or position, or its features are of
+                other SAEs than these.
         """
         ours = self.model, self.token_ids, self.position, self.segments
         require_same(
@@ -153,6 +182,8 @@ class Attribution:
             what="attribution",
             remedy="attribute the graph itself, with attribute(model, graph)",
         )
+        for own in self.features:
+            own.require_same_module(graph.feature_sets)
         nodes = tuple(replace(node, attribution=self._of(node.id)) for node in graph.nodes)
         return replace(graph, nodes=nodes)
 
@@ -167,6 +198,7 @@ def attribute(
     position: Position | None = None,
     prepend_bos: Flag | None = None,
     segments: SegmentsLike | None = None,
+    saes: FeatureModules | None = None,
 ) -> Attribution:
     """Split a logit, or a difference of two, into shares of all that wrote to the residual stream.
 
@@ -182,13 +214,17 @@ def attribute(
         position: Query position; None is the graph's, or the last.
         prepend_bos: As for `flow_graph`.
         segments: As for `flow_graph`; None is those of a graph, else causal.
+        saes: As for `flow_graph`: SAEs and transcoders whose features, errors and biases have
+            shares, too. None is those of a graph, as far as they are at hand (a graph that was
+            loaded has none), else none.
 
     Raises:
         ModelError: the model cannot be taken apart exactly.
-        InputError: a prompt, token or position that does not fit.
-        DecompositionError: the parts do not sum to the logit.
+        InputError: a prompt, token, position or SAE that does not fit.
+        DecompositionError: the parts do not sum to the logit, or those of a site not to the site.
     """
     view = ModelView(model)
+    own = () if saes is None else modules_of(saes)
     if isinstance(prompt, GraphData):
         graph, ids = prompt, prompt.token_ids
         if graph.n_layers != view.n_layers or graph.d_vocab != view.d_vocab:
@@ -198,6 +234,7 @@ def attribute(
             )
         if (reason := other_run(graph, model)) is not None:
             raise InputError(reason)
+        own = getattr(graph.source, "modules", ()) if saes is None else own
         target = graph.target_id if target is None else target
         position = graph.position if position is None else position
         encoded = view.encode(
@@ -205,8 +242,10 @@ def attribute(
         )
     else:
         encoded = view.encode(prompt, prepend_bos, segments)
-    trace = Trace.run(view, encoded, position=-1 if position is None else position)
-    return attribute_trace(view, trace, target, against)
+    sites = FeatureSites(view, own)
+    at = -1 if position is None else position
+    trace = Trace.run(view, encoded, position=at, extra=sites.hooks)
+    return attribute_trace(view, trace, target, against, sites)
 
 
 def attribute_trace(
@@ -214,12 +253,20 @@ def attribute_trace(
     trace: Trace,
     target: str | int | None = None,
     against: str | int | None = None,
+    sites: FeatureSites | None = None,
 ) -> Attribution:
     """Do the same as `attribute` from an existing trace, which needs all blocks and the logits.
 
+    Args:
+        view: The model.
+        trace: What it computed; with `sites`, also at `sites.hooks`.
+        target: As for `attribute`.
+        against: As for `attribute`.
+        sites: SAEs and transcoders whose features have shares, too.
+
     Raises:
         InputError: a token that does not fit, or missing blocks or logits.
-        DecompositionError: the parts do not sum to the logit.
+        DecompositionError: as for `attribute`.
     """
     own = trace.logits
     if own is None or len(trace.layers) != view.n_layers:
@@ -236,6 +283,7 @@ def attribute_trace(
         shares = Shares(view, trace, chosen, other)
         layers = tuple(shares.layer(layer) for layer in range(view.n_layers))
         remainder, error = shares.close(layers, own)
+        features = () if sites is None else feature_shares(view, trace, sites, shares.direction)
     return Attribution(
         model=view.name,
         token_ids=trace.prompt.ids,
@@ -249,5 +297,6 @@ def attribute_trace(
         error=error,
         remainder=remainder,
         layers=layers,
+        features=features,
         segments=trace.prompt.spans,
     )

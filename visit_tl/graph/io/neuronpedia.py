@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from visit_tl.graph.container import GraphData
-from visit_tl.graph.descriptions import number, readable
+from visit_tl.graph.descriptions import lens_words, number, readable
 from visit_tl.graph.ids import Kind, NodeId
 from visit_tl.graph.node_descriptions import effect_words, gradient_words
 from visit_tl.graph.records import FeatureSet, Node
@@ -152,10 +152,11 @@ def _of_neuronpedia(graph: GraphData) -> dict[str, Any]:
 
 
 def _metadata(graph: GraphData, slug: str) -> dict[str, Any]:
+    lens = "the logit lens" if graph.lens is None else lens_words(graph.lens).translate(_TWINS)
     about = (
         "A flow graph, not an attribution graph: heads, memory values, neurons and states of one "
-        f"forward pass at position {graph.position}, read by the logit lens. A link's weight is "
-        "an attention, an activation or a norm."
+        f"forward pass at position {graph.position}, read by {lens}. A link's weight is an "
+        "attention, an activation or a norm."
     )
     return {
         "info": {"generator": {"name": "visit_tl", "version": __version__}, "description": about},

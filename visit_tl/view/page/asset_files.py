@@ -49,6 +49,10 @@ _ROLES: Final = "if (ROLES"
 
 _FEATURES: Final = "if (FEATURES"
 """How the lines begin that only pages of graphs with features contain."""
+
+_LENS: Final = "if (LENS"
+"""How the lines begin that only pages of graphs read by another than the logit lens contain."""
+
 _FRAMED: Final = "if (FRAMED"
 """How the lines begin that only pages in the explorer's frame contain."""
 
@@ -147,6 +151,7 @@ def script(
     roles: Sequence[str] = (),
     features: bool = False,
     framed: bool = False,
+    lens: bool = False,
 ) -> str:
     """The script of the page: the files of `assets/` in order, comments left out.
 
@@ -158,6 +163,7 @@ def script(
         roles: The roles of its heads; likewise.
         features: Whether it has features of SAEs; likewise.
         framed: Whether the page stands in the explorer's frame; likewise.
+        lens: Whether another lens than the logit lens read it; likewise.
     """
     *names, main = SCRIPTS
     more = (
@@ -168,6 +174,7 @@ def script(
         *["roles.js"] * bool(roles),
         *["features.js"] * features,
         *["frame.js"] * framed,
+        *["lens.js"] * lens,
     )
     whole = "\n".join(_read(n) for n in (*names, *more, main))
     if not segments:
@@ -183,6 +190,7 @@ def script(
         (_ROLES, bool(roles)),
         (_FEATURES, features),
         (_FRAMED, framed),
+        (_LENS, lens),
     )
     left_out = ("//", *(line for line, used in unused if not used))
     kept = "\n".join(line for line in lines if line and not line.startswith(left_out))

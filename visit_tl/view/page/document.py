@@ -93,7 +93,7 @@ def page(
         "DATA": to_json(payload(graph)),
         "THEMES": to_json(drawn),
         "OPENING": to_json(_opening(own, theme, layers)),
-        "SCRIPT": script(**has),
+        "SCRIPT": script(**has, lens=graph.lens is not None),
     }
     # Split only once, so that a token that looks like a placeholder is not replaced.
     pieces = template().split("@@")

@@ -23,6 +23,7 @@ from visit_tl.graph.descriptions import (
     readable,
 )
 from visit_tl.graph.ids import FEATURE_KINDS, KINDS, Kind, NodeId
+from visit_tl.graph.node_descriptions import reading_words
 from visit_tl.graph.records import EDGE_KINDS, Effect, Node, TokenProb, TokenProbs
 from visit_tl.graph.subgraphs import to_position
 from visit_tl.view.layout import layout
@@ -58,6 +59,7 @@ def payload(graph: GraphData) -> dict[str, Any]:
     texts = _Texts()
     order = {node.id: i for i, node in enumerate(graph.nodes)}
     nodes = _nodes(graph.nodes, texts) | _reasons(graph, order, texts) | _features(graph, texts)
+    nodes |= _readings(graph, texts)
     kinds: list[Kind] = [k for k in KINDS if graph.feature_sets or k not in FEATURE_KINDS]
     at = [graph.position, *(column.position for column in graph.columns if column.layers)]
     parts = [_Part(graph, position, order) for position in at]
@@ -201,6 +203,14 @@ def _features(graph: GraphData, texts: _Texts) -> dict[str, Any]:
             part = str(node.id.at(None)).rpartition(".")[2]
             found[i] = [own.site, part, said, feature_set_words(own).partition(": ")[2]]
     return {"features": found} if found else {}
+
+
+def _readings(graph: GraphData, texts: _Texts) -> dict[str, Any]:
+    """What read each node, in the texts; a graph that the logit lens read has no key."""
+    lens = graph.lens
+    if lens is None:
+        return {}
+    return {"lens": [texts(reading_words(node, graph, lens)) for node in graph.nodes]}
 
 
 def roles_of(nodes: Iterable[Node]) -> list[str]:

@@ -79,6 +79,7 @@ function nodeTip(model, i) {
   say("norm " + number(n.norm[i]) + " · entropy " + number(n.entropy[i]) + " nats"
     + (n.coefficient[i] === null ? "" : " · coefficient " + number(n.coefficient[i])));
   if (GRADIENTS) lines.push(...gradientTip(model, i));
+  if (LENS) say("read by " + readBy(model, i));
   if (ROLES && n.roles[i]) say("roles: " + rolesOf(model, i).join(", "));
   if (n.hook[i] >= 0) say(n.hooks[n.hook[i]] + "[" + n.index[i].join(", ") + "]");
   return lines;

@@ -102,6 +102,7 @@ function numbersOf(model, i) {
     ["norm", number(n.norm[i])],
     ["entropy", number(n.entropy[i]) + " nats of at most " + number(Math.log(model.graph.vocabulary))],
   ];
+  if (LENS) facts.push(["read by", readBy(model, i)]);
   if (n.token[i] >= 0) facts.push(["made by", madeBy(model, i)]);
   if (FEATURES) facts.push(...featureFacts(model, i));
   if (SEGMENTS && isLater(model, i)) facts.push(["seen because", "it is in the same segment"]);
