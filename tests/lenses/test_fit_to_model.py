@@ -16,9 +16,9 @@ from tests.lenses.made_lenses import affine, matrices
 from visit_tl import FlowGraph, GraphError, InputError, ModelError
 from visit_tl.atlas.row_cache import open_atlas
 from visit_tl.cli import app
-from visit_tl.graph.descriptions import node_facts
 from visit_tl.graph.io.json_format import from_json
 from visit_tl.graph.io.neuronpedia import to_neuronpedia
+from visit_tl.graph.node_descriptions import node_facts
 from visit_tl.lenses import Lens
 from visit_tl.model.facts import revision
 from visit_tl.view.page.payload import payload
