@@ -214,7 +214,7 @@ def _role(item: Item, roles: Mapping[Part, str]) -> str:
 
 
 def _chance_in_layers(layers: Sequence[GroupOverlap], shared: int) -> InLayers:
-    """What chance shares where each layer keeps its share of both circuits."""
+    """Chance, if the circuits are random within each layer."""
     chances = layered_chances([(one.items, one.a, one.b) for one in layers])
     return InLayers(sum(k * chance for k, chance in chances.items()), at_least(chances, shared))
 
