@@ -9,6 +9,8 @@ import visit_tl as vt
 from tests import tiny
 from visit_tl import InputError, ModelView
 from visit_tl.bench import sweep_parts
+from visit_tl.bench.feature_parts import sae_features
+from visit_tl.bench.lens_parts import through_lens
 from visit_tl.bench.parts import Measurements
 from visit_tl.bench.run import bench
 from visit_tl.bench.sweep_parts import of_one_length, two_workers, vectors_read
@@ -49,11 +51,16 @@ def test_every_part_is_timed_and_held_against_the_product_of_the_same_run(report
         "prompts",
         "patching",
         "gradients",
+        "lens",
+        "features",
         "sweeps",
     }
     assert all(row.seconds > 0 for row in report.rows)
     products = [r for r in report.rows if "product of" in r.what and r.ratio is not None]
     assert products and min(row.ratio for row in products) == 1
+    for part in ("lens", "features"):
+        first, *others = (row for row in report.rows if row.part == part)
+        assert first.what.startswith("products of 9 vectors") and first.ratio == 1 and others
     page = next(row for row in report.rows if "written" in row.what)
     for known in ("unknown", "known"):
         built = next(r for r in report.rows if r.what == f"all blocks, rows of weights {known}")
@@ -87,6 +94,11 @@ def test_every_figure_that_the_documentation_states_is_printed(report):
         "sweep of 8 heads: a loop of hooks / visit_tl",
         "Backward Lens / (forward + backward + product)",
         "reversed attention / (forward + backward)",
+        "vectors carried by a lens / bare products",
+        "read through a lens / (read by the logit lens + bare products)",
+        "standard SAE, encode and decode / bare products",
+        "jumprelu SAE, encode and decode / bare products",
+        "topk SAE, encode and decode / bare products",
         "study without the vocabulary / forward",
         "heads_ov / (forward + product)",
         "top_heads / (forward + product)",
@@ -101,6 +113,50 @@ def test_every_figure_that_the_documentation_states_is_printed(report):
     assert found["its page, written"].value == page and found["its page, written"].unit == "s"
     two = row["2 prompts"].seconds
     assert found["2 prompts, each"].value == two / 2
+
+
+def test_ratios_of_lenses_and_saes_are_of_what_they_say(report):
+    row = {row.what: row for row in report.rows if row.part in ("lens", "features")}
+    found = {figure.what: figure.value for figure in report.figures}
+    maps = row["products of 9 vectors with the maps of 1 blocks"].seconds
+    carried = row["the same, carried by a lens"]
+    assert found["vectors carried by a lens / bare products"] == carried.seconds / maps
+    assert carried.ratio == carried.seconds / maps
+    plain, read = row["read by the logit lens"].seconds, row["read through a lens"].seconds
+    what = "read through a lens / (read by the logit lens + bare products)"
+    assert found[what] == read / (plain + maps)
+    both = row["products of 9 vectors with the matrices of 128 features"].seconds
+    for kind in ("standard", "jumprelu", "topk"):
+        ours = row[f"{kind} SAE: encode and decode"].seconds
+        assert found[f"{kind} SAE, encode and decode / bare products"] == ours / both
+
+
+def test_what_lenses_and_saes_are_held_against_is_the_same_work(monkeypatch):
+    """The bare products are those that carrying and `apply` take, of the same vectors."""
+    measured = Measurements(ModelView(tiny.native(n_layers=4)), vectors=9, repeats=1)
+    done = {}
+
+    def keep(works):
+        done.update({what: work() for what, work in works.items()})
+        return dict.fromkeys(works, 1.0)
+
+    monkeypatch.setattr(measured, "time_in_turns", keep)
+    first, *_ = through_lens(measured)
+    assert first.what == "products of 9 vectors with the maps of 3 blocks"
+    torch.testing.assert_close(torch.cat(done["products"]), done["carried"])
+    changed = lens.read(measured.view, done["carried"], [5])
+    torch.testing.assert_close(done["read"].target_probs, changed.target_probs)
+    list(sae_features(measured))
+    pre, written = done["products"]
+    torch.testing.assert_close(done["standard"].features, pre.relu())
+    torch.testing.assert_close(done["standard"].reconstruction, written)
+    assert (done["topk"].features > 0).sum(1).max() <= 32
+    assert 0 < (done["jumprelu"].features > 0).sum() < (pre > 0).sum()
+
+
+def test_a_model_of_one_block_has_no_maps_to_time():
+    measured = Measurements(ModelView(tiny.native(n_layers=1)), vectors=9, repeats=1)
+    assert not list(through_lens(measured)) and not measured.figures
 
 
 @pytest.mark.parametrize("option", ["vectors", "repeats"])

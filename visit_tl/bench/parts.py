@@ -6,7 +6,7 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -57,13 +57,18 @@ class Measurements:
 
     def time(self, work: Callable[[], object]) -> float:
         """Seconds of the quickest of several runs."""
-        best = float("inf")
+        return self.time_in_turns({"": work})[""]
+
+    def time_in_turns(self, works: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+        """Seconds of the quickest run of each; they take turns, as a machine's speed varies."""
+        best = dict.fromkeys(works, float("inf"))
         for _ in range(self.repeats):
-            start = time.perf_counter()
-            work()
-            if self.view.W_U.is_cuda:
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - start)
+            for what, work in works.items():
+                start = time.perf_counter()
+                work()
+                if self.view.W_U.is_cuda:
+                    torch.cuda.synchronize()
+                best[what] = min(best[what], time.perf_counter() - start)
         return best
 
     def products(self, view: ModelView, n: int) -> dict[str, float]:

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 import torch
 
+from visit_tl.bench.feature_parts import sae_features
 from visit_tl.bench.gradient_parts import gradients
+from visit_tl.bench.lens_parts import through_lens
 from visit_tl.bench.parts import Measurements, in_memory
 from visit_tl.bench.report import Bench, Timing
 from visit_tl.bench.sweep_parts import growth, studies_timed, two_workers
@@ -38,7 +40,7 @@ def bench(
     workers: Any = None,
     verbose: bool = True,
 ) -> Bench:
-    """Time readouts, graphs, patching, gradients and sweeps, and what they are compared with.
+    """Time all that reads or patches a model, and what it is compared with.
 
     Args:
         model: As for `flow_graph`.
@@ -76,6 +78,8 @@ def bench(
         measured.prompts(prompts),
         measured.sweep(),
         gradients(measured),
+        through_lens(measured),
+        sae_features(measured),
         studies_timed(measured, STUDIED),
         growth(measured, sweeps),
         *([] if workers is None else [two_workers(measured, workers, max(sweeps))]),

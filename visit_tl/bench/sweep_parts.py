@@ -55,7 +55,7 @@ def studies_timed(measured: Measurements, n: int) -> Iterator[Timing]:
     for name, vectors in reads.items():
         for way, work in _products(view, vectors * n).items():
             works[f"{name}, {way}"] = work
-    found = _taking_turns(measured, works)
+    found = measured.time_in_turns(works)
     what = f"forward pass, {n} prompts of {tokens.shape[1]} tokens together"
     yield Timing("sweeps", what, found["forward"])
     plain = found[_NORMS.name]
@@ -169,21 +169,6 @@ def _products(view: ModelView, n: int) -> dict[str, Callable[[], object]]:
         rows = [x.to_mkldnn() for x in parts]
         found["onednn"] = lambda: [functional.linear(x, columns).shape for x in rows]
     return found
-
-
-def _taking_turns(
-    measured: Measurements, works: Mapping[str, Callable[[], object]]
-) -> dict[str, float]:
-    """Seconds of the quickest of several rounds of each."""
-    best: dict[str, float] = {}
-    repeats, measured.repeats = measured.repeats, 1
-    try:
-        for _ in range(repeats):
-            for what, work in works.items():
-                best[what] = min(best.get(what, float("inf")), measured.time(work))
-    finally:
-        measured.repeats = repeats
-    return best
 
 
 def _on_ray(model: Any, prompts: Sequence[Sequence[int]], place: str) -> None:

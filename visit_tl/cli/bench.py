@@ -38,7 +38,7 @@ def bench(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Time readouts, graphs, patching and sweeps beside a plain matrix product and a hook loop."""
+    """Time readouts, graphs, patching, lenses, SAEs and sweeps beside plain matrix products."""
     try:
         from visit_tl.bench.run import bench as measure
         from visit_tl.model.load import load_model
