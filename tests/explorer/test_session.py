@@ -155,7 +155,10 @@ def test_what_does_not_fit_the_model_is_refused_with_the_calls_own_words(session
     for run, words in (
         ({"prompt": PROMPT, "target": "a b"}, "is 2 tokens"),
         ({"prompt": PROMPT, "position": 9}, "outside the prompt"),
-        ({"prompt": PROMPT, "layers": [0, 9]}, "layer 2 is outside"),
+        ({"prompt": PROMPT, "layers": [0, 9]}, "layer 9 is outside 0..1"),
+        ({"prompt": PROMPT, "layers": [-(10**12), 10**12]}, "layer -1000000000000 is outside"),
+        ({"prompt": PROMPT, "layers": [0, 10**12]}, "layer 1000000000000 is outside 0..1"),
+        ({"prompt": PROMPT, "layers": [1, 0]}, "the first layer, 1, is after the last, 0"),
         ({"prompt": PROMPT, "segments": "0-3"}, "segments are ranges"),
         ({"prompt": PROMPT, "chat": True}, "has no chat template"),
         ({"prompt": "a" * 99}, "tokens"),

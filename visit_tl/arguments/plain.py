@@ -34,6 +34,8 @@ def plain(value: Any) -> Any:
     if value is None or type(value) in _SCALARS:
         return value
     if type(value) in (list, tuple, range, set, frozenset):
+        if isinstance(value, range) and value[LONGEST:]:
+            raise NotPlainError(f"which gives more than {LONGEST} items")
         items = list(value)
         return items if set(map(type, items)) <= {int, str} else [plain(item) for item in items]
     if (made := _array(value)) is not None:
