@@ -130,7 +130,7 @@ def test_a_hostile_file_is_text_or_refused(client):
     graph["tokens"][1] = "</script><b>"
     opened = client.post("/api/open", content=json.dumps(graph))
     _, events = run(client, opened.json()["request"])
-    page = client.get(f"/picture/{events[0]['picture']}").text
+    page = client.get(f"/picture/{events[1]['picture']}").text
     assert "<script>alert" not in page and "<img" not in page and "</script><b>" not in page
     for content in (b"", b"{}", b"[1]", b"\xff", b'{"schema": 3}', b"{" * 10000):
         answer = client.post("/api/open", content=content)
