@@ -233,6 +233,14 @@ def test_tables_of_the_panel_are_read_whole(look, width):
     tab.done(lambda: tab.panel.get_by_role("button", name="Put this prompt beside it").click())
     assert tab.panel.locator(".differs th").count() >= 5
     assert tab.page.evaluate(_CUT) == []
+    # Long words and ranks of a real vocabulary: none is broken inside, and all have their place.
+    tab.panel.locator(".differs tr:has(td)").first.evaluate(
+        """row => ["L29.attn_out", "paralleled", "48807", "Bangladesh", "17256"].forEach(
+          (text, i) => { row.cells[i].firstChild.textContent = text; })"""
+    )
+    assert tab.page.evaluate(_CUT) == []
+    heights = "row => [...row.cells].map(cell => cell.firstChild.getClientRects().length)"
+    assert set(tab.panel.locator(".differs tr:has(td)").first.evaluate(heights)) == {1}
     tab.open("Ask")
     tab.choose("L1H2")
     # A press right after the page was scrolled would land on the frame that was there before.
