@@ -77,6 +77,9 @@ def test_what_methods_refuse_names_their_class(graph):
         graph.diff("x")
     with pytest.raises(A_VALUE, match="which holds a NUL character"):
         graph.save("a\0.json")
+    for long in ("a" * 300 + ".json", "a/" * 3000 + "b.json", "~/" + "a" * 300 + ".json"):
+        with pytest.raises(A_VALUE, match="which is longer than a path may be"):
+            graph.save(long)
 
 
 def test_the_errors_are_also_pythons_own(graph):
