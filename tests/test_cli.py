@@ -126,6 +126,7 @@ def test_segments_reach_every_command_that_takes_them(run, tmp_path):
         (["graph", PROMPT, "--target", "abc"], "is 3 tokens of native"),
         (["graph", PROMPT, "--layers", "0-7"], r"layer 2 is outside 0\.\.1 of native"),
         (["graph", PROMPT, "--layers", "0-999999"], "more than any model has"),
+        (["graph", PROMPT, "--generate", "999999999999"], "more than any model has room for"),
         (["graph", PROMPT, "--position", "9"], "position 9 is outside the prompt"),
         (["graph", PROMPT, "--heads", "0"], "heads must be an integer of at least 1"),
         (["graph", PROMPT, "--theme", "pink"], "'pink' is unknown; the themes are light and dark"),

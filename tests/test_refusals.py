@@ -38,6 +38,12 @@ class TestPromptsAndTargets:
         with pytest.raises(InputError, match=r"'a ' is 2 tokens of native: 'a' \+ ' '; choose"):
             vt.flow_graph(native, PROMPT, target="a ")
 
+    def test_a_target_that_no_token_spells_is_said_to_be_none(self, native):
+        with pytest.raises(InputError) as error:
+            vt.flow_graph(native, PROMPT, target="zz")
+        assert "'zz' is no token of native, nor made of its tokens" in str(error.value)
+        assert "0 tokens" not in str(error.value)
+
     def test_a_target_of_several_tokens_is_shown_as_it_splits(self, native):
         with pytest.raises(InputError, match=r"'abc' is 3 tokens of native: 'a' \+ 'b' \+ 'c'"):
             vt.flow_graph(native, PROMPT, target="abc")

@@ -42,6 +42,10 @@ def graph():
         ({"positions": itertools.count()}, A_VALUE,
          "flow_graph: positions must be a position, a list of positions or 'all', or None, got a "
          "count, which gives more than 10000000 items; for example positions=[0, -1]"),
+        ({"layers": range(10**30)}, A_VALUE,
+         "flow_graph: layers must be a layer, a list of layers or 'all', or None, got range(0, "
+         "1000000000000000000000000000000), which gives more than 10000000 items; for example "
+         "layers=[0, 1]"),
         ({"target": torch.tensor([1, 2])}, A_TYPE,
          "flow_graph: target must be one token, as text or as id, or None, got a tensor of shape "
          "[2] (torch.int64); for example target=' Tokyo'"),
@@ -73,6 +77,9 @@ def test_what_methods_refuse_names_their_class(graph):
         graph.diff("x")
     with pytest.raises(A_VALUE, match="which holds a NUL character"):
         graph.save("a\0.json")
+    for long in ("a" * 300 + ".json", "a/" * 3000 + "b.json", "~/" + "a" * 300 + ".json"):
+        with pytest.raises(A_VALUE, match="which is longer than a path may be"):
+            graph.save(long)
 
 
 def test_the_errors_are_also_pythons_own(graph):

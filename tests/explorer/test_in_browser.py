@@ -147,6 +147,116 @@ def test_files_are_kept_and_opened_again(look, tmp_path):
     tab.said[:] = [said for said in tab.said if "400" not in said]
 
 
+def test_a_graph_from_a_file_is_shown_as_its_own_run_and_nothing_else(look, session, tmp_path):
+    graph = vt.flow_graph(session.views[0].model, "c c b")
+    graph.save(tmp_path / "old.json")
+    tab = look()
+    tab.run(PROMPT)
+    tab.open("Keep")
+    tab.done(lambda: tab.panel.locator("input[type=file]").set_input_files(tmp_path / "old.json"))
+    slot = tab.page.locator(".slot").first
+    assert slot.locator(".chip").all_text_contents() == ["<bos>0", "c1", "␣c2", "␣b3"]
+    assert slot.locator("button.chip").count() == 0
+    told = slot.locator(".says").text_content()
+    assert told.startswith("a graph from a file, of native") and "predicts" not in told
+    assert "holds no table of states" in slot.locator(".states").text_content()
+    tab.choose("L1H1")
+    for panel, names in (
+        ("Change", ["Change it"]),
+        (
+            "Ask",
+            ["Why did it look there?", "Where did it come from?", "What would lower the loss?"],
+        ),
+        ("Compare", ["Put this prompt beside it", "Put this mask beside it"]),
+    ):
+        tab.open(panel)
+        assert tab.panel.get_by_text("This picture is a graph from a file").is_visible()
+        for name in names:
+            assert tab.panel.get_by_role("button", name=name).is_disabled(), name
+    tab.done(lambda: tab.page.press("textarea.prompt", "Enter"))
+    assert "predicts" in slot.locator(".says").text_content()
+    assert tab.panel.get_by_role("button", name="Put this prompt beside it").is_enabled()
+
+
+def test_a_picture_is_never_called_by_the_name_of_another_run(look):
+    tab = look()
+    tab.page.get_by_role("button", name="Options").click()
+    tab.run(PROMPT)
+    tab.open("Compare")
+    tab.panel.get_by_label("second prompt").fill("b a d c")
+    tab.done(lambda: tab.panel.get_by_role("button", name="Put this prompt beside it").click())
+    titles = tab.page.locator(".slot h2")
+    assert titles.all_text_contents() == [PROMPT, "b a d c"]
+    # Refused: the picture of the run before keeps its name, and the status says whose it is.
+    tab.page.get_by_label("target").fill("a b")
+    tab.page.fill("textarea.prompt", "d d")
+    tab.done(lambda: tab.page.press("textarea.prompt", "Enter"))
+    assert titles.first.text_content() == PROMPT
+    assert "still that of the run before" in tab.status
+    # Half refused: the second picture of the run before does not stay beside the new first one.
+    tab.done(lambda: tab.page.get_by_role("button", name="Undo", exact=True).click())
+    assert tab.page.locator(".slot:visible").count() == 2
+    tab.panel.get_by_label("segments of the second").fill("0:99")
+    tab.done(lambda: tab.panel.get_by_role("button", name="Put this mask beside it").click())
+    assert "ends past the prompt" in tab.status and "run before" not in tab.status
+    assert tab.page.locator(".slot:visible").count() == 1
+    # Without a prompt there is no picture, and no file of one.
+    tab.page.fill("textarea.prompt", "")
+    tab.page.press("textarea.prompt", "Enter")
+    tab.until(lambda: tab.page.locator(".slot:visible").count() == 0, "an empty page")
+    tab.open("Keep")
+    tab.panel.get_by_role("button", name="Graph (JSON)", exact=True).click()
+    told = tab.panel.locator("[role=status]")
+    tab.until(lambda: told.text_content() == "there is no picture yet", "the reason")
+    tab.said[:] = [said for said in tab.said if "400" not in said]
+
+
+def test_an_empty_number_is_the_usual_one_and_a_broken_one_is_refused(look):
+    tab = look()
+    tab.page.get_by_role("button", name="Options").click()
+    tab.page.get_by_label("position").fill("")
+    tab.page.get_by_label("expand").fill("")
+    tab.run(PROMPT)
+    assert tab.page.locator(".chip.here").text_content() == "␣d4"
+    tab.page.get_by_label("position").fill("1.5")
+    tab.done(lambda: tab.page.press("textarea.prompt", "Enter"))
+    assert tab.status.startswith("position: Input should be a valid integer")
+    tab.said[:] = [said for said in tab.said if "400" not in said]
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_tables_of_the_panel_are_read_whole(look, width):
+    tab = look(size=(width, 800))
+    tab.run(PROMPT)
+    tab.open("Compare")
+    tab.panel.get_by_label("second prompt").fill("b a d c")
+    tab.done(lambda: tab.panel.get_by_role("button", name="Put this prompt beside it").click())
+    assert tab.panel.locator(".differs th").count() >= 5
+    assert tab.page.evaluate(_CUT) == []
+    # Long words and ranks of a real vocabulary: none is broken inside, and all have their place.
+    tab.panel.locator(".differs tr:has(td)").first.evaluate(
+        """row => ["L29.attn_out", "paralleled", "48807", "Bangladesh", "17256"].forEach(
+          (text, i) => { row.cells[i].firstChild.textContent = text; })"""
+    )
+    assert tab.page.evaluate(_CUT) == []
+    heights = "row => [...row.cells].map(cell => cell.firstChild.getClientRects().length)"
+    assert set(tab.panel.locator(".differs tr:has(td)").first.evaluate(heights)) == {1}
+    tab.open("Ask")
+    tab.choose("L1H2")
+    # A press right after the page was scrolled would land on the frame that was there before.
+    tab.page.evaluate("scrollTo(0, 0)")
+    tab.page.wait_for_timeout(300)
+    for name in ("Why did it look", "Where did it come", "What would lower"):
+        tab.panel.get_by_role("button", name=name).click()
+        tab.until(lambda: tab.panel.locator(".answer table").count() == 1, name)
+        assert tab.page.evaluate(_CUT) == [], name
+
+
+_CUT = """() => [...document.querySelectorAll(".panel .wide, .panel th, .panel td")]
+  .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.className + " " + e.textContent.slice(0, 60))"""
+
+
 def test_the_address_restores_everything(look):
     tab = look()
     tab.run(PROMPT)

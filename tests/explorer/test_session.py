@@ -1,5 +1,6 @@
 """The session: stages, changes, questions and files, held against the public calls."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,9 +8,11 @@ import pytest
 import visit_tl as vt
 from tests.explorer.conftest import PROMPT
 from visit_tl import GraphError, InputError
+from visit_tl.escaping import visible
 from visit_tl.explorer import limits
 from visit_tl.explorer.requests import Request, Runs, read
 from visit_tl.explorer.session import Kept, Session
+from visit_tl.graph.io.json_format import to_json
 
 ZERO = {"node": "L0H1", "how": "zero", "factor": 0}
 HALF = {"node": "L1H1.v2", "how": "scale", "factor": 0.5}
@@ -20,7 +23,8 @@ def events(session, *runs, **more):
 
 
 def asked(session, what, prompt=PROMPT, **more):
-    (event,) = session.work("ask", {"what": what, "run": {"prompt": prompt}, **more})()
+    given = {"what": what, "run": {"prompt": prompt}, **more}
+    (event,) = session.work("ask", given)()
     return event
 
 
@@ -121,8 +125,11 @@ def test_a_graph_is_kept_and_opened_again(session):
     name, _, content = session.kept_file({"form": "json", "runs": [run]})
     assert name == "graph.json"
     request = session.open(content)["request"]
-    (event,) = events(session, request)
-    assert session.graph(event["picture"]).nodes == session.graph(read(Request, run).key).nodes
+    told, event = events(session, request)
+    graph = session.graph(event["picture"])
+    assert graph.nodes == session.graph(read(Request, run).key).nodes
+    assert [token["text"] for token in told["tokens"]] == ["<bos>", "d", "␣c", "␣b"]
+    assert (told["model"], told["position"], told["target"]) == ("native", 3, visible(graph.target))
     html = session.kept_file({"form": "html", "runs": [run]})[2]
     assert b"FRAMED" not in html and b"tellAround" not in html
     pair = [run, {"prompt": "d c b", "changes": [ZERO]}]
@@ -151,11 +158,24 @@ def test_what_is_not_asked_in_its_form_is_refused_by_name(session, data, words):
     assert words in str(error.value)
 
 
+def test_the_place_of_a_fault_is_named_as_the_reader_knows_it():
+    for runs, words in (
+        ([{"position": 10**9}], "position: Input should be less"),
+        ([{}, {"expand": 9}], "second picture, expand: Input should be less"),
+    ):
+        with pytest.raises(InputError) as error:
+            read(Runs, {"runs": runs})
+        assert str(error.value).startswith(words)
+
+
 def test_what_does_not_fit_the_model_is_refused_with_the_calls_own_words(session):
     for run, words in (
         ({"prompt": PROMPT, "target": "a b"}, "is 2 tokens"),
         ({"prompt": PROMPT, "position": 9}, "outside the prompt"),
-        ({"prompt": PROMPT, "layers": [0, 9]}, "layer 2 is outside"),
+        ({"prompt": PROMPT, "layers": [0, 9]}, "layer 9 is outside 0..1"),
+        ({"prompt": PROMPT, "layers": [-(10**12), 10**12]}, "layer -1000000000000 is outside"),
+        ({"prompt": PROMPT, "layers": [0, 10**12]}, "layer 1000000000000 is outside 0..1"),
+        ({"prompt": PROMPT, "layers": [1, 0]}, "the first layer, 1, is after the last, 0"),
         ({"prompt": PROMPT, "segments": "0-3"}, "segments are ranges"),
         ({"prompt": PROMPT, "chat": True}, "has no chat template"),
         ({"prompt": "a" * 99}, "tokens"),
@@ -170,6 +190,19 @@ def test_what_does_not_fit_the_model_is_refused_with_the_calls_own_words(session
         session.open(b'{"schema": 99}')
     with pytest.raises(GraphError, match="was dropped"):
         session.graph("0" * 24)
+
+
+def test_a_question_about_a_file_is_never_answered_by_the_open_model(session):
+    graph = vt.flow_graph(session.views[0].model, PROMPT)
+    named = dataclasses.replace(graph, model="another")
+    request = session.open(json.dumps(to_json(named)).encode())["request"]
+    for what in ("why", "lower", "origin"):
+        with pytest.raises(InputError, match="a graph from a file; run its prompt"):
+            asked(session, what, run=request, node="L1H1")
+    with pytest.raises(InputError, match="but the graph is of another, of 2 layers x 4 heads"):
+        asked(session, "circuit", run=request, reference="ioi-wang-2022")
+    with pytest.raises(GraphError, match="was dropped"):
+        asked(session, "circuit", run={**request, "saved": "0" * 24})
 
 
 def test_only_the_last_graphs_are_kept():

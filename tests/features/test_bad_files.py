@@ -162,6 +162,17 @@ def test_weights_that_are_crafted_are_refused(folder, content):
     refused(folder, "is no whole safetensors file")
 
 
+def test_names_of_any_length_and_number_make_no_long_message(folder):
+    path = folder / "sae_weights.safetensors"
+    sound = load_file(path)
+    save_file({**sound, "x" * 50_000: torch.ones(1)}, path)
+    refused(folder, r"holds x{57}\.\.\., of which its architecture has no use")
+    many = {f"n{i:05}": torch.ones(1) for i in range(3000)}
+    save_file({**many, **{k: v for k, v in sound.items() if k != "W_dec"}}, path)
+    refused(folder, "has no W_dec; it holds W_enc, b_dec, b_enc, n00000, .* and 2983 more")
+    refused("a" * 9000, "there is no file or folder 'a{300}'")
+
+
 def test_pickles_are_not_opened(tmp_path):
     pickle = tmp_path / "sae.pt"
     torch.save({"W_enc": torch.ones(2)}, pickle)

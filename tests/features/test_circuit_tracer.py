@@ -89,6 +89,22 @@ def test_a_configuration_that_is_not_known_is_refused(folder, config, why):
     assert not (folder / "owned").exists()
 
 
+def test_yaml_that_stands_for_more_than_it_says_is_refused(folder):
+    sound = (folder / "config.yaml").read_text()
+    lists = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    bomb = "\n".join(["a0: &a0 [x]", *lists, "activation: *a9"])
+    for text, why in (
+        (bomb, r"it refers to other parts of itself"),
+        ("model_kind: &x [*x]", "it refers to other parts of itself"),
+        (f"{sound}\n{sound}", "a key appears twice in one mapping"),
+        ("activation: [" + "x, " * 5000 + "x]\nmodel_kind: transcoder_set", "activation="),
+    ):
+        (folder / "config.yaml").write_text(text)
+        with pytest.raises(vt.InputError, match=why) as caught:
+            vt.features.open(folder, layer=0)
+        assert len(str(caught.value)) < 600
+
+
 def test_a_folder_is_of_many_layers(folder):
     with pytest.raises(vt.InputError, match="holds 2 transcoders, one a layer; say which"):
         vt.features.open(folder)

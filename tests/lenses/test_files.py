@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pickle
 
 import pytest
@@ -186,10 +187,13 @@ def test_a_crafted_tuned_lens_is_refused_with_the_reason(tmp_path):
         ({"num_hidden_layers": 3}, "2 translators, and num_hidden_layers is 3"),
         ({"num_hidden_layers": 1}, "no parameter of a translator"),
         ({"num_hidden_layers": True}, "both sizes"),
+        ({"num_hidden_layers": 10**12}, "2 translators, and num_hidden_layers is 1000000000000"),
+        ({"lens_type": "x" * 10_000}, "lens_type 'xxx"),
     ):
         tuned_folder(folder, **config)
-        with pytest.raises(FileError, match=said):
+        with pytest.raises(FileError, match=said) as caught:
             vt.lenses.load(folder)
+        assert len(str(caught.value)) < 600
     (folder / "config.json").write_text("{")
     with pytest.raises(FileError, match="is no JSON"):
         vt.lenses.load(folder)
@@ -223,6 +227,28 @@ def test_what_is_no_lens_is_refused(tmp_path):
         Lens("x", {0: torch.eye(4)}, {1: torch.ones(4)})
     with pytest.raises(InputError, match=r"bias of block 0 .* \[5\]"):
         Lens("x", {0: torch.eye(4)}, {0: torch.ones(5)})
+
+
+def test_what_a_file_says_is_never_shown_at_length(tmp_path):
+    path, long = tmp_path / "lens.safetensors", "x" * 50_000
+    about = {"format": "visit_tl lens 1", "lens": '{"name": "a"}'}
+    for tensors, metadata in (
+        ({"map.0": torch.eye(4)}, {"format": long}),
+        ({long: torch.eye(4)}, about),
+        ({"map.0": torch.eye(4)}, {**about, "lens": f'{{"name": ["{long}"]}}'}),
+    ):
+        save_file(tensors, str(path), metadata=metadata)
+        with pytest.raises(FileError) as caught:
+            vt.lenses.load(path)
+        assert len(str(caught.value)) < 600
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    for name in ("lens.pt", "lens.safetensors", "config.json"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(FileError, match="is neither a file nor a folder"):
+            vt.lenses.load(tmp_path if name == "config.json" else tmp_path / name)
 
 
 def test_an_old_torch_reads_no_pickle(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+import visit_tl as vt
 from visit_tl.cache_dir import CacheWarning, cache_root, check_folder
 from visit_tl.errors import FileError, InputError, ModelError
 from visit_tl.model import load
@@ -395,6 +396,10 @@ def test_folders_that_hold_no_model_are_refused(tmp_path):
         load_model(str(tmp_path / "absent"))
     with pytest.raises(ModelError, match=r"a folder without config\.json"):
         load_model(str(tmp_path), verbose=False)
+    with pytest.raises(InputError, match="the model name has 9000 characters; expected"):
+        load_model("a" * 9000)
+    with pytest.raises(InputError, match="the model name has 9002 characters; expected"):
+        vt.flow_graph("x/" + "a" * 9000, "a")
     with pytest.raises(InputError, match="the model name is empty"):
         load_model(" ")
 

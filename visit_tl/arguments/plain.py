@@ -6,6 +6,7 @@ it.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -34,6 +35,8 @@ def plain(value: Any) -> Any:
     if value is None or type(value) in _SCALARS:
         return value
     if type(value) in (list, tuple, range, set, frozenset):
+        if isinstance(value, range) and value[LONGEST:]:
+            raise NotPlainError(f"which gives more than {LONGEST} items")
         items = list(value)
         return items if set(map(type, items)) <= {int, str} else [plain(item) for item in items]
     if (made := _array(value)) is not None:
@@ -133,14 +136,25 @@ def half_pair(value: str) -> int | None:
 
 
 def path(value: Any) -> Any:
-    """Check that a path is a text, without NUL."""
+    """Check that a path is a text, without NUL, and no longer than the system allows."""
     named = _read_safely(lambda: os.fspath(value)) if isinstance(value, os.PathLike) else value
     if not isinstance(named, str):
         return named
     if "\0" in named:
         raise NotPlainError("which holds a NUL character")
     text(named)
+    if too_long(named):
+        raise NotPlainError("which is longer than a path may be")
     return value
+
+
+def too_long(named: str) -> bool:
+    """Whether the system refuses to look a path up because of its length, or that of a part."""
+    try:
+        os.lstat(os.path.expanduser(named))
+    except (OSError, ValueError) as error:
+        return getattr(error, "errno", None) == errno.ENAMETOOLONG
+    return False
 
 
 def node(value: Any) -> Any:

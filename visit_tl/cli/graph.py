@@ -22,7 +22,7 @@ from visit_tl.cli.options import (
     parse_segments,
     refused,
 )
-from visit_tl.errors import VisitError
+from visit_tl.errors import InputError, VisitError
 
 
 def graph(
@@ -137,6 +137,8 @@ def _numbered(out: Path | None, json: Path | None, generate: int, force: bool) -
 
     if generate < 0:
         raise typer.BadParameter(f"--generate takes a number of tokens, got {generate}")
+    if generate > 10_000:
+        raise InputError(f"--generate {generate} is more than any model has room for")
     steps: list[list[Path]] = [[] for _ in range(max(generate, 1))]
     others = tuple(suffix for suffix in SUFFIXES if suffix != ".json")
     for option, path, suffixes in (("--json", json, (".json",)), ("--out", out, others)):

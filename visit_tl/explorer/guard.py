@@ -72,7 +72,11 @@ class Guard:
         if token is None:
             return None
         with self._lock:
-            known = next((one for one in self._tokens if hmac.compare_digest(one, token)), None)
+            # As bytes: texts are compared only where both are ASCII, and this one is anybody's.
+            given = token.encode("utf-8", "replace")
+            known = next(
+                (one for one in self._tokens if hmac.compare_digest(one.encode(), given)), None
+            )
             if known is not None:
                 self._tokens.discard(known)
         if known is None and not self.knows(request):
@@ -85,7 +89,7 @@ class Guard:
     def knows(self, request: Request) -> bool:
         """Whether the cookie came with a request."""
         given = request.cookies.get(self.cookie, "")
-        return hmac.compare_digest(given.encode(), self._secret.encode())
+        return hmac.compare_digest(given.encode("utf-8", "replace"), self._secret.encode())
 
     def refuses(self, request: Request) -> Response | None:
         """The refusal of a request; None if it may pass, apart from its cookie."""

@@ -51,10 +51,24 @@ def answer(view: ModelView, question: Question, graph: FlowGraph | None) -> Iter
         "why": lambda: _why(run, question),
         "lower": lambda: _lower(run, question),
         "origin": lambda: _origin(run, question),
-        "circuit": lambda: _circuit(run, question, graph),
+        "circuit": lambda: _circuit(question, run.graph() if graph is None else graph),
     }
-    yield {"stage": "answer", "what": question.what, "node": question.node,
-           **answers[question.what]()}  # fmt: skip
+    yield _answered(question, answers[question.what]())
+
+
+def of_file(question: Question, graph: FlowGraph) -> Iterator[Event]:
+    """Answer a question about a graph from a file; nothing is run, its model may be another one.
+
+    Raises:
+        InputError: the question needs a run.
+    """
+    if question.what != "circuit":
+        raise InputError("the picture is a graph from a file; run its prompt to ask this")
+    yield _answered(question, _circuit(question, graph))
+
+
+def _answered(question: Question, found: dict[str, Any]) -> Event:
+    return {"stage": "answer", "what": question.what, "node": question.node, **found}
 
 
 def _node(text: str) -> NodeId:
@@ -165,10 +179,9 @@ def _origin(run: Run, question: Question) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _circuit(run: Run, question: Question, graph: FlowGraph | None) -> dict[str, Any]:
+def _circuit(question: Question, graph: FlowGraph) -> dict[str, Any]:
     reference = load(question.reference)
-    shown = run.graph() if graph is None else graph
-    found = compare(shown, reference)
+    found = compare(graph, reference)
     rows = [(one.label, f"{one.hits:g}", one.members, number(one.recall)) for one in found.recalls]
     said = [
         f"Of the {found.at_k.selected} strongest heads by {found.what}, "

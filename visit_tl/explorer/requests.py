@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -138,4 +139,5 @@ def read(kind: type[R], data: Any) -> R:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the request"
+        place = re.sub(r"^runs\.([01])\.", lambda m: "second picture, " * int(m[1]), place)
         raise InputError(f"{place}: {first['msg'][:200]}") from None

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from visit_tl.causal.patching.change_hooks import LOOKS, REPLACED
-from visit_tl.circuits.known_circuits import available
+from visit_tl.circuits.known_circuits import available, load
 from visit_tl.errors import GraphError, InputError
+from visit_tl.escaping import visible
 from visit_tl.explorer import changes, keep, limits, questions
 from visit_tl.explorer.jobs import Event
 from visit_tl.explorer.requests import Export, Question, Request, Runs, read
@@ -81,7 +82,7 @@ class Session:
             "models": [_facts(view) for view in self.views],
             "prompt": self.prompt,
             "hows": [*REPLACED, "scale", *LOOKS],
-            "references": list(available()),
+            "references": [[name, f"{name} ({load(name).model})"] for name in available()],
             "limits": {
                 "characters": limits.CHARACTERS,
                 "tokens": limits.TOKENS,
@@ -181,6 +182,7 @@ class Session:
 
         Raises:
             InputError: there is no such work, or it is not asked in its form.
+            GraphError: a question is about a file that was dropped.
         """
         if what == "run":
             runs = read(Runs, data)
@@ -189,6 +191,9 @@ class Session:
             return lambda: self.run(runs)
         if what == "ask":
             question = read(Question, data)
+            if question.run.saved is not None:
+                graph = self.graph(question.run.saved)
+                return lambda: questions.of_file(question, graph)
             view = self.view(question.run)
             return lambda: questions.answer(view, question, self.graphs.get(question.run.key))
         raise InputError(f"there is no work {what[:40]!r}; there are run and ask")
@@ -222,6 +227,7 @@ class Session:
 
         if asked.saved is not None:
             graph = self.graph(asked.saved)
+            yield done("file", **_of_file(graph))
             yield done("whole", picture=asked.saved, graph=graph, **_about(graph))
             return
         key = self.followed(asked, target).key
@@ -269,6 +275,19 @@ def _facts(view: ModelView) -> dict[str, Any]:
         "context": view.n_ctx,
         "chat": bool(getattr(tokenizer, "chat_template", None)),
         "adapters": list(view.adapters.names),
+    }
+
+
+def _of_file(graph: FlowGraph) -> dict[str, Any]:
+    """What a saved graph knows of its run; its tokens and target are its own, not the session's."""
+    return {
+        "tokens": [
+            {"text": visible(token), "bos": i == 0 and graph.prepend_bos}
+            for i, token in enumerate(graph.tokens)
+        ],
+        "position": graph.position,
+        "model": graph.model,
+        "target": visible(graph.target),
     }
 
 

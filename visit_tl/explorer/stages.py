@@ -72,12 +72,11 @@ class Run:
         prompt = view.encode(prompt_text(view, asked), bos(asked), spans(asked.segments))
         require_size(view, prompt)
         own = view.tokens.single(asked.target) if asked.target else target
-        layers = None if asked.layers is None else range(asked.layers[0], asked.layers[1] + 1)
         hooks: FwdHooks = ()
         position = view.check_position(asked.position, len(prompt.ids))
         if asked.changes:
             hooks = change_hooks(view.model, list(prompt.ids), **change_options(view, asked))
-        return cls(view, prompt, position, own, view.check_layers(layers), asked.expand, hooks)
+        return cls(view, prompt, position, own, blocks(view, asked), asked.expand, hooks)
 
     def graph(self, **budget: Any) -> FlowGraph:
         """The graph, in this budget; None of a number is the usual one."""
@@ -119,6 +118,21 @@ def prompt_text(view: ModelView, asked: Request, text: str | None = None) -> str
 def bos(asked: Request) -> bool | None:
     """Whether a BOS goes before the text; a chat template writes its own."""
     return False if asked.chat else asked.bos
+
+
+def blocks(view: ModelView, asked: Request) -> tuple[int, ...]:
+    """The blocks of a request, ascending; both ends are checked before any range is made of them.
+
+    Raises:
+        InputError: a block does not exist, or the first is after the last.
+    """
+    if asked.layers is None:
+        return view.check_layers(None)
+    first, last = asked.layers
+    view.check_layers([first, last], gaps=True)
+    if first > last:
+        raise InputError(f"the first layer, {first}, is after the last, {last}")
+    return tuple(range(first, last + 1))
 
 
 def require_size(view: ModelView, prompt: Prompt) -> None:

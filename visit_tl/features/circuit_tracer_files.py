@@ -100,13 +100,35 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST_CONFIG:
             raise InputError(f"{path} has more than 100 kB, too many for a configuration")
-        found = yaml.safe_load(path.read_text("utf-8"))
+        found = yaml.load(path.read_text("utf-8"), _plain_yaml())
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is no YAML: {why}") from error
     if not isinstance(found, Mapping):
         raise InputError(f"{path} is no mapping, but a {type(found).__name__}")
     return dict(found)
+
+
+def _plain_yaml() -> Any:
+    """The safe loader of PyYAML, which also refuses doubled keys and references.
+
+    A few references to references stand for more values than fit in memory.
+    """
+    import yaml
+
+    class Plain(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it refers to other parts of itself (*name)")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            found = super().construct_mapping(node, deep=deep)
+            if len(found) < len(node.value):
+                raise yaml.YAMLError("a key appears twice in one mapping")
+            return found
+
+    return Plain
 
 
 def _weights_of(path: Path, layer: int | None) -> tuple[Path, int]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from visit_tl.arguments.words import short
 from visit_tl.errors import InputError
 
 _LONGEST: Final = 1000
@@ -69,6 +70,4 @@ class ConfigFields:
         return value
 
     def _wrong(self, name: str, value: Any, expected: str) -> InputError:
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        return InputError(f"{self.source} has {name}={shown}, expected {expected}")
+        return InputError(f"{self.source} has {name}={short(value)}, expected {expected}")

@@ -153,14 +153,15 @@ def _found(source: str | Path) -> Path:
     """
     path = Path(source)
     refuse_pickle(path)
-    with suppress(ValueError):  # no name of a file has such characters
+    with suppress(ValueError, OSError):  # no file has such characters, or so long a name
         if path.exists():
             return path
     shipped = sorted(one.name for one in SHIPPED.iterdir()) if SHIPPED.is_dir() else []
     if str(source) in shipped:
         return SHIPPED / str(source)
     raise InputError(
-        f"there is no file or folder {str(source)!r}; the package comes with {', '.join(shipped)}"
+        f"there is no file or folder {str(source)[:300]!r}; the package comes with "
+        f"{', '.join(shipped)}"
     )
 
 

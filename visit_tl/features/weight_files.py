@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from visit_tl.errors import InputError
 
 _FLOATS: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_SHOWN: Final = 20
+"""Names of tensors in a message."""
 _PICKLES: Final = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
@@ -80,7 +82,7 @@ class Tensors:
                 or holds a number that is not finite.
         """
         if name not in self._found:
-            raise InputError(f"{self.source} has no {name}; it holds {sorted(self._found)}")
+            raise InputError(f"{self.source} has no {name}; it holds {_names(self._found)}")
         tensor = self._found[name]
         if tuple(tensor.shape) != shape:
             raise InputError(
@@ -116,7 +118,7 @@ class Tensors:
             InputError: it is not there, has another number of axes, or is empty.
         """
         if name not in self._found:
-            raise InputError(f"{self.source} has no {name}; it holds {sorted(self._found)}")
+            raise InputError(f"{self.source} has no {name}; it holds {_names(self._found)}")
         shape = list(self._found[name].shape)
         if len(shape) != axes or 0 in shape:
             raise InputError(f"{name} of {self.source} has the shape {shape}")
@@ -134,6 +136,14 @@ class Tensors:
         """
         if rest := sorted(set(self._found) - self._used):
             raise InputError(
-                f"{self.source} holds {', '.join(rest)}, of which its architecture has no use; "
+                f"{self.source} holds {_names(rest)}, of which its architecture has no use; "
                 f"what they do is not known here"
             )
+
+
+def _names(found: Iterable[str]) -> str:
+    """Names of tensors, the first of them and not at full length: files may hold any."""
+    names = sorted(found)
+    shown = ", ".join(name if len(name) <= 60 else f"{name[:57]}..." for name in names[:_SHOWN])
+    rest = len(names) - _SHOWN
+    return (shown or "nothing") + (f" and {rest} more" if rest > 0 else "")

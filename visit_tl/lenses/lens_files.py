@@ -15,6 +15,7 @@ from torch import Tensor
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import File, Flag, LensData
+from visit_tl.arguments.words import short
 from visit_tl.errors import FileError, InputError
 from visit_tl.files import check, write
 from visit_tl.lenses.maps import Lens
@@ -48,6 +49,7 @@ def load(path: File) -> Lens:
         FileError: it cannot be read, is truncated, or is no lens; the message says why.
     """
     where = Path(path).expanduser()
+    _require_regular(where)
     try:
         if where.is_dir():
             return _tuned(where)
@@ -94,26 +96,27 @@ def _own(path: Path) -> Lens:
     tensors, metadata = _safetensors(path)
     if metadata.get("format") != FORMAT:
         raise FileError(
-            f"{path} says format {metadata.get('format')!r}, not {FORMAT!r}; a tuned lens is read "
-            f"from its folder, with config.json beside its parameters"
+            f"{path} says format {short(metadata.get('format'))}, not {FORMAT!r}; a tuned lens is "
+            f"read from its folder, with config.json beside its parameters"
         )
     facts = _json_object(metadata.get("lens", ""), f"the metadata of {path}")
     maps, biases = {}, {}
     for key, tensor in tensors.items():
         found = _OWN_KEY.fullmatch(key)
         if found is None:
-            raise FileError(f"{path} holds the tensor {key!r}; lenses hold map.N and bias.N")
+            raise FileError(f"{path} holds the tensor {short(key)}; lenses hold map.N and bias.N")
         (maps if found[1] == "map" else biases)[int(found[2])] = tensor
     kinds = {"name": (str,), "model": (str, type(None)), "n_layers": (int, type(None)),
              "raw": (bool,), "facts": (dict,)}  # fmt: skip
     for name, wanted in kinds.items():
         if not isinstance(facts.get(name), wanted) or (name != "raw" and facts.get(name) is True):
-            raise FileError(f"the metadata of {path} says {name}: {facts.get(name)!r}")
+            raise FileError(f"the metadata of {path} says {name}: {short(facts.get(name))}")
     return Lens(maps=maps, biases=biases, **{name: facts[name] for name in kinds})
 
 
 def _tuned(folder: Path) -> Lens:
     """A tuned lens: translator i reads the state before block i, as `v + A_i v + b_i`."""
+    _require_regular(folder / "config.json")
     try:
         config = _json_object((folder / "config.json").read_text("utf-8"), f"{folder}/config.json")
     except (OSError, UnicodeDecodeError) as error:
@@ -127,8 +130,9 @@ def _tuned(folder: Path) -> Lens:
     d_model, n_layers = (_size(config.get(name)) for name in ("d_model", "num_hidden_layers"))
     if kind != "linear_tuned_lens" or not d_model or not n_layers:
         raise FileError(
-            f"{folder}/config.json says lens_type {kind!r}, d_model {config.get('d_model')!r}, "
-            f"num_hidden_layers {config.get('num_hidden_layers')!r}; a linear_tuned_lens with both "
+            f"{folder}/config.json says lens_type {short(kind)}, d_model "
+            f"{short(config.get('d_model'))}, num_hidden_layers "
+            f"{short(config.get('num_hidden_layers'))}; a linear_tuned_lens with both "
             f"sizes can be read"
         )
     state = _safetensors(path)[0] if path.suffix == ".safetensors" else _unpickled(path)
@@ -142,7 +146,8 @@ def _tuned(folder: Path) -> Lens:
             raise FileError(f"{path}: {key} is {list(tensor.shape)}, and d_model is {d_model}")
         # Translator i is of hidden_states[i], the output of block i - 1.
         (maps if weight else biases)[int(found[1]) - 1] = tensor
-    if sorted(maps) != list(range(-1, n_layers - 1)):
+    # Counted first: a range as long as a crafted configuration says may not fit in memory.
+    if len(maps) != n_layers or sorted(maps) != list(range(-1, n_layers - 1)):
         raise FileError(f"{path} has {len(maps)} translators, and num_hidden_layers is {n_layers}")
     identity = torch.eye(d_model)
     maps = {block: identity + tensor.float() for block, tensor in maps.items()}
@@ -150,6 +155,16 @@ def _tuned(folder: Path) -> Lens:
     facts = {key: value for key, value in config.items() if isinstance(value, str | int | None)}
     name = name if isinstance(name, str) and name else None
     return Lens(TUNED, maps, biases, name, n_layers, True, facts)
+
+
+def _require_regular(path: Path) -> None:
+    """Refuse pipes and devices, which may never come to an end.
+
+    Raises:
+        FileError: it is there, and neither a file nor a folder.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise FileError(f"{path} is neither a file nor a folder")
 
 
 def _size(value: Any) -> int:

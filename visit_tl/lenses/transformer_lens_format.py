@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
+from visit_tl.arguments.words import short
 from visit_tl.errors import FileError, InputError
 from visit_tl.lenses.maps import Lens
 
@@ -51,22 +52,26 @@ def of_payload(payload: Mapping[str, Any], where: str) -> Lens:
         maps, count = payload["jacobian_sum"], payload.get("n_done")
         facts = {**facts, "target_layer": payload.get("target_layer", facts.get("target_layer"))}
         if not _is_whole(count) or count < 1:
-            raise FileError(f"{where} is of a fit with {count!r} prompts done; it needs at least 1")
+            raise FileError(
+                f"{where} is of a fit with {short(count)} prompts done; it needs at least 1"
+            )
         parts = count
     if not isinstance(maps, Mapping) or not maps:
         raise FileError(f"{where} holds no matrices by layer, but {type(maps).__name__}")
     if count is not None and not _is_whole(count):
-        raise FileError(f"{where}: the number of prompts is {count!r}, not an integer")
+        raise FileError(f"{where}: the number of prompts is {short(count)}, not an integer")
     try:
         lens = _lens(maps, {**facts, "n_prompts": count}, parts)
     except InputError as error:
         raise FileError(f"{where}: {error}") from error
     if (width := payload.get("d_model", lens.d_model)) != lens.d_model:
-        raise FileError(f"{where}: d_model is {width!r}, but its maps are {lens.d_model} wide")
+        raise FileError(f"{where}: d_model is {short(width)}, but its maps are {lens.d_model} wide")
     if (layers := payload.get("source_layers")) is not None and (
         not isinstance(layers, list | tuple) or list(layers) != list(lens.blocks)
     ):
-        raise FileError(f"{where}: source_layers are {layers!r}, its maps are of {lens.blocks}")
+        raise FileError(
+            f"{where}: source_layers are {short(layers)}, its maps are of {lens.blocks}"
+        )
     return lens
 
 

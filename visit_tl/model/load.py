@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from visit_tl.arguments.checked import checked
+from visit_tl.arguments.plain import too_long
 from visit_tl.arguments.vocabulary import File, Flag, Foreign, ModelName
 from visit_tl.errors import InputError, ModelError, VisitError
 from visit_tl.model.embedded.dequantise import dtype_argument, quiet_progress_bars
@@ -94,7 +95,7 @@ def load_model(
         ModelError: The name is unknown, the model cannot be downloaded, TransformerLens refuses
             it, a GGUF file is damaged or would be read only in part, or no tokenizer is found.
         FileError: The cache cannot be written to.
-        InputError: `name` is empty, or `kwargs` contradict an embedded model.
+        InputError: `name` is empty or too long, or `kwargs` contradict an embedded model.
     """
     if is_transformers_model(opened := model_inside(name)):
         _import_libraries()
@@ -118,6 +119,8 @@ def _load_named(
     """Open a model by name: an embedded model, a file, a folder, or a name of TransformerLens."""
     if not name.strip():
         raise InputError(f"the model name is empty; expected {_possible_names()}")
+    if too_long(name):
+        raise InputError(f"the model name has {len(name)} characters; expected {_possible_names()}")
     embedded = find_embedded(name)
     if embedded is not None:
         return _load_embedded(embedded, cache_dir, verbose, kwargs)

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, Final
 
+from visit_tl.arguments.plain import too_long
 from visit_tl.model.embedded.models import find_embedded
 
 KEPT_MODELS: Final = 2
@@ -60,7 +61,7 @@ def _key(name: str) -> Any:
     if embedded is not None:
         return embedded.name
     path = Path(name).expanduser()
-    if not name.strip() or not path.exists():
+    if not name.strip() or too_long(name) or not path.exists():
         return name
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     stats = [(file.name, file.stat()) for file in files if file.is_file()]

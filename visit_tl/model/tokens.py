@@ -128,6 +128,8 @@ class Tokens:
             return ids[0]
         split = " + ".join(repr(self.text(i)) for i in ids)
         message = f"the target {target!r} is {len(ids)} tokens of {self.name}: {split}"
+        if not ids:
+            message = f"the target {target!r} is no token of {self.name}, nor made of its tokens"
         spaced = " " + target.lstrip(" ")
         if target != spaced and len(self._plain_ids(spaced)) == 1:
             raise InputError(f"{message}; did you mean {spaced!r}, with its space?")

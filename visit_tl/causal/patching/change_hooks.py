@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Annotated, Any, Final
 
@@ -29,10 +29,11 @@ from visit_tl.arguments.vocabulary import (
 )
 from visit_tl.arguments.words import short
 from visit_tl.causal.patching import replacements
+from visit_tl.causal.patching.expert_patches import add_expert_values
 from visit_tl.causal.patching.options import Prompts
 from visit_tl.causal.patching.replacements import Patcher, Unpatchable, require_there
 from visit_tl.errors import GraphError, InputError, ModelError
-from visit_tl.graph.ids import Kind, NodeId
+from visit_tl.graph.ids import FEATURE_KINDS, Kind, NodeId
 from visit_tl.model.hooks import hook_names
 from visit_tl.model.replay.kept_run import KeptRun
 from visit_tl.model.replay.patch import Write
@@ -51,13 +52,20 @@ _ORDER: Final[dict[Kind, int]] = {
     **dict.fromkeys(("query", "head_query"), 1),
     **dict.fromkeys(("key", "value"), 2),
     **dict.fromkeys(("head", "z", "attn_neuron"), 3),
-    "attn_out": 4,
+    # What takes the place of attention, or is beside it, reads what attention reads.
+    **dict.fromkeys(("attn_out", "opaque"), 4),
     "resid_mid": 5,
-    "neuron": 6,
+    **dict.fromkeys(("neuron", "expert"), 6),
     "mlp_out": 7,
     "resid_post": 8,
 }
 """In which order the nodes of a block are computed."""
+
+
+_LEFT_OUT: Final[dict[Kind, str]] = {
+    **replacements.LEFT_OUT,
+    **dict.fromkeys(FEATURE_KINDS, "what it does is measured by effects, with saes="),
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,8 @@ def change_hooks(
 
     Raises:
         InputError: a node that is not there or cannot be changed, a change that is not known or is
-            given twice, or prompts that are missing or of another length.
+            given twice, an expert together with a neuron inside it, or prompts that are missing or
+            of another length.
         ModelError: the model's heads are not sums of memories, so one cannot be changed alone.
     """
     view = ModelView(model)
@@ -153,7 +162,7 @@ def _one(view: ModelView, node: Any, how: Any, position: int, n_tokens: int) -> 
         raise InputError(f"{short(node)} is no node; ids are such as 'L9H6'") from error
     require_there(view, name, n_tokens)
     if name.kind not in _ORDER:
-        raise InputError(f"{name} cannot be changed: {replacements.LEFT_OUT[name.kind]}")
+        raise InputError(f"{name} cannot be changed: {_LEFT_OUT[name.kind]}")
     how = plain(how)
     if isinstance(how, str):
         if how not in (*REPLACED, *LOOKS):
@@ -174,11 +183,16 @@ class _Step:
     ) -> None:
         self.view, self.changes = view, changes
         self.layer = changes[0].node.layer or 0
-        keep = replacements.needed(view, [change.node for change in changes])
+        nodes = [change.node for change in changes]
+        keep = replacements.needed(view, nodes)
+        if any(node.expert is not None for node in nodes):
+            keep[f"blocks.{self.layer}.mlp.hook_out"] = "row"
         rows = sorted({change.position for change in changes})
 
         def kept(prompt: Prompt) -> KeptRun:
-            return KeptRun(view, prompt, keep, rows)
+            run = KeptRun(view, prompt, keep, rows)
+            add_expert_values(run, nodes)
+            return run
 
         with view.model.hooks(fwd_hooks=before) if before else nullcontext():
             self.base = kept(prompts.clean)
@@ -199,7 +213,9 @@ class _Step:
             raise InputError(
                 f"{keys[0].node} and another memory of the same head cannot be changed together"
             )
-        writes = [w for change in self.changes if change not in memories for w in self._of(change)]
+        self._require_apart()
+        rest = [change for change in self.changes if change not in memories]
+        writes = self._set([write for change in rest for write in self._of(change)])
         for head, position in dict.fromkeys((c.node.head or 0, c.position) for c in memories):
             own = [c for c in memories if (c.node.head, c.position) == (head, position)]
             writes.append(self._memories(head, position, own))
@@ -215,9 +231,40 @@ class _Step:
                 if scaled:
                     gone = patcher.change(write)
                     value = write.value - float(change.how) * gone
-                yield Write(write.hook, write.index, value)
+                yield replace(write, value=value)
         except Unpatchable as reason:
             raise InputError(f"{change.node} cannot be changed: {reason}") from None
+
+    def _require_apart(self) -> None:
+        """Refuse an expert and a neuron inside it together: the change of the one holds the other.
+
+        Raises:
+            InputError: there are such.
+        """
+        whole = {(c.node.expert, c.position) for c in self.changes if c.node.kind == "expert"}
+        for change in self.changes:
+            inside = change.node.kind == "neuron" and change.node.expert is not None
+            if inside and (change.node.expert, change.position) in whole:
+                expert = NodeId("expert", self.layer, expert=change.node.expert)
+                raise InputError(
+                    f"{change.node} and its expert {expert} cannot be changed together; say one"
+                )
+
+    def _set(self, writes: Iterable[Write]) -> list[Write]:
+        """The same writes, with what is added to one place summed and set: hooks may fire twice."""
+        found: list[Write] = []
+        added: dict[tuple[str, int], Tensor] = {}
+        for write in writes:
+            if not write.add:
+                found.append(write)
+                continue
+            place = write.hook, write.position
+            value = write.value.to(self.view.W_U.device)
+            added[place] = added[place] + value if place in added else value
+        for (hook, position), value in added.items():
+            row = self.base.row(hook, position)
+            found.append(Write(hook, (position,), row + value.to(row.device)))
+        return found
 
     def _memories(self, head: int, position: int, changes: list[_Change]) -> Write:
         """The write of a head's z, a sum over keys of attention x value, with some changed."""

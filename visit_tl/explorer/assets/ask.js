@@ -5,12 +5,13 @@
 function makeAsk(about, act) {
   const chosen = el("p", { class: "what" }), answer = el("div", { class: "answer", role: "status" });
   const key = el("select", { "aria-label": "the position that the head looked at" });
-  const reference = select(about.references.map((/** @type {string} */ name) => [name, name]), about.references[0], () => {}, { "aria-label": "reference circuit" });
+  const reference = select(about.references, about.references[0][0], () => {}, { "aria-label": "reference circuit" });
   /** @type {any} */
   let node = null;
   /** @type {any[]} */
   let tokens = [];
-  const about_ = el("p", { class: "quiet", text: "Questions are about the run without its changes.", hidden: true });
+  let file = false;
+  const about_ = el("p", { class: "quiet", hidden: true });
   const why = button("Why did it look there?", () => ask("why"));
   const origin = button("Where did it come from?", () => ask("origin"));
   const lower = button("What would lower the loss?", () => ask("lower"));
@@ -32,16 +33,20 @@ function makeAsk(about, act) {
     choose(given) {
       node = given;
       chosen.replaceChildren(...(node ? [el("b", { text: node.id }), " says ", bdi(node.says)] : ["Choose a node in the picture; a head, to ask why it looked."]));
-      why.disabled = key.disabled = !node || node.head < 0;
+      origin.disabled = lower.disabled = file;
+      why.disabled = key.disabled = file || !node || node.head < 0;
       const looks = node ? node.looks : [];
       key.replaceChildren(...tokens.map((token, i) => el("option", { value: String(i), text: token.text + "@" + i + (looks[i] ? ", attention " + digits(looks[i]) : "") })));
       const most = looks.length ? looks.indexOf(Math.max(...looks)) : 0;
       key.value = String(node && node.key >= 0 ? node.key : most);
     },
-    /** @param {any[]} given @param {boolean} changed */
-    tokens(given, changed) {
+    /** @param {any[]} given @param {State} state */
+    tokens(given, state) {
       tokens = given;
-      about_.hidden = !changed;
+      file = state.saved !== "";
+      about_.hidden = !file && !state.changes.length;
+      about_.textContent = file ? FROM_FILE : "Questions are about the run without its changes.";
+      this.choose(node);
     },
     /** @param {any} event */
     tell(event) {

@@ -1,6 +1,9 @@
 // @ts-check
 // The panel of changes: what is done to the chosen node, the stack, and what it did.
 
+/** What panels say that need a run. */
+const FROM_FILE = "This picture is a graph from a file. Run its prompt to change it, to ask about it or to compare.";
+
 /** @type {{[how: string]: string}} */
 const HOWS = {
   zero: "ablate: zero", mean: "ablate: mean of the other prompts", resample: "ablate: from the second prompt",
@@ -9,7 +12,7 @@ const HOWS = {
 
 /** @param {any} about @param {any} act */
 function makeChanges(about, act) {
-  const chosen = el("p", { class: "what" }), list = el("ul", { class: "stack", "aria-label": "changes" });
+  const chosen = el("p", { class: "what" }), file = el("p", { class: "quiet", text: FROM_FILE }), list = el("ul", { class: "stack", "aria-label": "changes" });
   const how = select(about.hows.map((/** @type {string} */ name) => [name, HOWS[name]]), "zero", () => fit(), { "aria-label": "what is done" });
   const factor = el("input", { type: "number", step: "0.5", value: "0.5", "aria-label": "factor" });
   const others = el("textarea", { rows: "2", spellcheck: "false", "aria-label": "other prompts, one a line", placeholder: "as many tokens; one prompt a line" });
@@ -25,7 +28,7 @@ function makeChanges(about, act) {
     factor.hidden = how.value !== "scale";
     othersField.hidden = !(how.value === "resample" || how.value === "mean" || state.changes.some((one) => ["resample", "mean"].includes(one.how)));
     const looks = how.value.startsWith("look");
-    add.disabled = !node || state.changes.length >= about.limits.changes || (looks && node.kind !== "value" && node.kind !== "head");
+    add.disabled = !node || state.saved !== "" || state.changes.length >= about.limits.changes || (looks && node.kind !== "value" && node.kind !== "head");
   }
 
   function addChange() {
@@ -46,7 +49,7 @@ function makeChanges(about, act) {
   others.addEventListener("change", () => { if (state.changes.length) act.commit({ others: lines() }); });
 
   const element = el("div", {}, [
-    el("h2", { text: "Change the run" }), chosen, el("div", { class: "fields" }, [how, factor, add]), othersField, list, effect, differs,
+    el("h2", { text: "Change the run" }), file, chosen, el("div", { class: "fields" }, [how, factor, add]), othersField, list, effect, differs,
   ]);
 
   return {
@@ -60,6 +63,7 @@ function makeChanges(about, act) {
     /** @param {State} now */
     write(now) {
       state = now;
+      file.hidden = state.saved === "";
       if (document.activeElement !== others) others.value = state.others.join("\n");
       list.replaceChildren(...state.changes.map((change, i) => el("li", {}, [
         el("span", { text: changeWords(change) }), el("span", { class: "value", "data-node": change.node }),

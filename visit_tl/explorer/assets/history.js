@@ -43,19 +43,20 @@ function makeHistory(past, act) {
 function makeCompare(about, act) {
   const text = el("textarea", { rows: "2", spellcheck: "false", "aria-label": "second prompt" });
   const spans = el("input", { type: "text", placeholder: "0:8,8:15", "aria-label": "segments of the second picture" });
-  const differs = el("div", { class: "differs" });
+  const differs = el("div", { class: "differs" }), file = el("p", { class: "quiet", text: FROM_FILE });
   /** @param {Partial<State>} changes */
   const beside = (changes) => act.commit({ changes: [], others: [], ...changes });
   const model = button("Put the other model beside it", () => beside({ beside: "model", second: "" }));
-  model.disabled = about.models.length < 2;
-  model.title = model.disabled ? "vt.explore(model, other_model=...) opens two" : "";
+  model.title = about.models.length < 2 ? "vt.explore(model, other_model=...) opens two" : "";
+  const prompt = button("Put this prompt beside it", () => { if (text.value) beside({ beside: "prompt", second: text.value }); });
+  const mask = button("Put this mask beside it", () => beside({ beside: "segments", second: spans.value }));
   return {
     element: el("div", {}, [
-      el("h2", { text: "Compare" }),
+      el("h2", { text: "Compare" }), file,
       el("label", { class: "column" }, [el("span", { text: "another prompt" }), text]),
-      button("Put this prompt beside it", () => { if (text.value) beside({ beside: "prompt", second: text.value }); }),
+      prompt,
       el("label", { class: "column" }, [el("span", { text: "the same under a mask of segments" }), spans]),
-      button("Put this mask beside it", () => beside({ beside: "segments", second: spans.value })),
+      mask,
       el("h3", { text: "Models" }), model,
       el("p", {}, [button("One picture", () => beside({ beside: "", second: "" }))]), differs,
     ]),
@@ -63,6 +64,10 @@ function makeCompare(about, act) {
     write(state) {
       if (state.beside === "prompt") text.value = state.second;
       if (state.beside === "segments") spans.value = state.second;
+      const saved = state.saved !== "";
+      file.hidden = !saved;
+      prompt.disabled = mask.disabled = saved;
+      model.disabled = saved || about.models.length < 2;
     },
     /** @param {any} diff */
     difference(diff) { differs.replaceChildren(...(diff === undefined ? [] : differenceView(diff, act.find))); },

@@ -22,8 +22,13 @@ function openExplorer(root, talk, usual, owner, about) {
   let running = null;
   /** @type {{cancel: () => void}|null} */
   let asking = null;
-  /** @type {(() => void)|null} What waits for the end of a run. */
+  /** @type {(() => void)|null} What waits for the end of a run, refused or not. */
   let ended = null;
+  /** What the pictures of this run are called; each takes its name when its first stage comes. */
+  const names = ["", ""];
+  /** @type {Set<number>} The slots to which something of this run has come. */
+  let came = new Set();
+  let refusal = "";
   let writing = 0, written = talk.address ? location.hash : "";
 
   const note = (/** @type {string} */ words, /** @type {boolean} */ bad = false) => {
@@ -43,7 +48,10 @@ function openExplorer(root, talk, usual, owner, about) {
     write();
   };
   const act = {
-    again: () => new Promise((done) => { ended = () => done(undefined); run(); }),
+    again: () => new Promise((done, fail) => {
+      ended = () => (refusal ? fail(new Error(refusal)) : done(undefined));
+      run();
+    }),
     commit, find, state: () => state, svg: () => slots[0].svg(), go: (/** @type {number} */ i) => restore(past.go(i)),
     ask: (/** @type {any} */ question) => {
       if (asking) asking.cancel();
@@ -99,14 +107,24 @@ function openExplorer(root, talk, usual, owner, about) {
   function run() {
     show();
     if (running) running.cancel();
-    if (!state.prompt && !state.saved) { note("Type a prompt, and Enter."); return; }
-    const given = asked(state);
-    if (given.runs.length < 2) slots[1].clear();
-    slots[0].name(state.saved ? "a graph from a file" : state.prompt);
-    slots[1].name(state.changes.length ? "changed: " + state.changes.map(changeWords).join(", ")
-      : state.beside === "model" ? about.models[1 - state.model].name : state.beside === "segments" ? "segments " + state.second : state.second);
     changes.difference(undefined);
     compare.difference(undefined);
+    if (!state.prompt && !state.saved) {
+      for (const slot of slots) slot.clear();
+      choose(null);
+      progress.hidden = true;
+      note("Type a prompt, and Enter.");
+      refusal = "there is no picture yet";
+      finish();
+      return;
+    }
+    const given = asked(state);
+    if (given.runs.length < 2) slots[1].clear();
+    refusal = "";
+    came = new Set();
+    names[0] = state.saved ? "a graph from a file" : state.prompt;
+    names[1] = (state.changes.length ? "changed: " + state.changes.map(changeWords).join(", ")
+      : state.beside === "model" ? about.models[1 - state.model].name : state.beside === "segments" ? "segments " + state.second : state.second);
     progress.hidden = false;
     progress.max = 3 * given.runs.length;
     progress.value = 0;
@@ -115,14 +133,28 @@ function openExplorer(root, talk, usual, owner, about) {
     running = talk.stream("run", owner, given, (event) => hear(event, began));
   }
 
+  /** Tell whoever waits for the end of the run. */
+  function finish() {
+    if (ended) ended();
+    ended = null;
+  }
+
   /** @param {any} event @param {number} began */
   function hear(event, began) {
     const slot = slots[event.slot || 0], order = ["states", "heads", "whole"].indexOf(event.stage);
+    if (event.slot !== undefined && !came.has(event.slot)) {
+      came.add(event.slot);
+      slot.name(names[event.slot]);
+    }
     if (order >= 0) progress.value = 3 * event.slot + order + 1;
     if (event.stage === "states") {
       slot.tellStates(event);
-      if (!event.slot) ask.tokens(event.tokens, state.changes.length > 0);
+      if (!event.slot) ask.tokens(event.tokens, state);
       note("states read; heads follow …");
+    }
+    if (event.stage === "file") {
+      slot.tellFile(event);
+      if (!event.slot) ask.tokens(event.tokens, state);
     }
     if (event.picture) slot.load(event.picture);
     if (event.stage === "heads") note("heads read; memories and neurons follow …");
@@ -130,10 +162,14 @@ function openExplorer(root, talk, usual, owner, about) {
     if (event.stage === "effects") changes.effects(event.effects);
     if (event.stage === "diff") (state.changes.length ? changes : compare).difference(event.diff);
     if (event.stage === "busy") note("another picture is being computed; waiting …");
-    if (event.stage === "refused" || event.stage === "failed") note(event.why, true);
+    if (event.stage === "refused" || event.stage === "failed") {
+      refusal = event.why;
+      // A second picture of another run would be taken for a comparison with this one.
+      if (came.has(0) && !came.has(1)) slots[1].clear();
+      note(event.why + (came.size || slots[0].element.hidden ? "" : " (the picture is still that of the run before)"), true);
+    }
     if (event.stage === "end") {
-      if (ended) ended();
-      ended = null;
+      finish();
       progress.hidden = true;
       root.dataset.runs = String(Number(root.dataset.runs || 0) + 1);
     }

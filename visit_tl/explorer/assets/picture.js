@@ -37,6 +37,14 @@ function makeSlot(talk, number, act) {
     if (!frame && !chosenBy) show("states");
   }
 
+  /** What a file says of the run that it was made from; it holds no states. @param {any} event */
+  function tellFile(event) {
+    element.hidden = false;
+    states.replaceChildren(el("p", { class: "quiet", text: "A saved graph holds no table of states. Run its prompt to see them." }));
+    chips.replaceChildren(...chipList(event.tokens, event.tokens.length, event.position, null));
+    says.replaceChildren(el("span", { class: "quiet" }, ["a graph from a file, of ", bdi(event.model), "; target ", bdi(event.target)]));
+  }
+
   /** Load a picture behind the one that is shown; it takes its place when it is drawn.
    * @param {string} wanted @param {boolean} [again] Also if it is shown already. */
   async function load(wanted, again) {
@@ -85,7 +93,7 @@ function makeSlot(talk, number, act) {
   window.addEventListener("message", hear);
   show("graph");
   return {
-    element, load, tellStates,
+    element, load, tellStates, tellFile,
     /** @param {string} words */
     name: (words) => { title.textContent = words; },
     /** Show the same as the other picture. @param {string} view */

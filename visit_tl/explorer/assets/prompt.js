@@ -24,10 +24,12 @@ function makePrompt(about, talk, act) {
   function read(state) {
     const range = first.value === "" && last.value === "" ? []
       : [Number(first.value || 0), Number(last.value || about.models[Number(model.value)].layers - 1)];
+    // What is no whole number is refused by name, not rounded; an empty field is the usual value.
+    const number = (/** @type {any} */ field, /** @type {number} */ usual) => (field.value === "" ? usual : Number(field.value));
     const second = state.beside === "segments" || state.beside === "prompt" ? state.second : "";
     return {
       ...state, second, prompt: text.value, model: Number(model.value), chat: chat.checked, bos: bos.value, target: target.value,
-      position: Math.round(Number(position.value)), layers: range, expand: Math.round(Number(expand.value)),
+      position: number(position, -1), layers: range, expand: number(expand, 0),
       segments: segments.value, saved: "",
     };
   }

@@ -58,9 +58,16 @@ function asked(state) {
 /** One line for the history. @param {State} state */
 function summary(state) {
   const words = [state.saved ? "file: " + state.prompt : state.prompt];
-  if (state.target) words.push("target " + state.target);
+  if (state.target) words.push("target " + state.target.replaceAll(" ", "␣"));
+  if (state.position !== -1) words.push("position " + state.position);
+  if (state.layers.length) words.push("layers " + state.layers.join("–"));
+  if (state.expand) words.push("expand " + state.expand);
+  if (state.bos) words.push("BOS " + state.bos);
+  if (state.chat) words.push("chat template");
+  if (state.segments) words.push("segments " + state.segments);
   for (const change of state.changes) words.push(changeWords(change));
-  if (state.beside && !state.changes.length) words.push("beside: " + (state.beside === "model" ? "the other model" : state.second));
+  if (state.beside && !state.changes.length) words.push("beside: " + (
+    state.beside === "model" ? "the other model" : state.beside === "segments" ? "segments " + state.second : state.second));
   return words.join(" · ");
 }
 
