@@ -185,14 +185,16 @@ types: $(VENV)/dev  ## pyright over the package
 docs: $(VENV)/dev  ## the documentation, strictly, into site/
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
-notebook: $(VENV)/dev  ## execute every notebook in examples/ into build/notebooks/
+NOTEBOOKS := $(wildcard examples/*.ipynb)
+notebook: $(NOTEBOOKS:examples/%.ipynb=run-%)  ## execute every notebook in examples/ into build/notebooks/
+	@[ -n "$(NOTEBOOKS)" ] || { echo "examples/ holds no notebook" >&2; exit 1; }
+
+.PHONY: $(NOTEBOOKS:examples/%.ipynb=run-%)
+$(NOTEBOOKS:examples/%.ipynb=run-%): run-%: $(VENV)/dev
 	@mkdir -p build/notebooks
-	@for notebook in examples/*.ipynb; do \
-		[ -e "$$notebook" ] || { echo "examples/ holds no notebook" >&2; exit 1; }; \
-		echo "$$notebook"; \
-		$(SHARED) $(BIN)/python -m nbconvert --to notebook --execute --log-level WARN \
-			--ExecutePreprocessor.timeout=600 --output-dir build/notebooks "$$notebook" || exit 1; \
-	done
+	@echo examples/$*.ipynb
+	@$(SHARED) $(BIN)/python -m nbconvert --to notebook --execute --log-level WARN \
+		--ExecutePreprocessor.timeout=600 --output-dir build/notebooks examples/$*.ipynb
 
 clean:  ## remove everything that make made, the environment too
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis tokyo.html tokyo.json

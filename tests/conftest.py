@@ -12,6 +12,7 @@ os.environ["VISIT_TL_ATLAS"] = "memory"
 os.environ["VISIT_TL_READOUT"] = "torch:256x2048"
 
 import pytest
+import torch
 
 from tests import tiny
 
@@ -66,6 +67,11 @@ def pytest_addoption(parser):
         metavar="N[:FIRST]",
         help="of each parametrised test, run the one at FIRST (default 0) and every Nth after it",
     )
+
+
+def pytest_runtest_setup(item):
+    """Draw the same numbers in every run, whatever ran before."""
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(config, items):
