@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.view.synthetic import HOSTILE
@@ -175,7 +175,7 @@ def test_any_graph_draws(spec, theme):
         json.loads(block)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "gradients"])
+@pytest.fixture(scope="module", params=["plain", "gradients", "features"])
 def stage(browser, request):
     """A tab with the script's functions and the places that they fill, and no graph."""
     tab = browser.new_page()
@@ -183,10 +183,11 @@ def stage(browser, request):
         "<!doctype html><div id=figure style='width:900px;height:500px'></div>"
         "<aside id=panel></aside>"
     )
-    whole = script(gradients=request.param)
+    features = request.param == "features"
+    whole = script(gradients=request.param != "plain", features=features)
     tab.add_script_tag(content=whole[: whole.index("(function () {\n")])
-    tab.evaluate("colours => { window.colours = colours; }", colours("dark"))
-    yield tab
+    tab.evaluate("colours => { window.colours = colours; }", colours("dark", features=features))
+    yield tab, features
     tab.close()
 
 
@@ -228,8 +229,11 @@ DRAW = """text => {
 @settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 @given(specs())
 def test_any_graph_is_drawn_by_the_script_of_the_page(stage, spec):
+    tab, features = stage
     graph = build(spec)
-    route, blocks, everything = stage.evaluate(DRAW, to_json(payload(graph)))
+    # Only the page of a graph with features has the script that names them.
+    assume(bool(graph.feature_sets) == features)
+    route, blocks, everything = tab.evaluate(DRAW, to_json(payload(graph)))
     own = graph.at(graph.position)
     assert everything == min(len(check(own).boxes), 400)
     assert blocks <= everything
