@@ -368,6 +368,11 @@ _ROWS = [
 
 ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
 
+# TransformerLens 3.9 does not open the one and computes the other in another way.
+_ONLY_4 = ("cohere-qk-norm", "olmo2") if tiny.RELEASE < (4,) else ()
+READABLE = [name for name, a in ARCHITECTURES.items() if not a.experts and name not in _ONLY_4]
+"""Those without experts that every call reads, with this release of TransformerLens."""
+
 
 _LOCAL: dict[str, Any] = {
     "sliding_window": 3,

@@ -6,6 +6,12 @@ from safetensors.torch import load_file
 
 DATA = Path(__file__).parents[1] / "data" / "features"
 FOLDERS = sorted(path.name for path in DATA.iterdir() if (path / "cfg.json").is_file())
+EVERY_MODULE = [
+    str(path.parent.relative_to(DATA))
+    for path in sorted(DATA.rglob("example.safetensors"))
+    if path.parent.name != "transcoder_narrow"
+]
+"""Those of SAELens and of circuit-tracer that fit one small model."""
 
 
 def answers(name):

@@ -9,15 +9,12 @@ import torch
 
 import visit_tl as vt
 from tests import tiny
-from tests.architectures import ARCHITECTURES, PROMPT
+from tests.architectures import ARCHITECTURES, PROMPT, READABLE
 from tests.features.tiny_modules import module, named_hooks
 from visit_tl.features.encoders import GatedEncoder
 from visit_tl.model.view import ModelView
 
 DATA = Path(__file__).parents[1] / "data" / "features"
-# TransformerLens 3.9 does not open the one and computes the other in another way.
-_ONLY_4 = ("cohere-qk-norm", "olmo2") if tiny.RELEASE < (4,) else ()
-READABLE = [name for name, a in ARCHITECTURES.items() if not a.experts and name not in _ONLY_4]
 
 
 def by_loops(view, sae, feature, position):

@@ -8,7 +8,7 @@ import torch
 
 import visit_tl as vt
 from tests import tiny
-from tests.architectures import ARCHITECTURES, PROMPT
+from tests.architectures import ARCHITECTURES, PROMPT, READABLE
 from tests.features.tiny_modules import module, named_hooks, several
 from visit_tl.graph.ids import FEATURE_SITES, NodeId
 from visit_tl.lens import readout as lens
@@ -18,9 +18,6 @@ from visit_tl.model.view import ModelView
 from visit_tl.xray.conservation import relative
 from visit_tl.xray.feature_sites import FeatureSites
 
-# TransformerLens 3.9 does not open the one and computes the other in another way.
-_ONLY_4 = ("cohere-qk-norm", "olmo2") if tiny.RELEASE < (4,) else ()
-READABLE = [name for name, a in ARCHITECTURES.items() if not a.experts and name not in _ONLY_4]
 # Largest relative error over every architecture and site, and the models of `model`: 1.9e-6 of the
 # whole. These random SAEs miss several times the whole, which has to cancel.
 MEASURED = 5e-6

@@ -1,7 +1,6 @@
 """Patched features equal the model run with the module in the place of its hook, edited by hand."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +8,11 @@ import torch
 import visit_tl as vt
 from tests import tiny
 from tests.architectures import ARCHITECTURES, PROMPT
+from tests.features import DATA, EVERY_MODULE
 from tests.features.tiny_modules import SITES, module, several
 from visit_tl.model.view import ModelView
 
 OTHER = "b a d c e cd ab"
-DATA = Path(__file__).parents[1] / "data" / "features"
 # Largest difference from brute force over all sites, architectures and SAEs: 8e-7.
 CLOSE = 5e-6
 
@@ -135,14 +134,7 @@ def test_a_resampled_or_mean_feature_equals_brute_force(llama, site):
     check(view, sae, "mean", mean_over=[OTHER, "c d a b e ab dc"])
 
 
-@pytest.mark.parametrize(
-    "folder",
-    [
-        str(path.parent.relative_to(DATA))
-        for path in sorted(DATA.rglob("example.safetensors"))
-        if path.parent.name != "transcoder_narrow"
-    ],
-)
+@pytest.mark.parametrize("folder", EVERY_MODULE)
 def test_every_architecture_of_sae_is_patched_exactly(native, folder):
     view = ModelView(native)
     layer = {"layer": 1} if "circuit_tracer" in folder else {}

@@ -2,15 +2,15 @@
 
 import functools
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 import visit_tl as vt
 from tests import tiny
-from tests.architectures import ARCHITECTURES, PROMPT
+from tests.architectures import ARCHITECTURES, PROMPT, READABLE
 from tests.causal.test_attribution import reader_of
+from tests.features import DATA, EVERY_MODULE
 from tests.features.tiny_modules import SITES, module, several
 from visit_tl.graph.ids import FEATURE_KINDS, NodeId
 from visit_tl.model import components
@@ -18,11 +18,7 @@ from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 from visit_tl.xray.feature_sites import FeatureSites
 
-DATA = Path(__file__).parents[1] / "data" / "features"
 TARGET, OTHER = 3, 7
-# TransformerLens 3.9 does not open the one and computes the other in another way.
-_ONLY_4 = ("cohere-qk-norm", "olmo2") if tiny.RELEASE < (4,) else ()
-READABLE = [name for name, a in ARCHITECTURES.items() if not a.experts and name not in _ONLY_4]
 # Largest error over every architecture and site: 1e-6 of the largest part; the random SAEs miss
 # several times the whole, which has to cancel.
 MEASURED = 5e-6
@@ -97,14 +93,7 @@ def test_sums_hold_raw_and_folded_and_in_both_classes(model, site):
     check_sums(view, [module(view, site, 0)])
 
 
-@pytest.mark.parametrize(
-    "folder",
-    [
-        str(path.parent.relative_to(DATA))
-        for path in sorted(DATA.rglob("example.safetensors"))
-        if path.parent.name != "transcoder_narrow"
-    ],
-)
+@pytest.mark.parametrize("folder", EVERY_MODULE)
 def test_every_architecture_of_sae_has_exact_shares(native, folder):
     view = ModelView(native)
     layer = {"layer": 1} if "circuit_tracer" in folder else {}

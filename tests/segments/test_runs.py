@@ -27,15 +27,11 @@ OTHER = [3, 6, 7, 9, 12, 13, 2, 4]
 N = len(IDS)
 SPANS = [(0, 3), (3, 6)]
 SEGMENTS = Segments.from_spans(SPANS)
-BRIDGED = []
+BRIDGED: list[str] = []
 if tiny.HAS_BRIDGE:
     from tests.architectures import ARCHITECTURES
+    from tests.architectures import READABLE as BRIDGED
 
-    BRIDGED = [
-        name
-        for name, row in ARCHITECTURES.items()
-        if not row.experts and not (name in ("cohere-qk-norm", "olmo2") and tiny.RELEASE < (4,))
-    ]
 # What has no cache of keys and values in its blocks: all positions are computed again.
 WITHOUT_PAST = {"native", "falcon-rw"} if tiny.RELEASE < (4,) else {"native"}
 if not tiny.HAS_BRIDGE:

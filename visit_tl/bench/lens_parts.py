@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -31,8 +32,9 @@ def through_lens(measured: Measurements) -> Iterator[Timing]:
     lens = _random_lens(view.d_model, blocks)
     x = random_vectors(view, n)
     of = sorted(i % len(blocks) for i in range(n))
-    rows = [x[i:j] for i, j in _runs(of)]
-    maps = [lens.maps[of[i]].to(x.device) for i, _ in _runs(of)]
+    counts = Counter(of)  # in the order of the blocks, as `of` is
+    rows = x.split(list(counts.values()))
+    maps = [lens.maps[block].to(x.device) for block in counts]
 
     def products() -> object:
         return [own @ matrix.T for own, matrix in zip(rows, maps, strict=True)]
@@ -63,9 +65,3 @@ def _random_lens(d_model: int, blocks: range) -> Lens:
     size = d_model**-0.5
     made = [torch.randn(d_model, d_model, generator=generator) * size for _ in range(different)]
     return Lens("random lens", {block: made[block % different] for block in blocks})
-
-
-def _runs(of: list[int]) -> list[tuple[int, int]]:
-    """Begin and end of each run of one block."""
-    starts = [i for i, block in enumerate(of) if i == 0 or of[i - 1] != block]
-    return list(zip(starts, [*starts[1:], len(of)], strict=True))
