@@ -24,7 +24,7 @@ class Look:
             accept_downloads=True,
         )
         self.page = self.context.new_page()
-        self.said, self.asked = [], []
+        self.said, self.asked, self._moves = [], [], 0
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("dialog", lambda dialog: self.said.append(dialog.message) or dialog.dismiss())
@@ -49,6 +49,14 @@ class Look:
             self.page.wait_for_timeout(50)
         raise AssertionError(f"{what} never was: {self.status}")
 
+    def rests(self, read):
+        """What is read, once it stays the same: a frame draws again when its size changed."""
+        before, now = None, read()
+        while now != before:
+            self.page.wait_for_timeout(100)
+            before, now = now, read()
+        return now
+
     @property
     def status(self):
         return self.page.locator(".status").text_content()
@@ -68,6 +76,19 @@ class Look:
         tab = self.page.get_by_role("button", name=name, exact=True)
         if tab.get_attribute("aria-expanded") == "false":
             tab.click()
+            self.until(lambda: self.points_at(self.panel), "a panel under the mouse")
+
+    def points_at(self, place):
+        """Move the mouse to a place; whether the browser takes it to be there.
+
+        A frame has a process of its own. When it becomes narrower, the browser gives clicks beside
+        it to the frame until that process has drawn again, later than layout and screenshots show.
+        """
+        place.scroll_into_view_if_needed()
+        box = place.bounding_box()
+        self._moves += 1
+        self.page.mouse.move(box["x"] + 5 + self._moves % 2, box["y"] + box["height"] / 2)
+        return place.evaluate("element => element.matches(':hover')")
 
     def frame(self, slot=0):
         handle = self.page.locator(".slot").nth(slot).locator("iframe").element_handle()
@@ -85,7 +106,7 @@ class Look:
         frame = self.frame(slot)
         frame.locator("label", has_text="Everything").first.click()
         frame.wait_for_selector("#figure[data-depth=everything]")
-        x, y = frame.evaluate(_PLACE, node)
+        x, y = self.rests(lambda: frame.evaluate(_PLACE, node))
         frame.locator("#figure").click(position={"x": x, "y": y})
         self.until(lambda: self.chosen(slot) == node, node)
 

@@ -41,6 +41,24 @@ def test_a_prompt_is_typed_and_seen_in_stages(look, session):
     tab.shot("states")
 
 
+def test_nothing_moves_when_the_tokens_come_after_the_run(look):
+    # A click that was aimed before would miss.
+    tab, held = look(), []
+    tab.open("Compare")
+    tab.page.fill("textarea.prompt", PROMPT)
+    tab.until(lambda: tab.page.locator(".chips.typed .chip").count() == 5, "the tokens")
+    tab.page.route("**/api/tokens", lambda route: held.append(route))
+    tab.done(lambda: tab.page.press("textarea.prompt", "Enter"))
+    tab.until(lambda: held, "the question for tokens")
+    button = tab.panel.get_by_role("button", name="Put this prompt beside it")
+    before = button.bounding_box()
+    with tab.page.expect_response("**/api/tokens"):
+        for route in held:
+            route.continue_()
+    tab.page.wait_for_timeout(100)
+    assert button.bounding_box() == before
+
+
 def test_options_are_taken_and_refusals_stand_in_the_status(look):
     tab = look()
     tab.page.get_by_role("button", name="Options").click()

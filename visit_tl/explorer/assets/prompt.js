@@ -7,7 +7,7 @@ function makePrompt(about, talk, act) {
     class: "prompt", rows: "1", spellcheck: "false", "aria-label": "prompt; Enter runs it, Shift and Enter begin a line",
     placeholder: "Type a prompt; Enter runs it", maxlength: about.limits.characters,
   });
-  const chips = el("div", { class: "chips typed", "aria-label": "tokens of the prompt", role: "group" });
+  const chips = el("div", { class: "chips typed", hidden: true, "aria-label": "tokens of the prompt", role: "group" });
   const target = el("input", { type: "text", maxlength: "200", placeholder: "the prediction", size: "12" });
   const position = el("input", { type: "number", step: "1", value: "-1" });
   const first = el("input", { type: "number", min: "0", placeholder: "first", "aria-label": "first layer" });
@@ -46,14 +46,18 @@ function makePrompt(about, talk, act) {
     segments.value = state.segments;
     model.value = String(state.model);
     shown = JSON.stringify(firstRun(state));
+    hide();
     live();
   }
+
+  /** What was run stands above its picture, with its tokens. At once, not when the server has answered:
+   * what lies below would move under a hand that is about to click. */
+  function hide() { chips.hidden = JSON.stringify(firstRun(read(usualState()))) === shown; }
 
   const live = liveTokens(talk, () => firstRun(read(usualState())), (found) => {
     chips.replaceChildren(...chipList(found.tokens, found.count, -1, null));
     chips.dataset.count = found.count;
-    // What was run stands above its picture, with its tokens.
-    chips.hidden = JSON.stringify(firstRun(read(usualState()))) === shown;
+    hide();
     if (found.count > about.limits.tokens) act.note("the explorer takes " + about.limits.tokens + " tokens", true);
   }, (why) => act.note(why, true));
 
