@@ -123,6 +123,34 @@ def test_pictures_side_by_side_are_linked(look):
     assert "segments 0:3" in tab.page.locator(".slot").nth(1).text_content()
 
 
+def test_what_was_typed_and_not_run_is_run_with_what_is_put_beside_it(look):
+    tab = look()
+    tab.run(PROMPT)
+    tab.page.get_by_role("button", name="Options").click()
+    tab.page.get_by_label("target").fill(" c")
+    tab.page.get_by_label("position").fill("3")
+    tab.open("Compare")
+    tab.panel.get_by_label("second prompt").fill("b a d c")
+    tab.done(lambda: tab.panel.get_by_role("button", name="Put this prompt beside it").click())
+    assert tab.page.get_by_label("target").input_value() == " c"
+    assert tab.page.locator(".chip.here").all_text_contents() == ["␣c3", "␣d3"]
+    assert "target ␣c: rank" in tab.page.locator(".says").nth(1).text_content()
+
+
+def test_a_head_that_is_set_to_zero_is_said_to_say_nothing(look):
+    tab = look()
+    tab.run(PROMPT)
+    tab.open("Change")
+    tab.choose("L1H1")
+    tab.done(lambda: tab.panel.get_by_role("button", name="Change it").click())
+    tab.choose("L1H1", slot=1)
+    said = tab.frame(1).locator("#panel").text_content()
+    assert "⟨zero⟩" in said and "A vector of zeros" in said
+    row = tab.panel.locator(".differs tr", has_text="L1H1")
+    assert row.locator("td").nth(3).text_content() == "⟨zero⟩"
+    tab.shot("zeroed")
+
+
 def test_questions_are_answered_in_their_panel(look):
     tab = look()
     tab.run(PROMPT)

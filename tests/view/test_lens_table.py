@@ -35,7 +35,7 @@ def made(words=WORDS, tokens=None, layers=4):
             TokenProb(words[(at + i) % len(words)], at + i, 0.5**i * (at % 7) / 7) for i in range(3)
         )
         rank = round((D_VOCAB - 1) * at / (len(rows) * n - 1))
-        return Node(rows[y].at(x), reads, reads, 6.9 * at / (len(rows) * n), 1.5 * y, rank, 0.25)
+        return Node(rows[y].at(x), reads, reads, 6.9 * at / (len(rows) * n), 1.5 + y, rank, 0.25)
 
     return LensTable(
         model="made-up",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -11,11 +12,12 @@ from tests.view.synthetic import HOSTILE, realistic
 from visit_tl.escaping import isolated, visible
 from visit_tl.graph.descriptions import number
 from visit_tl.graph.ids import NodeId
-from visit_tl.graph.node_descriptions import node_title
+from visit_tl.graph.node_descriptions import ZERO, node_facts, node_title, promoted_label
 from visit_tl.graph.routes import strongest
 from visit_tl.view.page.asset_files import SCRIPTS, script
 from visit_tl.view.page.payload import payload, to_json
-from visit_tl.view.style import rank_place
+from visit_tl.view.style import promoted_rank, rank_place
+from visit_tl.view.text import text
 
 pytestmark = pytest.mark.browser
 
@@ -45,6 +47,27 @@ def test_ids_and_titles_are_those_of_python(run):
     assert titles == [node_title(node) for node in GRAPH]
     says = run("() => model.nodes.kind.map((_, i) => promoted(model, i))")
     assert says == [visible(node.label) for node in GRAPH]
+
+
+def test_a_vector_of_zeros_says_nothing_and_has_no_rank(run):
+    heads = [i for i, node in enumerate(GRAPH) if node.kind == "head"]
+    first = replace(GRAPH.nodes[heads[0]], norm=0.0, rank=0)
+    subtracted = replace(GRAPH.nodes[heads[1]], norm=0.0, rank=0, coefficient=-1.0)
+    nodes = list(GRAPH.nodes)
+    nodes[heads[0]], nodes[heads[1]] = first, subtracted
+    zeroed = replace(GRAPH, nodes=tuple(nodes))
+    found = run(
+        """([text, at]) => { const model = readPayload(JSON.parse(text));
+          return at.map(i => [promoted(model, i), promotedRank(model, i)]); }""",
+        [to_json(payload(zeroed)), heads[:2]],
+    )
+    middle = GRAPH.d_vocab // 2
+    assert found == [["⟨zero⟩", middle]] * 2
+    for node in (first, subtracted):
+        assert (promoted_label(node), promoted_rank(node, GRAPH.d_vocab)) == ("⟨zero⟩", middle)
+        assert ZERO in node_facts(node, zeroed)
+    assert f"L{first.layer}H{first.id.head}" in text(zeroed) and "⟨zero⟩" in text(zeroed)
+    assert abs(rank_place(middle, GRAPH.d_vocab) - 0.5) < 0.01
 
 
 def test_ranks_have_the_places_that_python_gives_them(run):

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
 
-from visit_tl.escaping import visible
 from visit_tl.explorer.requests import Request
 from visit_tl.explorer.stages import Run
 from visit_tl.flow import FlowGraph
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.difference import diff
+from visit_tl.graph.node_descriptions import promoted_label
 from visit_tl.graph.records import Effect, Node
 from visit_tl.model.view import ModelView
 
@@ -79,4 +79,4 @@ def _listed(nodes: Iterable[Node], when: str) -> list[dict[str, Any]]:
 
 
 def _of(node: Node, when: str) -> dict[str, Any]:
-    return {f"says_{when}": visible(node.label), f"rank_{when}": node.rank}
+    return {f"says_{when}": promoted_label(node), f"rank_{when}": node.rank}

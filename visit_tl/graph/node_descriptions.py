@@ -24,10 +24,22 @@ from visit_tl.graph.records import Edge, Effect, Gradient, Node, TokenProb
 LATER: Final = ", a later token of the same segment"
 """What is added to the words about a memory of a later token."""
 
+ZERO: Final = "a vector of zeros: it says nothing, and its tokens and rank are those of no vector"
+"""What is said of a node whose vector is zero, such as a head that was set to zero."""
+
 
 def promoted_label(node: Node, limit: int | None = None) -> str:
-    """The token that a node promotes, in readable form."""
+    """The token that a node promotes, in readable form; a vector of zeros promotes none."""
+    if node.norm == 0:
+        return "⟨zero⟩"
     return visible(node.promoted[0].token, limit) if node.promoted else "⟨unread⟩"
+
+
+def promoted_words(node: Node, count: int, limit: int | None = None, between: str = " ") -> str:
+    """The first tokens that a node promotes, in readable form; none for a vector of zeros."""
+    if node.norm == 0:
+        return promoted_label(node)
+    return between.join(visible(read.token, limit) for read in node.promoted[:count])
 
 
 def edge_from_later(edge: Edge, graph: GraphData) -> bool:
@@ -114,6 +126,8 @@ def looks_at(node: Node, graph: GraphData, count: int = 5) -> list[tuple[int, st
 def node_facts(node: Node, graph: GraphData) -> list[str]:
     """All other facts of a node, one per line."""
     facts = _origin_facts(node, graph)
+    if node.norm == 0:
+        facts.append(ZERO)
     if node.negative:
         facts.append("subtracted: it promotes its bottom tokens")
     facts.append(f"top: {token_list(node.top)}")

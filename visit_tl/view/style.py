@@ -153,7 +153,12 @@ def ground(colours: Palette) -> dict[str, Any]:
 
 
 def promoted_rank(node: Node, d_vocab: int) -> int:
-    """The target's rank among what a node promotes: counted from the bottom if it is subtracted."""
+    """The target's rank among what a node promotes: counted from the bottom if it is subtracted.
+
+    A vector of zeros promotes and suppresses nothing: it has the rank in the middle.
+    """
+    if node.norm == 0:
+        return d_vocab // 2
     return d_vocab - 1 - node.rank if node.negative else node.rank
 
 

@@ -19,7 +19,7 @@ from visit_tl.graph.descriptions import (
     readable,
 )
 from visit_tl.graph.ids import Kind
-from visit_tl.graph.node_descriptions import promoted_label
+from visit_tl.graph.node_descriptions import promoted_label, promoted_words
 from visit_tl.graph.records import Effect, Hidden, Node, total
 from visit_tl.view.style import promoted_rank
 from visit_tl.view.window import choose, notice
@@ -210,7 +210,7 @@ def _head_table(graph: GraphData, heads: list[Node]) -> list[str]:
     looks = "looks at: token@position attention ‹what its value says›"
     rows = [["head", "says", "rank", "p", "norm", *(name for name, _ in measured), looks]]
     for i, head in enumerate(heads):
-        says = " ".join(visible(read.token, _NARROW) for read in head.promoted[:2])
+        says = promoted_words(head, 2, _NARROW)
         numbers = [str(head.rank), number(head.prob), number(head.norm)]
         numbers += [found[i] for _, found in measured]
         rows.append([str(head.id), says, *numbers, _memories(graph, head)])
@@ -260,7 +260,7 @@ def _neuron_table(
     rows += [
         [
             str(node.id),
-            " ".join(visible(read.token, _TOKEN) for read in node.promoted[:3]),
+            promoted_words(node, 3, _TOKEN),
             str(promoted_rank(node, d_vocab)),
             "?" if node.coefficient is None else f"{node.coefficient:+.3g}",
             number(node.norm),
@@ -284,7 +284,7 @@ def _feature_table(graph: GraphData, nodes: list[Node]) -> list[str]:
     rows = [["features", "promotes", "rank", "activation", "adds"]]
     rows[0] += ["effect"] * effects + ["said to be"] * named
     for node in shown:
-        says = " ".join(visible(read.token, _NARROW) for read in node.promoted[:3])
+        says = promoted_words(node, 3, _NARROW)
         activation = "" if node.coefficient is None else f"{node.coefficient:+.3g}"
         row = [str(node.id), says, str(promoted_rank(node, graph.d_vocab)), activation]
         row.append(number(_adds(node)))

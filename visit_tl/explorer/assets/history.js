@@ -44,8 +44,8 @@ function makeCompare(about, act) {
   const text = el("textarea", { rows: "2", spellcheck: "false", "aria-label": "second prompt" });
   const spans = el("input", { type: "text", placeholder: "0:8,8:15", "aria-label": "segments of the second picture" });
   const differs = el("div", { class: "differs" }), file = el("p", { class: "quiet", text: FROM_FILE });
-  /** @param {Partial<State>} changes */
-  const beside = (changes) => act.commit({ changes: [], others: [], ...changes });
+  /** Beside what is typed, run or not. @param {Partial<State>} changes */
+  const beside = (changes) => act.commit({ ...act.typed(), changes: [], others: [], ...changes });
   const model = button("Put the other model beside it", () => beside({ beside: "model", second: "" }));
   model.title = about.models.length < 2 ? "vt.explore(model, other_model=...) opens two" : "";
   const prompt = button("Put this prompt beside it", () => { if (text.value) beside({ beside: "prompt", second: text.value }); });

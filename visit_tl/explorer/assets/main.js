@@ -52,7 +52,7 @@ function openExplorer(root, talk, usual, owner, about) {
       ended = () => (refusal ? fail(new Error(refusal)) : done(undefined));
       run();
     }),
-    commit, find, state: () => state, svg: () => slots[0].svg(), go: (/** @type {number} */ i) => restore(past.go(i)),
+    commit, find, typed: () => (state.saved ? state : runChanges()), state: () => state, svg: () => slots[0].svg(), go: (/** @type {number} */ i) => restore(past.go(i)),
     ask: (/** @type {any} */ question) => {
       if (asking) asking.cancel();
       asking = talk.stream("ask", owner + "-ask", { ...question, run: firstRun(state) }, (event) => panels.ask.tell(event));
@@ -185,7 +185,7 @@ function openExplorer(root, talk, usual, owner, about) {
   function openPanel(name) {
     state = { ...state, panel: Object.hasOwn(panels, name) ? name : "" };
     past.replace(state);
-    show();
+    arrange();
     write();
   }
 
@@ -196,11 +196,16 @@ function openExplorer(root, talk, usual, owner, about) {
     history_.write();
     undo.disabled = past.at === 0;
     redo.disabled = past.at === past.list.length - 1;
+    arrange();
+    dress();
+  }
+
+  /** Show the open panel; what is typed and was not run stays. */
+  function arrange() {
     aside.hidden = !Object.hasOwn(panels, state.panel);
     if (!aside.hidden && aside.firstChild !== panels[state.panel].element) aside.replaceChildren(panels[state.panel].element);
     for (const tab of tabs) tab.setAttribute("aria-expanded", String(tab.dataset.panel === state.panel));
     root.classList.toggle("with-panel", !aside.hidden);
-    dress();
   }
 
   function dress() {

@@ -29,7 +29,7 @@ from typing import Any, Final
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.descriptions import lens_words, number, readable
 from visit_tl.graph.ids import Kind, NodeId
-from visit_tl.graph.node_descriptions import effect_words, gradient_words
+from visit_tl.graph.node_descriptions import effect_words, gradient_words, promoted_label
 from visit_tl.graph.records import FeatureSet, Node
 from visit_tl.version import __version__
 
@@ -214,7 +214,8 @@ def _is_embedding(node: NodeId) -> bool:
 
 
 def _label(node: Node) -> str:
-    says = "  ".join(f"“{_safe(read.token)}”" for read in node.promoted[:3])
+    reads = node.promoted[:3] if node.norm else ()
+    says = "  ".join(f"“{_safe(read.token)}”" for read in reads) or promoted_label(node)
     if node.explanation is not None:
         says = f"{_safe(node.explanation)} · {says}"
     facts = [f"{node.id} {says}", f"rank of target {node.rank}"]

@@ -22,7 +22,15 @@ from visit_tl.graph.descriptions import (
 from visit_tl.graph.node_descriptions import node_title, promoted_label, token_list
 from visit_tl.graph.records import Node
 from visit_tl.graph.state_table import LensTable
-from visit_tl.view.style import FONT_SIZE, Palette, ground, palette, rank_colour, rank_place
+from visit_tl.view.style import (
+    FONT_SIZE,
+    Palette,
+    ground,
+    palette,
+    promoted_rank,
+    rank_colour,
+    rank_place,
+)
 
 NUMBERS: Final = ("rank", "prob", "top_prob", "entropy")
 
@@ -171,7 +179,7 @@ def _place(cell: Node, by: str, d_vocab: int) -> float:
     """The place of a cell on the scale, from 0 to 1."""
     if by == "rank":
         # Rank 0 is at the top of the scale.
-        return 1 - rank_place(cell.rank, d_vocab)
+        return 1 - rank_place(promoted_rank(cell, d_vocab), d_vocab)
     if by == "entropy":
         share = cell.entropy / math.log(max(d_vocab, 2))
     else:

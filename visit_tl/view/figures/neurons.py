@@ -15,7 +15,7 @@ from visit_tl.escaping import clip, columns, for_plotly, table, visible
 from visit_tl.graph.container import Graph, GraphData
 from visit_tl.graph.descriptions import heading
 from visit_tl.graph.ids import Kind, NodeId
-from visit_tl.graph.node_descriptions import node_facts, node_title
+from visit_tl.graph.node_descriptions import node_facts, node_title, promoted_words
 from visit_tl.graph.records import Node
 from visit_tl.view.style import FONT_SIZE, ground, node_colour, palette, promoted_rank
 
@@ -130,7 +130,7 @@ def text(
     rows += [
         [
             str(node.id),
-            "  ".join(visible(read.token, 14) for read in node.promoted[:_WORDS]),
+            promoted_words(node, _WORDS, 14, "  "),
             str(promoted_rank(node, graph.d_vocab)),
             f"{value(node):+.3g}",
         ]
@@ -188,7 +188,7 @@ def _left_out(graph: GraphData, layer: int, part: str, more: int) -> str:
 
 
 def _label(node: Node) -> str:
-    said = " ".join(visible(read.token, 14) for read in node.promoted[:_WORDS]) or "⟨unread⟩"
+    said = promoted_words(node, _WORDS, 14) or "⟨unread⟩"
     name = NodeId(node.kind, node.layer, neuron=node.id.neuron)
     return clip(f"{name}  {said}", _LABEL)
 

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from visit_tl.escaping import for_html, visible
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.descriptions import bos_words, from_later, number, readable
+from visit_tl.graph.node_descriptions import promoted_label
 from visit_tl.graph.records import Gradient, Node, Reversed, TokenProb
 from visit_tl.view.legend import EDGE_LEGEND, FEATURE_LEGEND, GREY_LEGEND, RANK_LEGEND
 from visit_tl.view.style import node_colour
@@ -245,6 +246,8 @@ def _head_row(
         for node in values
     ]
     tokens = [_tokens(reads) for reads in (head.promoted, head.suppressed)]
+    if head.norm == 0:
+        tokens = [promoted_label(head), ""]
     colour = node_colour(head, graph.d_vocab, theme)
     numbers = (number(head.prob), number(head.norm), number(head.entropy))
     cells = [

@@ -134,15 +134,20 @@ function reads(model, i, side) {
   return found;
 }
 
+/** Whether the vector of a node is zero, so that it says nothing. @param {Model} model @param {number} i */
+function isZero(model, i) { return model.nodes.norm[i] === 0; }
+
 /** The token that a node promotes. @param {Model} model @param {number} i */
 function promoted(model, i) {
+  if (isZero(model, i)) return "⟨zero⟩";
   const flat = model.nodes[isNegative(model, i) ? "bottom" : "top"][i];
   return flat.length ? model.texts[flat[0]] : "⟨unread⟩";
 }
 
-/** The target's rank among what a node promotes. @param {Model} model @param {number} i */
+/** The target's rank among what a node promotes; in the middle if it says nothing. @param {Model} model @param {number} i */
 function promotedRank(model, i) {
   const rank = model.nodes.rank[i];
+  if (isZero(model, i)) return Math.floor(model.graph.vocabulary / 2);
   return isNegative(model, i) ? model.graph.vocabulary - 1 - rank : rank;
 }
 

@@ -65,6 +65,9 @@ function showPanel(panel, model, view, tools) {
   panel.append(make("p", { class: "what" }, [
     make("span", { text: nodeTitle(model, i) + "; at " }), token(tokenAt(model, position)),
   ]));
+  if (isZero(model, i)) {
+    panel.append(make("p", { text: "A vector of zeros: it says nothing, and the tokens and the rank below are those of no vector." }));
+  }
   if (isNegative(model, i)) {
     panel.append(make("p", { text: "Subtracted: it promotes its bottom tokens." }));
   }
