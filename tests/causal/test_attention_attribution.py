@@ -512,16 +512,8 @@ def test_text_figure_and_table_say_the_same():
 
 
 @pytest.mark.model
-def test_a_real_head_is_taken_apart_in_time(smol):
-    import time
-
+def test_a_real_head_is_taken_apart(smol):
     graph = vt.flow_graph(smol, "When Mary and John went to the store, John gave a drink to")
     found = graph.why("L23H0", 2)
     assert found.error < 1e-6
     assert abs(sum(part.value for part in found.parts) - found.score) < 1e-4
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        graph.why("L23H0", 2)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.15  # 10 ms on a quiet machine

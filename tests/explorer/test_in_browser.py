@@ -291,7 +291,7 @@ def test_tables_of_the_panel_are_read_whole(look, width):
     tab.choose("L1H2")
     # A press right after the page was scrolled would land on the frame that was there before.
     tab.page.evaluate("scrollTo(0, 0)")
-    tab.page.wait_for_timeout(300)
+    tab.until(lambda: tab.points_at(tab.panel), "a panel under the mouse")
     for name in ("Why did it look", "Where did it come", "What would lower"):
         tab.panel.get_by_role("button", name=name).click()
         tab.until(lambda: tab.panel.locator(".answer table").count() == 1, name)

@@ -117,13 +117,18 @@ def test_in_a_browser_the_panes_scroll_together_and_hostile_tokens_are_text(
     tab.screenshot(path=SHOTS / f"side-by-side-{theme}.png")
     panes.nth(1).hover()
     tab.mouse.wheel(900, 0)
+    shares, before = [0.0, 0.0], None
     # The page's policy forbids wait_for_function, which evaluates a string.
-    tab.wait_for_timeout(500)
+    for _ in range(100):
+        tab.wait_for_timeout(100)
+        before = shares
+        shares = tab.evaluate(
+            "[...document.querySelectorAll('.pane')]"
+            ".map(p => p.scrollLeft / (p.scrollWidth - p.clientWidth))"
+        )
+        if min(shares) > 0 and shares == before:
+            break
     assert tab.evaluate("document.querySelectorAll('.pane')[0].scrollLeft") > 500
-    shares = tab.evaluate(
-        "[...document.querySelectorAll('.pane')]"
-        ".map(p => p.scrollLeft / (p.scrollWidth - p.clientWidth))"
-    )
     assert shares[0] == pytest.approx(shares[1], abs=0.01)
     tab.set_viewport_size({"width": 800, "height": 900})
     left, right = (panes.nth(i).bounding_box() for i in (0, 1))
