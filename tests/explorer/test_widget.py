@@ -130,11 +130,19 @@ def test_the_module_draws_the_same_page(browser, explorer, session):
     )
     page.add_style_tag(content=style())
     page.wait_for_selector("textarea.prompt")
+    # A notebook runs the cell again at Shift and Enter, where it hears them.
+    page.evaluate("document.addEventListener('keydown', event => (window.heard = event.key))")
+    page.fill("textarea.prompt", "a b")
+    page.press("textarea.prompt", "Shift+Enter")
+    assert page.locator("textarea.prompt").input_value() == "a b\n"
     page.fill("textarea.prompt", PROMPT)
     page.press("textarea.prompt", "Enter")
     page.wait_for_selector(".slot[data-shown] iframe:not(.coming)", timeout=60000)
     frame = page.locator(".slot iframe").first.element_handle().content_frame()
     frame.wait_for_selector("#figure[data-drawn]")
+    page.get_by_role("button", name="Options").press("Control+z")
+    look.until(lambda: page.locator(".status").text_content().startswith("Type a"), "the start")
+    assert page.evaluate("window.heard") is None
     assert said == []
     widget._jobs.close()
     look.close()

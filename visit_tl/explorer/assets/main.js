@@ -244,8 +244,15 @@ function openExplorer(root, talk, usual, owner, about) {
     run();
   }
 
-  document.addEventListener("keydown", key);
-  if (talk.address) window.addEventListener("hashchange", moved);
+  if (talk.address) {
+    document.addEventListener("keydown", key);
+    window.addEventListener("hashchange", moved);
+  } else {
+    // In a notebook, Shift and Enter would run the cell again and single letters change it. JupyterLab
+    // hears keys when they have come up to the document; before 4.1 it heard them first.
+    root.addEventListener("keydown", (event) => { key(event); event.stopPropagation(); });
+    root.setAttribute("data-lm-suppress-shortcuts", "true");
+  }
   choose(null);
   if (state.prompt || state.saved) run();
   else { show(); note("Type a prompt, and Enter."); prompt.focus(); }
