@@ -307,7 +307,8 @@ def test_the_embedded_models_are_listed(run):
 
 
 def test_the_version_is_that_of_the_package(run):
-    assert run("version").output.strip() == vt.__version__
+    for asked in ("version", "--version"):
+        assert run(asked).output.strip() == vt.__version__
 
 
 def test_the_atlas_is_built_listed_and_cleared(run, tmp_path, monkeypatch):

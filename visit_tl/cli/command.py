@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 refused or failed (one line says why), 2 wrong usage, 130 
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -33,9 +33,20 @@ app = typer.Typer(
 )
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
-    """Keep `graph` a named subcommand, even if it were the only one."""
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Take the options that need no command."""
 
 
 commands = (graph, explore, why, backward, reversed_, roles, channels, prompts, sweep, summary)
