@@ -22,5 +22,8 @@ class Drawn:
 
         return renderer(type(self), form)(self, *args, **options)
 
+    def __str__(self) -> str:
+        return self._drawn("text")
+
     def _repr_html_(self) -> str:
         return self._drawn("html")

@@ -17,6 +17,25 @@ def graph():
     return vt.flow_graph(made("native"), "a b c d", target=" b")
 
 
+def test_a_result_prints_as_its_text_and_shows_itself_shortly(native):
+    prompt = "a b c d"
+    graph = vt.flow_graph(native, prompt)
+    results = [
+        graph,
+        vt.lens_table(native, prompt),
+        graph.diff(vt.flow_graph(native, prompt, heads=1, target=graph.target_id)),
+        vt.backward_lens(native, prompt),
+        vt.reversed_attention(native, prompt),
+        graph.why("L1H1", 2),
+        vt.studies.roles(native, length=6),
+    ]
+    for result in results:
+        assert str(result) == f"{result}"
+        assert len(str(result).splitlines()) > 3 and type(result).__name__ not in str(result)
+    assert str(graph) == graph.text() and str(results[3]) == results[3].text()
+    assert len(repr(graph)) < 800 and repr(graph.nodes[0].id) == "NodeId.parse('L0.resid_pre')"
+
+
 def test_nodes_are_found_by_id_in_any_spelling(graph):
     assert graph["L1H0"] is graph["1.0"] is graph[NodeId("head", 1, 0)]
     assert "L1H0" in graph and "L1H99" not in graph and "nonsense" not in graph and 3 not in graph

@@ -33,6 +33,7 @@ def node_ids(draw):
 def test_every_id_parses_to_itself(node_id):
     assert NodeId.parse(str(node_id)) == node_id
     assert NodeId.parse(node_id) is node_id
+    assert eval(repr(node_id)) == node_id
 
 
 @given(node_ids(), node_ids())

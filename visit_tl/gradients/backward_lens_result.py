@@ -295,6 +295,9 @@ class BackwardLens(Drawn):
         """
         return self._drawn("figure", kind, matrix=self.chosen(matrix), theme=theme)
 
+    def __str__(self) -> str:
+        return self.text()
+
     @checked
     def text(self, matrix: Name | None = None, position: Position | None = None) -> str:
         """The table as text; see `visit_tl.view.figures.backward_lens.text`."""

@@ -218,6 +218,9 @@ class ReversedAttention(Drawn):
         chosen = self.strongest(4) if heads is None else self.heads(heads)
         return self._drawn("figure", kind, heads=chosen, theme=theme)
 
+    def __str__(self) -> str:
+        return self.text()
+
     @checked
     def text(self, heads: NodeNames | None = None) -> str:
         """The strongest heads, or those named, as text."""

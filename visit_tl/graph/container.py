@@ -63,7 +63,7 @@ class GraphData:
     model: str
     prompt: str
     tokens: tuple[str, ...]
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] = field(repr=False)
     prepend_bos: bool
     position: int
     target: str
@@ -73,8 +73,8 @@ class GraphData:
     n_layers: int
     d_vocab: int
     pruning: Mapping[str, str | int | None]
-    hidden: Mapping[int, Hidden]
-    residual_error: Mapping[int, float]
+    hidden: Mapping[int, Hidden] = field(repr=False)
+    residual_error: Mapping[int, float] = field(repr=False)
     nodes: tuple[Node, ...] = field(repr=False)
     edges: tuple[Edge, ...] = field(repr=False)
     columns: tuple[Column, ...] = field(default=(), repr=False)

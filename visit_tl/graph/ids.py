@@ -187,6 +187,9 @@ class NodeId:
         name = self._name()
         return name if self.position is None else f"{name}@{self.position}"
 
+    def __repr__(self) -> str:
+        return f"NodeId.parse({str(self)!r})"
+
     @checked
     def at(self, position: Position | None) -> NodeId:
         """The same node at another position."""

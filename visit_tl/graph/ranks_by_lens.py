@@ -64,6 +64,3 @@ class LensRanks(Drawn):
     def text(self) -> str:
         """The ranks as a table of text; see `visit_tl.view.figures.lens_ranks.text`."""
         return self._drawn("text")
-
-    def __str__(self) -> str:
-        return self.text()

@@ -40,6 +40,22 @@ RENDERERS: Final[dict[str, dict[str, str]]] = {
         "circuitsvis": "figures.reversed_attention:circuitsvis",
         "save": "figures.reversed_attention:save",
     },
+    "visit_tl.causal.patching.effects_result:Effects": {
+        "text": "largest_effects:effects",
+        "html": "largest_effects:html",
+    },
+    "visit_tl.causal.paths.edge_effects_result:EdgeEffects": {
+        "text": "largest_effects:edge_effects",
+        "html": "largest_effects:html",
+    },
+    "visit_tl.causal.circuit.edges_of_graph:GraphEdgeEffects": {
+        "text": "largest_effects:graph_edge_effects",
+        "html": "largest_effects:html",
+    },
+    "visit_tl.causal.attribution.direct:Attribution": {
+        "text": "largest_effects:attribution",
+        "html": "largest_effects:html",
+    },
     "visit_tl.causal.qk.attribution_result:AttentionAttribution": {
         "figure": "figures.score_parts:figure",
         "text": "figures.score_parts:text",

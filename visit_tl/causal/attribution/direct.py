@@ -28,6 +28,7 @@ from visit_tl.arguments.vocabulary import (
 from visit_tl.causal.attribution.feature_shares import FeatureShares, feature_shares
 from visit_tl.causal.attribution.logit_parts import LayerShares, Shares, total_of
 from visit_tl.causal.same_prompt import require_same
+from visit_tl.drawn import Drawn
 from visit_tl.errors import InputError
 from visit_tl.features.several import modules_of
 from visit_tl.graph.container import GRAPH, G, Graph, GraphData
@@ -45,7 +46,7 @@ PARTS: Final[tuple[Kind, ...]] = ("resid_pre", "head", "b_O", "opaque", "mlp_out
 
 
 @dataclass(frozen=True)
-class Attribution:
+class Attribution(Drawn):
     """What every part of one forward pass adds to a logit, or to the difference of two.
 
     The parts are those at the query position, read with the scale that the final norm had there.

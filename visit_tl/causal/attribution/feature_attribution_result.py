@@ -100,6 +100,3 @@ class FeatureAttribution(Drawn):
             options: `positions`, the most source positions that are shown.
         """
         return self._drawn("figure", theme=theme, **options)
-
-    def __str__(self) -> str:
-        return self._drawn("text")

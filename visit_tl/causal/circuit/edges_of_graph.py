@@ -23,6 +23,7 @@ from visit_tl.causal.patching_options import PATCHING_OPTIONS, PatchingOptions
 from visit_tl.causal.paths.chosen_edges import other_writes, shape_of
 from visit_tl.causal.residual_writes import WrittenRun
 from visit_tl.causal.same_prompt import require_same
+from visit_tl.drawn import Drawn
 from visit_tl.errors import InputError
 from visit_tl.graph.circuit_edges import model_edges
 from visit_tl.graph.circuit_parts import Edge as PartEdge
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GraphEdgeEffects:
+class GraphEdgeEffects(Drawn):
     """What cutting edges of a graph does to a metric.
 
     Attributes:

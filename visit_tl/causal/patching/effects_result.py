@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from visit_tl.arguments.checked import checked
+from visit_tl.drawn import Drawn
 from visit_tl.errors import GraphError
 from visit_tl.graph.container import GRAPH, G
 from visit_tl.graph.ids import NodeId, NodeName
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Effects:
+class Effects(Drawn):
     """Effects of nodes on a metric: metric of the patched run minus that of the unpatched one.
 
     Attributes:

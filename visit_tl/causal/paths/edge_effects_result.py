@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Number, Spelled, Whole
+from visit_tl.drawn import Drawn
 from visit_tl.errors import InputError
 from visit_tl.graph.circuit_parts import Edge
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EdgeEffects:
+class EdgeEffects(Drawn):
     """What cutting each edge does to a metric, measured by running the model with it cut.
 
     Attributes:

@@ -219,9 +219,6 @@ class AttentionAttribution(Drawn):
         """
         return self._drawn("figure", theme=theme, **options)
 
-    def __str__(self) -> str:
-        return self._drawn("text")
-
 
 def _described(name: str) -> tuple[str, int | None, int | None, int | None]:
     """Kind, layer, head and neuron of a part."""

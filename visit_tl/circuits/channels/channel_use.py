@@ -72,9 +72,6 @@ class ChannelUse(Drawn):
         """
         return self._drawn("text", n)
 
-    def __str__(self) -> str:
-        return self.text()
-
     @checked
     def figure(self, theme: Theme = "light") -> go.Figure:
         """The term of each direction beside its share of the composition score."""

@@ -127,9 +127,6 @@ class CompositionScores(Drawn):
         """
         return self._drawn("text", n)
 
-    def __str__(self) -> str:
-        return self.text()
-
     @checked
     def figure(self, theme: Theme = "light") -> go.Figure:
         """For each kind, the strongest pair of every two blocks; and the strongest edges of all."""

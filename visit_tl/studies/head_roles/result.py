@@ -230,9 +230,6 @@ class HeadRoles(Drawn):
         """
         return self._drawn("text", top)
 
-    def __str__(self) -> str:
-        return self.text()
-
     @checked
     def figure(self, theme: Theme = "light") -> go.Figure:
         """A map of layers x heads for each role; heads that have it are marked."""
