@@ -96,8 +96,14 @@ class Tensors:
             )
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{name} of {self.source} holds numbers that are not finite")
+        taken = tensor.detach().to(self._device, self._dtype, copy=True).contiguous()
+        if not bool(torch.isfinite(taken).all()):
+            raise InputError(
+                f"{name} of {self.source} holds numbers that are too large for {self._dtype}; "
+                f"open it with dtype=torch.float64"
+            )
         self._used.add(name)
-        return tensor.detach().to(self._device, self._dtype, copy=True).contiguous()
+        return taken
 
     def count(self, name: str) -> int:
         """A whole number that is kept as a tensor.

@@ -9,6 +9,7 @@ from typing import Any
 
 from visit_tl.arguments.words import short
 from visit_tl.errors import FileError, GraphError, InputError
+from visit_tl.files import home
 from visit_tl.graph.ids import FeatureSite, NodeId
 from visit_tl.strict_json import parse_json
 from visit_tl.xray.feature_sites import FeatureSites
@@ -52,7 +53,7 @@ def explanations_of(labels: Any, sites: FeatureSites) -> Explanations:
 
 def _read(path: str | Path) -> Any:
     try:
-        return parse_json(Path(path).read_text(encoding="utf-8"))
+        return parse_json(home(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FileError(f"labels cannot be read from {path}: {error}") from error
 
