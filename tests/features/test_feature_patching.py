@@ -188,6 +188,14 @@ def test_a_graph_measures_its_own_features_and_shows_their_effects(native, tmp_p
     assert again[node.id] == node.effect
 
 
+def test_a_graphs_features_are_not_patched_by_an_sae_that_cannot_be_theirs(native):
+    view = ModelView(native)
+    graph = vt.flow_graph(native, PROMPT, saes=module(view, "z"))
+    other = module(view, "z", n=48)
+    with pytest.raises(vt.InputError, match=r"are of tiny-z \(standard, 24 features\), and saes="):
+        graph.effects(vt.causal.logit_difference(1, 2), how="zero", verbose=False, saes=other)
+
+
 def test_estimates_choose_which_features_are_measured(native):
     view = ModelView(native)
     graph = vt.flow_graph(native, PROMPT, saes=module(view, "z"), layers="all")
