@@ -110,7 +110,7 @@ def feature_shares(
 def _of_site(view: ModelView, trace: Trace, site: Site, direction: Tensor) -> FeatureShares:
     w = components.stream_weights(view, site.layer, trace.layers[site.layer])
     split = site.split(trace, w)
-    check_features(view, site.module.name, site.layer, split.total, split.whole)
+    check_features(view, site.module.name, site.layer, split.total, split.whole, split.error)
     return FeatureShares(
         record=site.record(split),
         active=split.active.cpu(),
