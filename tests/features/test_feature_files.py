@@ -163,6 +163,9 @@ def test_the_blocks_depth_keeps_features_and_the_z_that_they_are_of(graph):
     assert {n.id for n in graph.of_kind("feature")} <= {n.id for n in small}
     into = small.edges_into(next(n.id for n in small.of_kind("feature") if n.id.site == "z"))
     assert [str(e.source) for e in into] == ["L1.z"]
+    # z itself, not one of the numbers by which it scales the rows of W_O, with that one's sign.
+    (past,) = [e for e in small.edges_out_of("L1.z") if str(e.target) == "L1.attn_out"]
+    assert (past.kind, past.score) == ("flow", graph["L1.z"].norm)
 
 
 def test_the_viewers_of_neuronpedia_get_its_ids(graph, view):
