@@ -138,7 +138,7 @@ class FeaturePatches:
             change = change[node.neuron] * row
         if site.site != "z":
             return Write(hook, (position,), change, add=True)
-        change = change.unflatten(0, (self.view.n_heads, self.view.d_head))
+        change = change.reshape(run.kept[hook_names(self.view, site.layer)["z"]].shape[1:])
         return Write(hook, (position,), change, add=True)
 
     def about(self) -> list[list[str | float]]:
