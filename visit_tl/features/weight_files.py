@@ -79,7 +79,7 @@ class Tensors:
 
         Raises:
             InputError: it is not there, has another shape, is no tensor of floating point numbers,
-                or holds a number that is not finite.
+                is sparse or was not loaded, or holds a number that is not finite.
         """
         if name not in self._found:
             raise InputError(f"{self.source} has no {name}; it holds {_names(self._found)}")
@@ -94,6 +94,9 @@ class Tensors:
                 f"{name} of {self.source} is {tensor.dtype}; weights are float64, float32, "
                 f"float16 or bfloat16"
             )
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            why = "was not loaded (meta)" if tensor.is_meta else f"is {tensor.layout}"
+            raise InputError(f"{name} of {self.source} {why}; weights are dense tensors")
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{name} of {self.source} holds numbers that are not finite")
         taken = tensor.detach().to(self._device, self._dtype, copy=True).contiguous()
