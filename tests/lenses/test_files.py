@@ -253,6 +253,9 @@ def test_what_is_no_lens_is_refused(tmp_path):
         vt.lenses.load(tmp_path / "absent.pdf")
     with pytest.raises(FileError, match="cannot be read"):
         vt.lenses.load(tmp_path / "absent.pt")
+    tuned_folder(tmp_path / "tuned")
+    with pytest.raises(FileError, match=r"of a tuned lens, which is read from its folder.*tuned$"):
+        vt.lenses.load(tmp_path / "tuned" / "params.pt")
     save_file({"map.0": torch.eye(4)}, str(tmp_path / "plain.safetensors"))
     with pytest.raises(FileError, match="says format None"):
         vt.lenses.load(tmp_path / "plain.safetensors")

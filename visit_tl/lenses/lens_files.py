@@ -56,7 +56,13 @@ def load(path: File) -> Lens:
         if where.suffix.lower() == ".safetensors":
             return _own(where)
         if where.suffix.lower() in (".pt", ".pth", ".bin"):
-            return of_payload(_unpickled(where), str(where))
+            payload = _unpickled(where)
+            if payload and all(_TUNED_KEY.fullmatch(str(key)) for key in payload):
+                raise FileError(
+                    f"{where} holds the translators of a tuned lens, which is read from its "
+                    f"folder, with config.json beside them: {where.parent}"
+                )
+            return of_payload(payload, str(where))
     except InputError as error:
         raise FileError(f"{where}: {error}") from error
     raise FileError(
