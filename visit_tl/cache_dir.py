@@ -39,7 +39,7 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """
     chosen = os.fspath(cache_dir) if cache_dir is not None else os.environ.get("VISIT_TL_CACHE")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return Path(os.path.expanduser(chosen)).absolute()
     from platformdirs import user_cache_path
 
     return user_cache_path("visit_tl", appauthor=False)

@@ -75,6 +75,14 @@ def check(
     return path
 
 
+def home(path: str | os.PathLike[str]) -> Path:
+    """A path with `~` replaced by the user's folder, as in a shell.
+
+    `~name` of a user that is not known stays as it is, and no such file is found; pathlib raises.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: a temporary file beside it is moved into place.
 

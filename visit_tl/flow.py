@@ -261,8 +261,8 @@ class FlowGraph(GraphData, Drawn):
         """Compare with another graph: nodes that appeared, vanished or changed rank.
 
         Raises:
-            GraphError: the graphs are of models of different shapes, follow different targets, or
-                were read by different lenses.
+            GraphError: the graphs are of models of different shapes, follow different targets,
+                were read by different lenses, or show features of different SAEs at one site.
         """
         from visit_tl.graph.difference import diff
 

@@ -194,6 +194,19 @@ def test_what_is_not_there_is_named(folder, tmp_path):
         refused(source, "there is no file|is opened from a folder, a file or a sae_lens.SAE")
 
 
+def test_a_path_from_home_is_found_and_one_of_an_unknown_user_is_not(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.parent))
+    assert vt.features.open(f"~/{folder.name}").path.parent == folder
+    refused("~nobody-of-that-name/sae", "there is no file or folder '~nobody-of-that-name/sae'")
+
+
+def test_weights_too_large_for_float32_want_float64(folder):
+    changed(folder, W_dec=torch.full((64, 16), 1e200, dtype=torch.float64))
+    refused(folder, "W_dec .* too large for torch.float32; open it with dtype=torch.float64")
+    assert vt.features.open(folder, dtype=torch.float64).dtype == torch.float64
+
+
 def test_a_hook_may_be_given_where_the_file_names_none(folder):
     configured(folder, metadata={"model_name": "tiny"})
     module = vt.features.open(folder, hook="blocks.0.hook_mlp_out", model_name="native")

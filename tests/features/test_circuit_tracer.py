@@ -34,6 +34,7 @@ def test_the_hooks_are_those_of_the_layer():
     for module in (
         vt.features.open(folder, layer=1),
         vt.features.open(folder / "layer_1.safetensors"),
+        vt.features.open(folder / "config.yaml", layer=1),
     ):
         assert (module.hook, module.hook_out) == (
             "blocks.1.hook_resid_mid",

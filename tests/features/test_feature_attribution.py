@@ -132,6 +132,18 @@ def test_a_graph_tells_of_its_own_features(native, tmp_path):
         graph.feature_attribution("L1.resid_post.F1")
 
 
+def test_a_graphs_feature_is_not_told_of_by_another_sae(native):
+    view = ModelView(native)
+    graph = vt.flow_graph(native, PROMPT, saes=module(view, "z"))
+    node = graph.of_kind("feature")[0].id
+    twin = replace(module(view, "z", seed=7), name="twin")
+    with pytest.raises(vt.GraphError, match="by twin, so it is of another SAE; pass the graph's"):
+        graph.feature_attribution(node, sae=twin)
+    with pytest.raises(vt.GraphError, match=r"was asked for, and sae= is of L0\.z\.F"):
+        graph.feature_attribution(node, sae=module(view, "z", 0))
+    assert graph.feature_attribution(node, sae=replace(module(view, "z"), name="moved"))
+
+
 def test_table_text_and_figure_tell_the_same(native):
     view = ModelView(native)
     found = vt.causal.feature_attribution(native, PROMPT, module(view, "z"), 3)

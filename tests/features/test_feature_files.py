@@ -1,6 +1,7 @@
 """Graphs with features: files, tables, text, pictures, the page, labels and the command line."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -162,6 +163,9 @@ def test_the_blocks_depth_keeps_features_and_the_z_that_they_are_of(graph):
     assert {n.id for n in graph.of_kind("feature")} <= {n.id for n in small}
     into = small.edges_into(next(n.id for n in small.of_kind("feature") if n.id.site == "z"))
     assert [str(e.source) for e in into] == ["L1.z"]
+    # z itself, not one of the numbers by which it scales the rows of W_O, with that one's sign.
+    (past,) = [e for e in small.edges_out_of("L1.z") if str(e.target) == "L1.attn_out"]
+    assert (past.kind, past.score) == ("flow", graph["L1.z"].norm)
 
 
 def test_the_viewers_of_neuronpedia_get_its_ids(graph, view):
@@ -212,7 +216,10 @@ def test_labels_that_cannot_be_placed_are_refused(view, tmp_path):
     broken = tmp_path / "broken.json"
     broken.write_text('{"1": NaN}')
     for labels, match in (
-        ({"99": "a"}, "label of feature 99, and tiny-z has 0..23"),
+        ({"99": "a"}, "label of feature '99', and tiny-z has 0..23"),
+        ({-1: "a"}, "label of feature -1, and tiny-z has 0..23"),
+        ({"9" * 5000: "a"}, "label of feature '999"),
+        ([{"index": "9" * 5000, "description": "a"}], "label of feature '999"),
         ({"L0.z.F1": "a"}, "is of no SAE of this graph; they are at L1.z"),
         ({"L1H0": "a"}, "is no feature"),
         ({"1": 2}, "is 2, not a text"),
@@ -224,6 +231,10 @@ def test_labels_that_cannot_be_placed_are_refused(view, tmp_path):
     ):
         with pytest.raises(vt.VisitError, match=match):
             vt.flow_graph(view.model, PROMPT, saes=sae, labels=labels)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.json")
+        with pytest.raises(vt.FileError, match="it is a pipe"):
+            vt.flow_graph(view.model, PROMPT, saes=sae, labels=tmp_path / "pipe.json")
     saes = [sae, module(view, "resid_post")]
     with pytest.raises(vt.InputError, match="any of the 2 SAEs"):
         vt.flow_graph(view.model, PROMPT, saes=saes, labels={"1": "a"})

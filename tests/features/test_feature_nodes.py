@@ -228,6 +228,16 @@ def test_edges_run_from_the_site_through_its_parts_to_the_next_state(native):
     assert all(not graph.edges_out_of(n.id) for n in graph.of_kind("feature"))
 
 
+@pytest.mark.parametrize("site", ["z", "resid_post"])
+def test_features_of_a_vector_that_was_set_to_zero_cancel_with_the_error(native, site):
+    sae = module(ModelView(native), site)
+    zero = [(sae.hook, lambda tensor, hook: tensor * 0)]
+    graph = vt.flow_graph(native, PROMPT, saes=sae, layers="all", fwd_hooks=zero, features=24)
+    parts = {n.kind: n.norm for n in graph.of_kind("feature_error", site)}
+    assert parts[site] == 0 and parts["feature_error"] > 0.1
+    assert max(graph.residual_error.values()) < MEASURED
+
+
 @pytest.mark.parametrize(
     "text", ["L9.z.F123", "L0.mlp_out.error", "L3.resid_post.b_dec", "L1.z.F0@4"]
 )
@@ -266,6 +276,8 @@ def test_what_does_not_fit_the_model_is_refused_by_name(native):
     refused("tiny-resid_post and other both reconstruct", [sae, replace(sae, name="other")])
     refused("blocks are 0..1|does not have", replace(sae, hook="blocks.7.hook_resid_post",
             hook_out="blocks.7.hook_resid_post", layer=7))  # fmt: skip
+    refused("'hook_embed', which is in no block; a graph shows features of hooks in blocks",
+            replace(sae, hook="hook_embed", hook_out="hook_embed", layer=0))  # fmt: skip
     refused("does not fit native.*12 numbers", replace(sae, d_in=12))
     refused("another block", replace(sae, hook="blocks.0.hook_resid_post", layer=0))
     refused("a graph shows features of", replace(

@@ -150,6 +150,22 @@ def test_features_are_patched_exactly_on_unlike_architectures(name):
         check(view, sae)
 
 
+@pytest.mark.skipif(not tiny.HAS_BRIDGE, reason="has no bridges to open these with")
+def test_features_of_heads_whose_values_have_a_width_of_their_own_are_patched_exactly():
+    from tests.mixtures import twins
+
+    view = ModelView(twins("deepseek-v3")[0])
+    sae = module(view, "z")
+    assert sae.d_in == view.z_width(1) != view.n_heads * view.d_head
+    sae.require_fit(view)
+    check(view, sae)
+    graph = vt.flow_graph(view.model, PROMPT, saes=sae)
+    assert graph.feature_attribution(graph.of_kind("feature")[0].id).error < CLOSE
+    usual = view.n_heads * view.d_head
+    with pytest.raises(vt.InputError, match=rf"reads {usual} numbers at .*, where the model has"):
+        replace(sae, d_in=usual, W_dec=torch.ones(8, usual)).require_fit(view)
+
+
 def test_denoising_puts_a_clean_feature_into_the_corrupted_run(native):
     view = ModelView(native)
     sae = module(view, "resid_post", 0)
@@ -186,6 +202,14 @@ def test_a_graph_measures_its_own_features_and_shows_their_effects(native, tmp_p
     assert "saes=" in without.left_out[node.id]
     again = loaded.effects(metric, how="zero", verbose=False, model=native, saes=sae)
     assert again[node.id] == node.effect
+
+
+def test_a_graphs_features_are_not_patched_by_an_sae_that_cannot_be_theirs(native):
+    view = ModelView(native)
+    graph = vt.flow_graph(native, PROMPT, saes=module(view, "z"))
+    other = module(view, "z", n=48)
+    with pytest.raises(vt.InputError, match=r"are of tiny-z \(standard, 24 features\), and saes="):
+        graph.effects(vt.causal.logit_difference(1, 2), how="zero", verbose=False, saes=other)
 
 
 def test_estimates_choose_which_features_are_measured(native):

@@ -193,6 +193,14 @@ def test_shares_of_another_sae_are_not_laid_onto_a_graph(native):
         match=r"at z of block 1 are of tiny-z \(standard, 24 features\), these shares of narrow",
     ):
         graph.attribution(saes=other).onto(graph)
+    # One with as many features has the same ids, and shares that are not those of the graph's.
+    twin = replace(module(view, "z", seed=7), name="twin")
+    with pytest.raises(vt.InputError, match=r"these shares of twin .* with other weights"):
+        graph.attribution(saes=twin).onto(graph)
+    with pytest.raises(vt.InputError, match="with other weights"):
+        graph.attribution().onto(vt.flow_graph(native, PROMPT, saes=twin))
+    again = module(view, "z")
+    assert graph.attribution(saes=replace(again, name="moved")).onto(graph).nodes
     # One at another site is none of the graph's business.
     beside = graph.attribution(saes=module(view, "resid_post", n=12)).onto(graph)
     assert all(n.attribution is None for n in beside.of_kind("feature"))

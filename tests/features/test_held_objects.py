@@ -105,3 +105,17 @@ def test_an_object_that_does_something_else_is_refused():
     del held.cfg
     with pytest.raises(vt.InputError, match="this Held has no configuration, cfg"):
         vt.features.open(held)
+
+
+def test_an_object_that_was_not_loaded_or_says_nothing_of_itself_is_refused():
+    with pytest.raises(vt.InputError, match=r"b_dec of this Held was not loaded \(meta\)"):
+        vt.features.open(Held().to("meta"))
+
+    class Broken(Config):
+        def to_dict(self):
+            raise KeyError("d_in")
+
+    held = Held()
+    held.cfg = Broken()
+    with pytest.raises(vt.InputError, match="configuration of this Held cannot be read: KeyErr"):
+        vt.features.open(held)

@@ -25,7 +25,7 @@ def module(view, site, layer=1, *, n=24, seed=0, activation=None, **more):
     def random(*shape, scale=0.4):
         return torch.randn(*shape, generator=generator) * scale
 
-    d_in = view.n_heads * view.d_head if site == "z" else view.model.cfg.d_model
+    d_in = view.z_width(layer) if site == "z" else view.model.cfg.d_model
     hook = f"blocks.{layer}.{_HOOKS[site]}"
     out = f"blocks.{layer}.hook_mlp_out" if site in ("transcoder", "skip") else hook
     encoder = LinearEncoder(random(d_in, n), random(n, scale=0.2), activation or ReLU())

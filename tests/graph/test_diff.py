@@ -85,6 +85,23 @@ def test_graphs_that_do_not_compare_are_refused(pair, native):
         pair[0].diff(replace(pair[0], n_layers=3))
 
 
+def test_features_of_different_saes_are_not_compared(native):
+    from dataclasses import replace
+
+    from tests.features.tiny_modules import module
+
+    view = vt.ModelView(native)
+    one, other = (
+        vt.flow_graph(native, PROMPT, target=" b", saes=replace(module(view, "z", n=n), name=name))
+        for n, name in ((24, "one"), (24, "other"))
+    )
+    with pytest.raises(GraphError, match=r"different SAEs at z of block 1, one \(standard, 24"):
+        one.diff(other)
+    plain = vt.flow_graph(native, PROMPT, target=" b")
+    assert {n.kind for n in one.diff(plain).vanished} >= {"feature", "feature_error"}
+    assert not one.diff(one).changed
+
+
 def test_places_are_given_once_each_ready_for_hooks(native):
     graph = vt.flow_graph(native, PROMPT)
     assert graph.hook_points(["L1H0", "1.0", graph["L1H0"]]) == [

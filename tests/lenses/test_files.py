@@ -116,6 +116,48 @@ def test_a_saved_lens_is_loaded_as_it_was(tmp_path):
         vt.lenses.save(lens, tmp_path / "a.pt")
 
 
+def test_what_can_be_made_into_a_lens_can_be_saved_and_what_cannot_is_refused(tmp_path):
+    one = torch.eye(4)
+    shared = Lens("one", dict.fromkeys(range(3), one), {0: one[0], 1: one[0]})
+    again = vt.lenses.load(vt.lenses.save(shared, tmp_path / "shared.safetensors"))
+    assert again.digest == shared.digest
+    odd = Lens("odd", {0: one}, facts={1: "a", "path": tmp_path})
+    again = vt.lenses.load(vt.lenses.save(odd, tmp_path / "odd.safetensors"))
+    assert again.facts == {"1": "a", "path": str(tmp_path)}
+    for facts in ({"loss": torch.nan}, {"a": {(1, 2): 3}}):
+        with pytest.raises(InputError, match="facts of <odd: 1 maps of 4 x 4> cannot be written"):
+            vt.lenses.save(dataclasses.replace(odd, facts=facts), tmp_path / "no.safetensors")
+    assert not (tmp_path / "no.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"name": None}, "the name of a lens must be a text, got None"),
+        ({"name": ""}, "the name of a lens is empty"),
+        ({"maps": [torch.eye(4)]}, "the maps of a lens must be a dict of matrices by block, got"),
+        ({"biases": None}, "the biases of a lens must be a dict of vectors by block; leave it out"),
+        ({"model": 7}, "the model of a lens must be a text, or None, got 7"),
+        ({"n_layers": "2"}, "the n_layers of a lens must be an integer, or None, got '2'"),
+        ({"n_layers": True}, "the n_layers of a lens must be an integer"),
+        ({"raw": 1}, "the raw of a lens must be True or False"),
+        ({"facts": None}, "the facts of a lens must be a dict"),
+    ],
+)
+def test_an_attribute_of_another_type_is_named(changes, why):
+    with pytest.raises(InputError, match=why):
+        Lens(**{"name": "x", "maps": {0: torch.eye(4)}, **changes})
+
+
+def test_a_path_from_home_is_found_and_one_of_an_unknown_user_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    vt.lenses.save(Lens("x", {0: torch.eye(4)}), tmp_path / "a.safetensors")
+    assert vt.lenses.load("~/a.safetensors").name == "x"
+    with pytest.raises(FileError, match="~nobody-of-that-name/a.pt cannot be read"):
+        vt.lenses.load("~nobody-of-that-name/a.pt")
+
+
 class Planted:
     """Unpickled without care, it would call a function."""
 
@@ -211,6 +253,9 @@ def test_what_is_no_lens_is_refused(tmp_path):
         vt.lenses.load(tmp_path / "absent.pdf")
     with pytest.raises(FileError, match="cannot be read"):
         vt.lenses.load(tmp_path / "absent.pt")
+    tuned_folder(tmp_path / "tuned")
+    with pytest.raises(FileError, match=r"of a tuned lens, which is read from its folder.*tuned$"):
+        vt.lenses.load(tmp_path / "tuned" / "params.pt")
     save_file({"map.0": torch.eye(4)}, str(tmp_path / "plain.safetensors"))
     with pytest.raises(FileError, match="says format None"):
         vt.lenses.load(tmp_path / "plain.safetensors")

@@ -394,6 +394,9 @@ def test_unknown_names_are_refused_with_the_possible_ones():
 def test_folders_that_hold_no_model_are_refused(tmp_path):
     with pytest.raises(ModelError, match="there is no file or folder"):
         load_model(str(tmp_path / "absent"))
+    for call in (load_model, lambda name: vt.flow_graph(name, "a")):
+        with pytest.raises(ModelError, match="no file or folder '~nobody-of-that-name/model'"):
+            call("~nobody-of-that-name/model")
     with pytest.raises(ModelError, match=r"a folder without config\.json"):
         load_model(str(tmp_path), verbose=False)
     with pytest.raises(InputError, match="the model name has 9000 characters; expected"):

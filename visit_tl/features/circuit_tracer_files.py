@@ -133,6 +133,8 @@ def _plain_yaml() -> Any:
 
 def _weights_of(path: Path, layer: int | None) -> tuple[Path, int]:
     """The file of one layer, and which layer that is."""
+    if path.name == CONFIG:  # the whole folder is meant
+        path = path.parent
     if path.is_dir():
         if layer is None:
             there = sorted(path.glob("layer_*.safetensors"))

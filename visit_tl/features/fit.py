@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,7 +39,13 @@ def hook_width(hook: str, view: Any, head: int | None = None) -> int | None:
     """How many numbers a hook has at one position; None if the hook is not known here."""
     last = hook.rpartition("hook_")[2]
     if last == "z":
-        return view.d_head if head is not None else view.n_heads * view.d_head
+        block = re.match(r"blocks\.([0-9]{1,9})\.", hook)
+        layer = view.n_layers if block is None else int(block[1])
+        if layer >= view.n_layers:
+            return None
+        # Not n_heads * d_head, where values are as wide as they like (latent attention).
+        width = view.z_width(layer)
+        return width // view.n_heads if head is not None else width
     if hook.endswith(("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "mlp.hook_mid")):
         return view.d_mlp
     if last in _D_MODEL:

@@ -26,6 +26,7 @@ from visit_tl.features.saelens_object import (
     tensors_of,
 )
 from visit_tl.features.weight_files import Tensors, read_tensors, refuse_pickle
+from visit_tl.files import home
 from visit_tl.strict_json import parse_json
 
 Source = Annotated[Any, Unchecked("open says which forms it takes")]
@@ -151,7 +152,7 @@ def _found(source: str | Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    path = Path(source)
+    path = home(source)
     refuse_pickle(path)
     with suppress(ValueError, OSError):  # no file has such characters, or so long a name
         if path.exists():

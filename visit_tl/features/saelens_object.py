@@ -27,14 +27,20 @@ def config_of(sae: Any) -> dict[str, Any]:
     Raises:
         InputError: it has none.
     """
-    cfg = getattr(sae, "cfg", None)
-    to_dict = getattr(cfg, "to_dict", None)
-    if callable(to_dict):
-        found = to_dict()
-    elif is_dataclass(cfg) and not isinstance(cfg, type):
-        found = asdict(cfg)
-    else:
-        found = dict(cfg) if isinstance(cfg, dict) else None
+    try:
+        cfg = getattr(sae, "cfg", None)
+        to_dict = getattr(cfg, "to_dict", None)
+        if callable(to_dict):
+            found = to_dict()
+        elif is_dataclass(cfg) and not isinstance(cfg, type):
+            found = asdict(cfg)
+        else:
+            found = dict(cfg) if isinstance(cfg, dict) else None
+    except Exception as error:  # whatever a class of the caller's raises
+        raise InputError(
+            f"the configuration of this {type(sae).__name__} cannot be read: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     if not isinstance(found, dict):
         raise InputError(f"this {type(sae).__name__} has no configuration, cfg, that can be read")
     return {str(key): value for key, value in found.items()}

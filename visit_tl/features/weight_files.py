@@ -79,7 +79,7 @@ class Tensors:
 
         Raises:
             InputError: it is not there, has another shape, is no tensor of floating point numbers,
-                or holds a number that is not finite.
+                is sparse or was not loaded, or holds a number that is not finite.
         """
         if name not in self._found:
             raise InputError(f"{self.source} has no {name}; it holds {_names(self._found)}")
@@ -94,10 +94,19 @@ class Tensors:
                 f"{name} of {self.source} is {tensor.dtype}; weights are float64, float32, "
                 f"float16 or bfloat16"
             )
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            why = "was not loaded (meta)" if tensor.is_meta else f"is {tensor.layout}"
+            raise InputError(f"{name} of {self.source} {why}; weights are dense tensors")
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{name} of {self.source} holds numbers that are not finite")
+        taken = tensor.detach().to(self._device, self._dtype, copy=True).contiguous()
+        if not bool(torch.isfinite(taken).all()):
+            raise InputError(
+                f"{name} of {self.source} holds numbers that are too large for {self._dtype}; "
+                f"open it with dtype=torch.float64"
+            )
         self._used.add(name)
-        return tensor.detach().to(self._device, self._dtype, copy=True).contiguous()
+        return taken
 
     def count(self, name: str) -> int:
         """A whole number that is kept as a tensor.

@@ -11,6 +11,7 @@ from visit_tl.errors import GraphError
 from visit_tl.graph.container import GraphData
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.records import Node
+from visit_tl.graph.same_features import another_module, module_words, shown_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,8 +105,8 @@ def diff(before: GraphData, after: GraphData) -> GraphDiff:
     """What differs between two graphs; see `FlowGraph.diff`.
 
     Raises:
-        GraphError: they are not of models of the same shape, follow different targets, or were
-            read by different lenses.
+        GraphError: they are not of models of the same shape, follow different targets, were read
+            by different lenses, or show features of different SAEs at one site.
     """
     for name, words in (("n_layers", "blocks"), ("d_vocab", "tokens in the vocabulary")):
         one, other = getattr(before, name), getattr(after, name)
@@ -117,6 +118,15 @@ def diff(before: GraphData, after: GraphData) -> GraphDiff:
             f"the graphs were read by different lenses ({names[0]}, {names[1]}), so their ranks "
             f"cannot be compared; build both with the same lens="
         )
+    for one in before.feature_sets:
+        other = shown_at(after, one)
+        if other is not None and (another_module(one, other) or one.name != other.name):
+            raise GraphError(
+                f"the graphs show features of different SAEs at {one.site} of block {one.layer}, "
+                f"{module_words(one)} and {module_words(other)}, whose ids do not mean the same; "
+                f"build both with the same saes= (or dataclasses.replace(sae, "
+                f"name=...), if it is one under two names)"
+            )
     if before.target_id != after.target_id:
         raise GraphError(
             f"the graphs follow different targets, {before.target!r} and {after.target!r}, so "

@@ -17,7 +17,7 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import File, Flag, LensData
 from visit_tl.arguments.words import short
 from visit_tl.errors import FileError, InputError
-from visit_tl.files import check, write
+from visit_tl.files import check, home, write
 from visit_tl.lenses.maps import Lens
 from visit_tl.lenses.transformer_lens_format import of_payload
 from visit_tl.strict_json import parse_json
@@ -48,7 +48,7 @@ def load(path: File) -> Lens:
     Raises:
         FileError: it cannot be read, is truncated, or is no lens; the message says why.
     """
-    where = Path(path).expanduser()
+    where = home(path)
     _require_regular(where)
     try:
         if where.is_dir():
@@ -56,7 +56,13 @@ def load(path: File) -> Lens:
         if where.suffix.lower() == ".safetensors":
             return _own(where)
         if where.suffix.lower() in (".pt", ".pth", ".bin"):
-            return of_payload(_unpickled(where), str(where))
+            payload = _unpickled(where)
+            if payload and all(_TUNED_KEY.fullmatch(str(key)) for key in payload):
+                raise FileError(
+                    f"{where} holds the translators of a tuned lens, which is read from its "
+                    f"folder, with config.json beside them: {where.parent}"
+                )
+            return of_payload(payload, str(where))
     except InputError as error:
         raise FileError(f"{where}: {error}") from error
     raise FileError(
@@ -80,14 +86,27 @@ def save(lens: LensData, path: File, *, overwrite: Flag = False) -> Path:
 
     Raises:
         FileError: the suffix is another, the path cannot be written, or a file is there.
+        InputError: its facts hold a number that is not finite, or are nested without end.
     """
     from safetensors.torch import save as packed
 
     where = check(path, (".safetensors",), overwrite=overwrite)
-    tensors = {f"map.{block}": tensor.contiguous() for block, tensor in lens.maps.items()}
-    tensors |= {f"bias.{block}": tensor.contiguous() for block, tensor in lens.biases.items()}
+    # Copied, since safetensors refuses what shares memory, such as one matrix for all blocks.
+    kept = {"map": lens.maps, "bias": lens.biases}
+    tensors = {
+        f"{kind}.{block}": tensor.clone(memory_format=torch.contiguous_format)
+        for kind, by_block in kept.items()
+        for block, tensor in by_block.items()
+    }
     facts = {name: getattr(lens, name) for name in ("name", "model", "n_layers", "raw")}
-    text = json.dumps({**facts, "facts": dict(lens.facts)}, default=str)
+    facts["facts"] = {str(name): value for name, value in lens.facts.items()}
+    try:
+        text = json.dumps(facts, default=str, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"the facts of {lens!r} cannot be written as JSON: {error}; pass "
+            f"dataclasses.replace(lens, facts=...) with others"
+        ) from error
     write(where, packed(tensors, metadata={"format": FORMAT, "lens": text}))
     return where
 

@@ -14,12 +14,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from visit_tl.arguments.words import short
 from visit_tl.errors import InputError
 from visit_tl.graph.ids import NodeId
 from visit_tl.graph.lens_record import STATES, LensRecord, block_of
 
 _NONE: Final = -2
 _COMMIT: Final = re.compile(r"[0-9a-fA-F]{7,64}")
+_KINDS: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    "name": ((str,), "a text"),
+    "maps": ((Mapping,), "a dict of matrices by block"),
+    "biases": ((Mapping,), "a dict of vectors by block; leave it out if there are none"),
+    "model": ((str, type(None)), "a text, or None"),
+    "n_layers": ((int, type(None)), "an integer, or None"),
+    "raw": ((bool,), "True or False"),
+    "facts": ((Mapping,), "a dict; leave it out if there are none"),
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +53,8 @@ class Lens:
         facts: What else is known of how it was made.
 
     Raises:
-        InputError: a map or bias is not a square matrix or vector of one width, or not finite.
+        InputError: a map or bias is not a square matrix or vector of one width, or not finite; or
+            another attribute is of another type.
     """
 
     name: str
@@ -56,6 +67,13 @@ class Lens:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for attribute, (kinds, words) in _KINDS.items():
+            value = getattr(self, attribute)
+            # True is an int, and no number of blocks.
+            if not isinstance(value, kinds) or (value is True and bool not in kinds):
+                raise InputError(f"the {attribute} of a lens must be {words}, got {short(value)}")
+        if not self.name:
+            raise InputError("the name of a lens is empty; graphs and tables show it")
         maps = _tensors(self.maps, 2, "map")
         biases = _tensors(self.biases, 1, "bias")
         if not maps:

@@ -22,6 +22,7 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.plain import too_long
 from visit_tl.arguments.vocabulary import File, Flag, Foreign, ModelName
 from visit_tl.errors import InputError, ModelError, VisitError
+from visit_tl.files import home
 from visit_tl.model.embedded.dequantise import dtype_argument, quiet_progress_bars
 from visit_tl.model.embedded.models import (
     EMBEDDED,
@@ -124,7 +125,7 @@ def _load_named(
     embedded = find_embedded(name)
     if embedded is not None:
         return _load_embedded(embedded, cache_dir, verbose, kwargs)
-    path = Path(name).expanduser()
+    path = home(name)
     if path.is_file():
         from visit_tl.model.embedded.gguf_file import open_gguf
 

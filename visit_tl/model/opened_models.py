@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from pathlib import Path
 from threading import RLock
 from typing import Any, Final
 
 from visit_tl.arguments.plain import too_long
+from visit_tl.files import home
 from visit_tl.model.embedded.models import find_embedded
 
 KEPT_MODELS: Final = 2
@@ -60,7 +60,7 @@ def _key(name: str) -> Any:
     embedded = find_embedded(name)
     if embedded is not None:
         return embedded.name
-    path = Path(name).expanduser()
+    path = home(name)
     if not name.strip() or too_long(name) or not path.exists():
         return name
     files = sorted(path.iterdir()) if path.is_dir() else [path]

@@ -146,8 +146,13 @@ def check_layer(
     return max((error for _, _, error in held), default=0.0)
 
 
-def check_features(view: ModelView, name: str, layer: int, parts: Tensor, whole: Tensor) -> float:
+def check_features(
+    view: ModelView, name: str, layer: int, parts: Tensor, whole: Tensor, error: Tensor
+) -> float:
     """The relative error of the law that features, bias and error sum to their site's vector.
+
+    It is relative to the larger of the vector and the error: of heads that were set to zero, the
+    parts cancel each other but for their rounding.
 
     Args:
         view: The model.
@@ -155,11 +160,13 @@ def check_features(view: ModelView, name: str, layer: int, parts: Tensor, whole:
         layer: The block.
         parts: The sum of features, bias and error.
         whole: The site's vector.
+        error: The error alone.
 
     Raises:
         DecompositionError: it is above `tolerance`.
     """
-    worst = relative(parts, whole)
+    largest = max(float(whole.norm()), float(error.norm()), 1e-12)
+    worst = float((parts - whole).norm()) / largest
     if not worst <= tolerance(view):
         raise DecompositionError(
             f"the features of {name} in block {layer} of {view.name} do not come apart: features x "

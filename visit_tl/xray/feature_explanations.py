@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from visit_tl.arguments.words import short
 from visit_tl.errors import FileError, GraphError, InputError
+from visit_tl.files import home
 from visit_tl.graph.ids import FeatureSite, NodeId
 from visit_tl.strict_json import parse_json
 from visit_tl.xray.feature_sites import FeatureSites
 
+_DIGITS: Final = 18
 Place = tuple[int, FeatureSite]
 Explanations = dict[Place, dict[int, str]]
 
@@ -52,7 +54,9 @@ def explanations_of(labels: Any, sites: FeatureSites) -> Explanations:
 
 def _read(path: str | Path) -> Any:
     try:
-        return parse_json(Path(path).read_text(encoding="utf-8"))
+        if home(path).is_fifo():  # it may never come to an end
+            raise ValueError("it is a pipe")
+        return parse_json(home(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FileError(f"labels cannot be read from {path}: {error}") from error
 
@@ -70,7 +74,8 @@ def _place(key: Any, sites: FeatureSites) -> tuple[Place, int]:
                 f"the label of {text} could be of any of the {len(sites.by_place)} SAEs; write its "
                 f"id, such as L9.z.F{text}"
             )
-        return next(iter(sites.by_place)), _within(int(text), next(iter(sites.by_place)), sites)
+        place = next(iter(sites.by_place))
+        return place, _within(key, place, sites)
     try:
         node = NodeId.parse(text)
     except GraphError:
@@ -84,11 +89,14 @@ def _place(key: Any, sites: FeatureSites) -> tuple[Place, int]:
     return place, _within(node.neuron, place, sites)
 
 
-def _within(index: int, place: Place, sites: FeatureSites) -> int:
+def _within(given: Any, place: Place, sites: FeatureSites) -> int:
     module = sites.by_place[place].module
-    if index >= module.n_features:
+    # More digits are of no feature, and of thousands of them Python makes no number.
+    index = int(given) if len(str(given)) <= _DIGITS else -1
+    if not 0 <= index < module.n_features:
         raise InputError(
-            f"there is a label of feature {index}, and {module.name} has 0..{module.n_features - 1}"
+            f"there is a label of feature {short(given)}, and {module.name} has "
+            f"0..{module.n_features - 1}"
         )
     return index
 
@@ -108,5 +116,5 @@ def _of_neuronpedia(row: Any, sites: FeatureSites) -> tuple[tuple[Place, int], A
         known = site.module.neuronpedia_id
         ours = known is not None and known.rpartition("/")[2] == said
         if ours or (len(sites.by_place) == 1 and (said is None or known is None)):
-            return (place, _within(int(text), place, sites)), row["description"]
+            return (place, _within(row["index"], place, sites)), row["description"]
     return None

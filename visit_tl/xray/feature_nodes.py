@@ -59,7 +59,10 @@ class ShownFeatures:
         for site in self.sites.of_layer(block.layer):
             split = site.split(block.trace, block.w)
             name, layer = site.module.name, site.layer
-            worst = max(worst, check_features(block.view, name, layer, split.total, split.whole))
+            worst = max(
+                worst,
+                check_features(block.view, name, layer, split.total, split.whole, split.error),
+            )
             kept = self._add_site(block, site, split)
             records.append(site.record(split))
             hidden += len(split.active) - kept

@@ -231,6 +231,11 @@ def fit(view: ModelView, module: FeatureModule, layers: Sequence[int] | None = N
 
 def _hook(view: ModelView, module: FeatureModule, name: str) -> tuple[int, str]:
     match = _HOOK.fullmatch(name)
+    if match is None and view.has_hook(name):
+        raise InputError(
+            f"{module.name} is at the hook {name!r}, which is in no block; a graph shows features "
+            f"of hooks in blocks, such as blocks.0.hook_resid_pre"
+        )
     if match is None or int(match[1]) >= view.n_layers:
         raise InputError(
             f"{module.name} is at the hook {name!r}, which {view.name} with its {view.n_layers} "

@@ -184,7 +184,7 @@ class Attribution(Drawn):
             remedy="attribute the graph itself, with attribute(model, graph)",
         )
         for own in self.features:
-            own.require_same_module(graph.feature_sets)
+            own.require_same_module(graph)
         nodes = tuple(replace(node, attribution=self._of(node.id)) for node in graph.nodes)
         return replace(graph, nodes=nodes)
 

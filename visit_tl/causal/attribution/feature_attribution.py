@@ -7,6 +7,7 @@ pre-activation of a feature is linear in z. So it is a sum over heads and source
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -120,7 +121,7 @@ def of_graph(model: Any, graph: GraphData, feature: NodeId, sae: Any) -> Feature
     """Do the same for a feature of a graph, at its position there.
 
     Raises:
-        GraphError: it is no feature, or its SAE is not at hand.
+        GraphError: it is no feature, its SAE is not at hand, or another one was given.
     """
     if feature.kind != "feature" or feature.neuron is None:
         raise GraphError(f"{feature} is no feature; features look like L9.z.F123")
@@ -132,7 +133,7 @@ def of_graph(model: Any, graph: GraphData, feature: NodeId, sae: Any) -> Feature
     if sae is None:
         raise GraphError(f"the SAE of {feature} is not at hand; pass it as sae=")
     position = graph.position if feature.position is None else feature.position
-    return feature_attribution(
+    found = feature_attribution(
         model,
         list(graph.token_ids),
         sae,
@@ -140,3 +141,14 @@ def of_graph(model: Any, graph: GraphData, feature: NodeId, sae: Any) -> Feature
         position=position,
         segments=graph.segments or None,
     )
+    if found.feature.site != feature.site or found.feature.layer != feature.layer:
+        raise GraphError(f"{feature} was asked for, and sae= is of {found.feature}")
+    if feature in graph and position == graph.position:
+        shown = graph[feature].coefficient or 0.0
+        # An SAE of another's size has its numbers of features too, and they mean something else.
+        if not math.isclose(shown, found.activation, rel_tol=0.05, abs_tol=1e-3):
+            raise GraphError(
+                f"{feature} has the activation {shown:.4g} in the graph, and {found.activation:.4g}"
+                f" by {found.sae}, so it is of another SAE; pass the graph's in sae="
+            )
+    return found

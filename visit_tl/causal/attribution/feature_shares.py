@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,8 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from visit_tl.errors import InputError
+from visit_tl.graph.container import GraphData
 from visit_tl.graph.ids import FeatureSite, Kind, NodeId
 from visit_tl.graph.records import FeatureSet
+from visit_tl.graph.same_features import another_in_the_run, another_module, module_words, shown_at
 from visit_tl.model import components
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
@@ -74,19 +75,19 @@ class FeatureShares:
             return [NodeId(kind, layer, neuron=i, site=site) for i in self._by_index]
         return [NodeId(kind, layer, site=site)]
 
-    def require_same_module(self, sets: Iterable[FeatureSet]) -> None:
-        """Require that what a graph shows at this site, if anything, is of the same module.
+    def require_same_module(self, graph: GraphData) -> None:
+        """Require that what a graph of the same run shows at this site is of the same module.
 
         Raises:
             InputError: it is of another one.
         """
-        for other in sets:
-            if (other.layer, other.site) == self.place and _what(other) != _what(self.record):
-                raise InputError(
-                    f"the graph's features at {self.record.site} of block {self.record.layer} are "
-                    f"of {_words(other)}, these shares of {_words(self.record)}; pass the SAE of "
-                    f"the graph in saes="
-                )
+        other = shown_at(graph, self.record)
+        if other is not None and another_in_the_run(graph, self.record, self._by_index):
+            raise InputError(
+                f"the graph's features at {self.record.site} of block {self.record.layer} are "
+                f"of {module_words(other)}, these shares of {module_words(self.record)}"
+                f"{_other_weights(other, self.record)}; pass the SAE of the graph in saes="
+            )
 
 
 def feature_shares(
@@ -109,7 +110,7 @@ def feature_shares(
 def _of_site(view: ModelView, trace: Trace, site: Site, direction: Tensor) -> FeatureShares:
     w = components.stream_weights(view, site.layer, trace.layers[site.layer])
     split = site.split(trace, w)
-    check_features(view, site.module.name, site.layer, split.total, split.whole)
+    check_features(view, site.module.name, site.layer, split.total, split.whole, split.error)
     return FeatureShares(
         record=site.record(split),
         active=split.active.cpu(),
@@ -119,10 +120,6 @@ def _of_site(view: ModelView, trace: Trace, site: Site, direction: Tensor) -> Fe
     )
 
 
-def _what(one: FeatureSet) -> tuple[str, str, str, int]:
-    return one.architecture, one.hook, one.hook_out, one.n_features
-
-
-def _words(one: FeatureSet) -> str:
-    read = "" if one.hook == one.hook_out else f", read from {one.hook}"
-    return f"{one.name or 'an SAE'} ({one.architecture}, {one.n_features} features{read})"
+def _other_weights(one: FeatureSet, other: FeatureSet) -> str:
+    """What a message says besides, where the modules differ in nothing but their weights."""
+    return "" if another_module(one, other) else " with other weights, or of another run"

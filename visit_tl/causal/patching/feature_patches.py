@@ -16,7 +16,9 @@ from torch import Tensor
 
 from visit_tl.errors import InputError
 from visit_tl.features.feature_module import FeatureModule
+from visit_tl.graph.container import GraphData
 from visit_tl.graph.ids import NodeId
+from visit_tl.graph.same_features import another_module, module_words
 from visit_tl.model.hooks import ROWS, hook_names
 from visit_tl.model.replay.kept_run import KeptRun
 from visit_tl.model.replay.patch import Write
@@ -68,6 +70,21 @@ class FeaturePatches:
                 f"0..{site.module.n_features - 1}"
             )
         return True
+
+    def require_modules_of(self, graph: GraphData) -> None:
+        """Require that what a graph shows at these sites can be of these modules.
+
+        Raises:
+            InputError: it is of others, whose ids do not mean the same.
+        """
+        for shown in graph.feature_sets:
+            site = self.sites.by_place.get((shown.layer, shown.site))
+            if site is not None and another_module(shown, site.module):
+                raise InputError(
+                    f"the graph's features at {shown.site} of block {shown.layer} are of "
+                    f"{module_words(shown)}, and saes= has {module_words(site.module)}; "
+                    f"pass the SAE of the graph"
+                )
 
     def needed(self) -> dict[str, str]:
         """The hooks to keep, and which part of each (see `KeptRun`)."""
@@ -121,7 +138,7 @@ class FeaturePatches:
             change = change[node.neuron] * row
         if site.site != "z":
             return Write(hook, (position,), change, add=True)
-        change = change.unflatten(0, (self.view.n_heads, self.view.d_head))
+        change = change.reshape(run.kept[hook_names(self.view, site.layer)["z"]].shape[1:])
         return Write(hook, (position,), change, add=True)
 
     def about(self) -> list[list[str | float]]:

