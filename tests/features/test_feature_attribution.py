@@ -137,7 +137,7 @@ def test_a_graphs_feature_is_not_told_of_by_another_sae(native):
     graph = vt.flow_graph(native, PROMPT, saes=module(view, "z"))
     node = graph.of_kind("feature")[0].id
     twin = replace(module(view, "z", seed=7), name="twin")
-    with pytest.raises(vt.GraphError, match="by twin, so it is of another SAE; pass the graph's"):
+    with pytest.raises(vt.GraphError, match="by twin, so it is of another SAE"):
         graph.feature_attribution(node, sae=twin)
     with pytest.raises(vt.GraphError, match=r"was asked for, and sae= is of L0\.z\.F"):
         graph.feature_attribution(node, sae=module(view, "z", 0))

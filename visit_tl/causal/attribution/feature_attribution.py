@@ -149,6 +149,7 @@ def of_graph(model: Any, graph: GraphData, feature: NodeId, sae: Any) -> Feature
         if not math.isclose(shown, found.activation, rel_tol=0.05, abs_tol=1e-3):
             raise GraphError(
                 f"{feature} has the activation {shown:.4g} in the graph, and {found.activation:.4g}"
-                f" by {found.sae}, so it is of another SAE; pass the graph's in sae="
+                f" by {found.sae}, so it is of another SAE, which is to be passed in sae=, or of a "
+                f"run with other hooks or adapters"
             )
     return found
