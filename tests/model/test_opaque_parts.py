@@ -143,6 +143,25 @@ def test_attribution_has_a_share_for_it():
     assert torch.isnan(found.heads()[0]).all() and not torch.isnan(found.heads()[1]).any()
 
 
+@pytest.mark.parametrize("name", ["lfm2", "mamba"])
+def test_studies_of_heads_say_which_blocks_have_none(name, tmp_path):
+    run = vt.sweep(made(name)[0], [IDS], ["head_effects"], tmp_path / "run", verbose=False)
+    (error,) = run.table("errors")["error"]
+    assert error.startswith("ablating every head needs attention in every block, but blocks.0")
+
+
+@pytest.mark.parametrize("name", [*PARTS, "rwkv"])
+def test_a_state_that_a_change_cancels_is_drawn(name):
+    model, _ = made(name)
+    for node in ("L0.resid_pre", "L1.resid_mid", "L0.resid_post", "L1.resid_post"):
+        if node not in [str(n.id) for n in vt.flow_graph(model, IDS)]:
+            continue
+        hooks = vt.causal.change_hooks(model, IDS, [(node, "zero")])
+        graph = vt.flow_graph(model, IDS, fwd_hooks=hooks)
+        assert graph[node].norm < 1e-6
+        assert max(graph.residual_error.values()) < 1e-5
+
+
 @pytest.mark.parametrize("name", ["jamba", "lfm2"])
 def test_heads_are_counted_in_a_block_that_has_some(name):
     model, _ = made(name)
