@@ -265,8 +265,17 @@ def test_a_patched_router_is_read_as_it_was_patched():
     assert max(graph.residual_error.values()) < 1e-5
 
 
-def test_experts_are_read_from_a_cache():
-    model, _ = made("mixtral")
+@pytest.mark.parametrize("how", ["zero", 0.5, "look away", "look only"])
+def test_a_memory_value_of_latent_attention_is_refused_by_name(how):
+    model, _ = made("deepseek-v3")
+    with pytest.raises(InputError, match=r"L0H1.v1 cannot be changed: the latent attention of b"):
+        vt.causal.change_hooks(model, IDS, [("L0H1.v1", how)])
+
+
+# The values of latent attention are wider than d_head, so that z is shown in two rows a head.
+@pytest.mark.parametrize("name", ["mixtral", "deepseek-v3"])
+def test_experts_are_read_from_a_cache(name):
+    model, _ = made(name)
     _, cache = model.run_with_cache(torch.tensor([IDS]))
     graph, cached = vt.flow_graph(model, IDS), vt.flow_graph(model, IDS, cache=cache)
     assert [str(n.id) for n in graph.nodes] == [str(n.id) for n in cached.nodes]
