@@ -153,6 +153,20 @@ def test_a_fit_is_transformer_lens_own():
         vt.lenses.fit(made("gpt2-folded"), texts, corpus="x", verbose=False)
 
 
+def test_a_model_that_cannot_be_run_is_not_fitted(monkeypatch):
+    tools = pytest.importorskip("transformer_lens.tools.analysis")
+    if not hasattr(tools, "JacobianLens"):
+        pytest.skip("JacobianLens came with TransformerLens 4")
+
+    def fail(self, *args, **kwargs):
+        raise RuntimeError("strides should be multiple of 16 bytes")
+
+    model = tiny.gpt2(seed=5)
+    monkeypatch.setattr(type(model.blocks[0].attn), "forward", fail)
+    with pytest.raises(ModelError, match="run of the model failed: strides should be"):
+        vt.lenses.fit(model, ["a b c d e ab cd a b c"], corpus="x", skip_first=2, verbose=False)
+
+
 def test_a_release_without_jacobian_lenses_is_named(monkeypatch):
     import sys
 

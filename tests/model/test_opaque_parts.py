@@ -12,6 +12,8 @@ from tests import tiny
 from tests.features.tiny_modules import module
 from tests.mixtures import changed, layers_of, logits, seen, twins
 from visit_tl.errors import ModelError
+from visit_tl.graph.circuit_edges import Shape
+from visit_tl.graph.circuit_parts import Part
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 from visit_tl.view.text import text
@@ -139,6 +141,37 @@ def test_attribution_has_a_share_for_it():
     )
     assert frame["attribution"].sum() == pytest.approx(found.total, abs=1e-4)
     assert torch.isnan(found.heads()[0]).all() and not torch.isnan(found.heads()[1]).any()
+
+
+@pytest.mark.parametrize("name", ["lfm2", "mamba"])
+def test_studies_of_heads_say_which_blocks_have_none(name, tmp_path):
+    run = vt.sweep(made(name)[0], [IDS], ["head_effects"], tmp_path / "run", verbose=False)
+    (error,) = run.table("errors")["error"]
+    assert error.startswith("ablating every head needs attention in every block, but blocks.0")
+
+
+@pytest.mark.parametrize("name", [*PARTS, "rwkv"])
+def test_a_state_that_a_change_cancels_is_drawn(name):
+    model, _ = made(name)
+    for node in ("L0.resid_pre", "L1.resid_mid", "L0.resid_post", "L1.resid_post"):
+        if node not in [str(n.id) for n in vt.flow_graph(model, IDS)]:
+            continue
+        hooks = vt.causal.change_hooks(model, IDS, [(node, "zero")])
+        graph = vt.flow_graph(model, IDS, fwd_hooks=hooks)
+        assert graph[node].norm < 1e-6
+        assert max(graph.residual_error.values()) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["jamba", "lfm2"])
+def test_heads_are_counted_in_a_block_that_has_some(name):
+    model, _ = made(name)
+    graph = vt.flow_graph(model, IDS)
+    names = {"own": (Part("head", 1, 0), Part("head", 1, 3))}
+    own = vt.circuits.Reference("own", "own", "heads", graph.model, Shape(2, 4), names)
+    assert 0 <= vt.circuits.compare(graph, own).auroc <= 1
+    other = replace(own, shape=Shape(3, 4))
+    with pytest.raises(vt.InputError, match="of 2 layers x 4 heads"):
+        vt.circuits.compare(graph, other)
 
 
 @pytest.mark.parametrize("name", ["lfm2", "mamba"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
@@ -158,10 +159,12 @@ def _of_graph(graph: GraphData, reference: Reference, by: By, absolute: bool) ->
 
 
 def graph_shape(graph: GraphData, nodes: tuple[Node, ...]) -> Shape:
-    """Layers and heads of a graph's model; heads are counted as shown plus hidden in one block."""
-    layer = graph.layers[0]
-    shown = [n for n in nodes if n.layer == layer and n.id.position is None]
-    n_heads = len(shown) + graph.hidden[layer].heads
+    """Layers and heads of a graph's model; heads are counted as shown plus hidden in one block.
+
+    The block with the most counts: a block without attention has none.
+    """
+    shown = Counter(n.layer for n in nodes if n.id.position is None)
+    n_heads = max(shown[layer] + graph.hidden[layer].heads for layer in graph.layers)
     return Shape(graph.n_layers, n_heads)
 
 

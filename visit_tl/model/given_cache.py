@@ -77,8 +77,9 @@ class CacheReader:
         elif last in _PER_HEAD:
             heads = view.n_heads if last in ("hook_q", "hook_rot_q", "hook_z") else None
             expected = (1, n, heads, view.d_head)
-            if last != "hook_z" and any(view.latent(layer) for layer in range(view.n_layers)):
-                expected = (1, None, None, None)  # by head, and of other widths
+            if any(view.latent(layer) for layer in range(view.n_layers)):
+                # By head, and of other widths; z in rows of d_head, which may be several a head.
+                expected = (1, n if last == "hook_z" else None, None, None)
         elif last.startswith("hook_resid") or last in ("hook_attn_out", "hook_mlp_out"):
             expected = (1, n, view.d_model)
         else:

@@ -7,13 +7,14 @@ from importlib.metadata import version
 from typing import Any
 
 from visit_tl.errors import InputError, ModelError
+from visit_tl.model.standing_hooks import on_modules
 
 
 def fitted(model: Any, prompts: Sequence[str], **options: Any) -> Any:
     """`JacobianLens.fit` of `transformer_lens.tools.analysis`.
 
     Raises:
-        ModelError: the release has none, or the model is none that it fits.
+        ModelError: the release has none, or the model is none that it fits or can run.
         InputError: no prompt is long enough, or an option does not fit.
     """
     try:
@@ -31,3 +32,9 @@ def fitted(model: Any, prompts: Sequence[str], **options: Any) -> Any:
         ) from error
     except ValueError as error:
         raise InputError(f"TransformerLens fitted no Jacobian lens: {error}") from error
+    except RuntimeError as error:
+        if on_modules(model.modules(), ours=False):
+            raise  # it may be the caller's own hook that failed
+        raise ModelError(
+            f"TransformerLens fitted no Jacobian lens, as a run of the model failed: {error}"
+        ) from error

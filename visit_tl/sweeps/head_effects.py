@@ -35,6 +35,7 @@ def head_effects(run: PromptRun, how: str = "zero") -> Any:
     if how not in ("zero", "mean"):
         raise InputError(f"how is 'zero' or 'mean', got {how!r}")
     view, last = run.view, run.n_tokens - 1
+    view.require_attention("ablating every head")
     hooks = [slots["z"] for slots in run.swept.hooks]
     positions = range(run.n_tokens) if how == "mean" else (last,)
     clean = KeptRun(

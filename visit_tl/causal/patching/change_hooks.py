@@ -269,6 +269,9 @@ class _Step:
     def _memories(self, head: int, position: int, changes: list[_Change]) -> Write:
         """The write of a head's z, a sum over keys of attention x value, with some changed."""
         names = hook_names(self.view, self.layer)
+        if "values" not in names:
+            # Patching it as `effects` does says why it cannot be.
+            list(self._of(replace(changes[0], how="zero")))
         values = self.base.kept[names["values"]]
         kv = int(self.view.kv_head(values.shape[1])[head])
         weights = self.base.row(names["pattern"], position)[head].clone()
