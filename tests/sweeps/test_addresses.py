@@ -173,7 +173,7 @@ def test_what_is_there_is_not_measured_again(native, here, monkeypatch):
         run.folder.filesystem.rm_file(run.folder._files.path("done/00001.json"))
         assert not vt.sweeps.open(OUT).complete
         of(native, OUT)
-        assert len(seen) == 2
+        assert len(seen) == 3  # two prompts, and the trial of the laws
     path = run.folder._files.path("heads_ov/00002.parquet")
     content = bytearray(run.folder.filesystem.cat_file(path))
     content[len(content) // 2] ^= 255

@@ -40,6 +40,17 @@ def test_twenty_kills_lose_nothing_and_double_nothing(tmp_path):
     assert "another process runs a sweep in" in found["refused"] and found["free"]
 
 
+def test_a_model_that_does_not_come_apart_is_not_measured(native, tmp_path):
+    handle = native.blocks[1].mlp.register_forward_hook(lambda module, args, output: output * 2)
+    try:
+        with pytest.raises(vt.DecompositionError, match=r"block 1 of native does not come apart"):
+            of(native, tmp_path / "run")
+    finally:
+        handle.remove()
+    assert not vt.sweeps.open(tmp_path / "run").complete
+    assert of(native, tmp_path / "run").complete
+
+
 def test_a_run_that_stopped_measures_only_what_is_missing(native, tmp_path, monkeypatch):
     whole = of(native, tmp_path / "whole")
     out = tmp_path / "run"
@@ -53,11 +64,11 @@ def test_a_run_that_stopped_measures_only_what_is_missing(native, tmp_path, monk
     hook = ("hook_embed", lambda embedded, hook: seen.extend(range(len(embedded))))
     with native.hooks([hook]):
         of(native, out)
-    assert len(seen) == 5
+    assert len(seen) == 6  # five prompts, and the trial of the laws
     assert files_of(run) == files_of(whole)
     with native.hooks([hook]):
         of(native, out)
-    assert len(seen) == 5
+    assert len(seen) == 6  # five prompts, and the trial of the laws
 
 
 def stopping(write, after):

@@ -10,7 +10,7 @@ from visit_tl.arguments.checked import checked
 from visit_tl.arguments.vocabulary import Model
 from visit_tl.checks.laws import broken_law, largest_errors, sink_words
 from visit_tl.checks.report import NOT_TRIED, CheckReport, LawError, one_line
-from visit_tl.checks.trials import generation_words, missing_hooks, patching_words, trial_prompt
+from visit_tl.checks.trials import generation_words, missing_hooks, patching_words
 from visit_tl.errors import VisitError
 from visit_tl.lens.kernel_choice import kernel_for
 from visit_tl.model.facts import UNKNOWN, facts, facts_of_parts, unopened
@@ -19,6 +19,7 @@ from visit_tl.model.standing_hooks import left_on
 from visit_tl.model.trace import Trace
 from visit_tl.model.view import ModelView
 from visit_tl.xray import conservation
+from visit_tl.xray.law_trial import trial_prompt
 
 
 @checked

@@ -16,19 +16,10 @@ from visit_tl.model.same_logits import allowed_error
 from visit_tl.model.view import ModelView
 from visit_tl.xray.conservation import tolerance
 
-_TOKENS: Final = 8
 # TransformerLens's names of the standard hooks of a block.
 _STATES: Final = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 _ATTENTION: Final = ("hook_q", "hook_k", "hook_v", "hook_attn_scores", "hook_pattern", "hook_z")
 _ROTARY: Final = ("hook_rot_q", "hook_rot_k")
-
-
-def trial_prompt(view: ModelView) -> list[int]:
-    """Up to eight ids spread over the vocabulary, with a BOS first if the tokenizer has one."""
-    size, n = int(view.model.cfg.d_vocab), min(_TOKENS, view.n_ctx)
-    bos = getattr(getattr(view.model, "tokenizer", None), "bos_token_id", None)
-    first = [bos] if isinstance(bos, int) and 0 <= bos < size else []
-    return (first + [(2 * i + 1) * size // (2 * n) for i in range(n)])[:n]
 
 
 def missing_hooks(view: ModelView, ids: list[int]) -> tuple[str, ...]:

@@ -29,6 +29,9 @@ _LENGTHS: WeakKeyDictionary[Any, set[int]] = WeakKeyDictionary()
 """For each model with a window, the lengths of prompts that were found to fit into it."""
 
 _TOKENS: Final = 6
+# Of the largest logit. Measured on the small models of the tests: rounding moves a row by at most
+# 1.5e-7, a token that is seen by 1.7e-2 or more.
+_ROUNDING: Final = 1e-5
 _SPANS: Final = ((0, 2), (2, 5))
 
 
@@ -164,7 +167,7 @@ def _refusal(model: Any, way: tuple[str, ...], n_tokens: int) -> str | None:
         plain = [model.run_with_hooks(ids)[0] for ids in (tokens, changed(1))]
     # The experts of a mixture multiply the rows of all tokens that chose them in one product, so
     # the last bits of a row depend on tokens that it does not see.
-    rounding = allowed_error(plain[0].dtype) * float(logits.abs().max())
+    rounding = _rounding(plain[0].dtype) * float(logits.abs().max())
     for position, (start, _) in ((1, (0, 2)), (min(4, n - 1), (2, 5))):
         if start >= n:
             continue
@@ -175,6 +178,12 @@ def _refusal(model: Any, way: tuple[str, ...], n_tokens: int) -> str | None:
         if bool((plain[0] != plain[1])[2:].any()) and not bool(apart[start]):
             return f"changing the token {position} does not move the first of its segment"
     return None
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """How far the logits of a row may move with tokens that it does not see."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    return allowed_error(dtype) if half else _ROUNDING
 
 
 def _causal_error(model: Any, tokens: Tensor, way: tuple[str, ...]) -> float | None:

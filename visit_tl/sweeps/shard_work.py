@@ -15,6 +15,7 @@ from visit_tl.sweeps.prompt_run import SweptModel
 from visit_tl.sweeps.prompt_sources import GivenPrompt, tokenised
 from visit_tl.sweeps.registry import Study
 from visit_tl.sweeps.tables import tables_of
+from visit_tl.xray.law_trial import require_laws
 
 Failure = tuple[int, str, str]
 """A prompt, the study that failed on it (empty if the prompt itself did), and why."""
@@ -60,7 +61,7 @@ class Worker:
 
     def __init__(self, model: Any, job: Job) -> None:
         self.swept = SweptModel(ModelView(model() if makes_model(model) else model))
-        self.job = job
+        self.job, self._tried = job, False
 
     def about(self) -> dict[str, Any]:
         """What model it has."""
@@ -73,7 +74,16 @@ class Worker:
         }
 
     def run(self, prompts: ShardPrompts) -> ShardTables:
-        """Measure a shard."""
+        """Measure a shard.
+
+        Raises:
+            DecompositionError: the model does not come apart.
+            ModelError: it cannot be taken apart.
+        """
+        if not self._tried:
+            # A graph measures the laws of its own run; a sweep measures them once, before all.
+            require_laws(self.swept.view)
+            self._tried = True
         ready = tokenised(self.swept.view, prompts, self.job.prepend_bos)
         measured = measure(self.swept, ready, self.job.studies, only=self.job.only)
         files = tables_of(measured, ready, list(self.job.studies))

@@ -79,6 +79,7 @@ def sweep(
     Raises:
         InputError: there are no prompts or no such study, or pyarrow or Ray is not installed; with
             `strict`, a prompt failed.
+        DecompositionError: the model does not come apart on a short prompt; see `flow_graph`.
         FileError: the folder is of another run, is in use, or cannot be written to; or the package
             for an address is not installed.
     """
