@@ -187,6 +187,7 @@ def test_pickles_are_not_opened(tmp_path):
 
 def test_what_is_not_there_is_named(folder, tmp_path):
     refused(tmp_path / "absent", "there is no file or folder")
+    refused("gpt2-small-res-jb", "nothing is downloaded: a release of SAELens is given as the SAE")
     refused(tmp_path, "has neither cfg.json, as SAELens writes it, nor config.yaml")
     (folder / "sae_weights.safetensors").unlink()
     refused(folder, r"there is no file .*sae_weights\.safetensors")

@@ -161,7 +161,8 @@ def _found(source: str | Path) -> Path:
     if str(source) in shipped:
         return SHIPPED / str(source)
     raise InputError(
-        f"there is no file or folder {str(source)[:300]!r}; the package comes with "
+        f"there is no file or folder {str(source)[:300]!r}, and nothing is downloaded: a release "
+        f"of SAELens is given as the SAE that its from_pretrained returns. The package comes with "
         f"{', '.join(shipped)}"
     )
 
