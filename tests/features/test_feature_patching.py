@@ -163,7 +163,9 @@ def test_features_of_heads_whose_values_have_a_width_of_their_own_are_patched_ex
     assert graph.feature_attribution(graph.of_kind("feature")[0].id).error < CLOSE
     usual = view.n_heads * view.d_head
     with pytest.raises(vt.InputError, match=rf"reads {usual} numbers at .*, where the model has"):
-        replace(sae, d_in=usual, W_dec=torch.ones(8, usual)).require_fit(view)
+        replace(
+            sae, d_in=usual, W_dec=torch.ones(8, usual), b_dec=torch.ones(usual), b_in=None
+        ).require_fit(view)
 
 
 def test_denoising_puts_a_clean_feature_into_the_corrupted_run(native):

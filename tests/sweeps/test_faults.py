@@ -306,6 +306,8 @@ def test_a_prompt_whose_run_is_not_a_number_leaves_its_mates_alone(native, tmp_p
     given = ["a b c", "b b c", "c b c", "d b c"] * 2
 
     def spoil(value, hook):
+        if len(value) == 1:  # the trial of the laws
+            return value
         return torch.where(spoilt[:, None, None], torch.nan, value)
 
     spoilt = torch.tensor([False, True, False, False] * 2)

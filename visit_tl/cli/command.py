@@ -33,10 +33,11 @@ app = typer.Typer(
 )
 
 
-def _tell_version(asked: bool) -> None:
+def _tell_version(asked: bool) -> bool:
     if asked:
         version()
         raise typer.Exit
+    return asked
 
 
 @app.callback()
