@@ -78,6 +78,16 @@ class Look:
             tab.click()
             self.until(lambda: self.points_at(self.panel), "a panel under the mouse")
 
+    def change(self):
+        """Change the chosen node as the open panel says, and wait for the run."""
+        self.done(lambda: self.panel.get_by_role("button", name="Change it").click())
+
+    def put_beside(self, prompt):
+        """Put another prompt beside the picture, in the open panel, and wait for both."""
+        self.panel.get_by_label("second prompt").fill(prompt)
+        button = self.panel.get_by_role("button", name="Put this prompt beside it")
+        self.done(button.click)
+
     def points_at(self, place):
         """Move the mouse to a place; whether the browser takes it to be there.
 

@@ -79,7 +79,7 @@ def test_a_node_is_changed_and_the_patched_run_stands_beside_it(look, session):
     tab.open("Change")
     tab.click("L1H1")
     assert "L1H1" in tab.panel.locator(".what").text_content()
-    tab.done(lambda: tab.panel.get_by_role("button", name="Change it").click())
+    tab.change()
     assert tab.page.locator(".slot:visible").count() == 2
     assert "measured" in tab.panel.locator(".effect").text_content()
     assert "Changed rank" in tab.panel.locator(".differs").text_content()
@@ -95,7 +95,7 @@ def test_a_node_is_changed_and_the_patched_run_stands_beside_it(look, session):
     tab.choose("L0H2")
     tab.panel.get_by_label("what is done").select_option("scale")
     tab.panel.get_by_label("factor").fill("3")
-    tab.done(lambda: tab.panel.get_by_role("button", name="Change it").click())
+    tab.change()
     assert tab.panel.locator(".stack .value").count() == 2
     tab.shot("change")
     for left in (1, 0):
@@ -110,8 +110,7 @@ def test_pictures_side_by_side_are_linked(look):
     tab = look()
     tab.run(PROMPT)
     tab.open("Compare")
-    tab.panel.get_by_label("second prompt").fill("b a d c")
-    tab.done(lambda: tab.panel.get_by_role("button", name="Put this prompt beside it").click())
+    tab.put_beside("b a d c")
     tab.choose("L1H2")
     tab.until(lambda: tab.chosen(1) == "L1H2", "the same node in the second picture")
     tab.shot("compare-prompts")
@@ -130,8 +129,7 @@ def test_what_was_typed_and_not_run_is_run_with_what_is_put_beside_it(look):
     tab.page.get_by_label("target").fill(" c")
     tab.page.get_by_label("position").fill("3")
     tab.open("Compare")
-    tab.panel.get_by_label("second prompt").fill("b a d c")
-    tab.done(lambda: tab.panel.get_by_role("button", name="Put this prompt beside it").click())
+    tab.put_beside("b a d c")
     assert tab.page.get_by_label("target").input_value() == " c"
     assert tab.page.locator(".chip.here").all_text_contents() == ["␣c3", "␣d3"]
     assert "target ␣c: rank" in tab.page.locator(".says").nth(1).text_content()
@@ -142,7 +140,7 @@ def test_a_head_that_is_set_to_zero_is_said_to_say_nothing(look):
     tab.run(PROMPT)
     tab.open("Change")
     tab.choose("L1H1")
-    tab.done(lambda: tab.panel.get_by_role("button", name="Change it").click())
+    tab.change()
     tab.choose("L1H1", slot=1)
     said = tab.frame(1).locator("#panel").text_content()
     assert "⟨zero⟩" in said and "A vector of zeros" in said
@@ -229,8 +227,7 @@ def test_a_picture_is_never_called_by_the_name_of_another_run(look):
     tab.page.get_by_role("button", name="Options").click()
     tab.run(PROMPT)
     tab.open("Compare")
-    tab.panel.get_by_label("second prompt").fill("b a d c")
-    tab.done(lambda: tab.panel.get_by_role("button", name="Put this prompt beside it").click())
+    tab.put_beside("b a d c")
     titles = tab.page.locator(".slot h2")
     assert titles.all_text_contents() == [PROMPT, "b a d c"]
     # Refused: the picture of the run before keeps its name, and the status says whose it is.
@@ -275,8 +272,7 @@ def test_tables_of_the_panel_are_read_whole(look, width):
     tab = look(size=(width, 800))
     tab.run(PROMPT)
     tab.open("Compare")
-    tab.panel.get_by_label("second prompt").fill("b a d c")
-    tab.done(lambda: tab.panel.get_by_role("button", name="Put this prompt beside it").click())
+    tab.put_beside("b a d c")
     assert tab.panel.locator(".differs th").count() >= 5
     assert tab.page.evaluate(_CUT) == []
     # Long words and ranks of a real vocabulary: none is broken inside, and all have their place.
@@ -308,7 +304,7 @@ def test_the_address_restores_everything(look):
     tab.run(PROMPT)
     tab.open("Change")
     tab.choose("L1H1")
-    tab.done(lambda: tab.panel.get_by_role("button", name="Change it").click())
+    tab.change()
     tab.page.get_by_role("button", name="Dark", exact=True).click()
     tab.until(lambda: "theme=dark" in tab.page.url and "node%3DL1H1" in tab.page.url, "the address")
     other = look("#" + tab.page.url.partition("#")[2])

@@ -30,14 +30,14 @@ ZERO: Final = "a vector of zeros: it says nothing, and its tokens and rank are t
 
 def promoted_label(node: Node, limit: int | None = None) -> str:
     """The token that a node promotes, in readable form; a vector of zeros promotes none."""
-    if node.norm == 0:
+    if node.is_zero:
         return "⟨zero⟩"
     return visible(node.promoted[0].token, limit) if node.promoted else "⟨unread⟩"
 
 
 def promoted_words(node: Node, count: int, limit: int | None = None, between: str = " ") -> str:
     """The first tokens that a node promotes, in readable form; none for a vector of zeros."""
-    if node.norm == 0:
+    if node.is_zero:
         return promoted_label(node)
     return between.join(visible(read.token, limit) for read in node.promoted[:count])
 
@@ -126,7 +126,7 @@ def looks_at(node: Node, graph: GraphData, count: int = 5) -> list[tuple[int, st
 def node_facts(node: Node, graph: GraphData) -> list[str]:
     """All other facts of a node, one per line."""
     facts = _origin_facts(node, graph)
-    if node.norm == 0:
+    if node.is_zero:
         facts.append(ZERO)
     if node.negative:
         facts.append("subtracted: it promotes its bottom tokens")

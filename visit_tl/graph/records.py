@@ -288,6 +288,11 @@ class Node:
         return self.promoted[0].token
 
     @property
+    def is_zero(self) -> bool:
+        """Whether the vector is zero, so that it says nothing; such as a head that was set to 0."""
+        return self.norm == 0
+
+    @property
     def promoted(self) -> Sequence[TokenProb]:
         """The tokens that this node promotes, given the sign of its coefficient."""
         return self.bottom if self.negative else self.top

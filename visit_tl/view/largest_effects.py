@@ -14,6 +14,8 @@ from visit_tl.graph.descriptions import number, readable
 from visit_tl.view.figures.map_with_bars import line, preformatted, share
 
 _ROWS: Final = 20
+_NAMES: Final = ("node", "edge", "source", "target")
+"""Columns of names; all others are numbers."""
 
 
 def html(found: Any) -> str:
@@ -70,13 +72,13 @@ def graph_edge_effects(found: GraphEdgeEffects) -> str:
 def attribution(found: Attribution) -> str:
     """The parts that add the most to a logit, and the rest of the sum; ends in a newline."""
     frame = found.to_dataframe()
-    order = sorted(range(len(frame)), key=lambda i: (-abs(frame["attribution"][i]), i))
+    values: list[float] = frame["attribution"].tolist()
+    order = _largest_first(values)
     rows = [["node", "adds", "share"]]
     for i in order[:_ROWS]:
-        value = float(frame["attribution"][i])
-        rows.append([frame["node"][i], f"{value:+.3g}", share(value, found.total)])
+        rows.append([frame["node"][i], f"{values[i]:+.3g}", share(values[i], found.total)])
     if order[_ROWS:]:
-        rest = float(sum(frame["attribution"][i] for i in order[_ROWS:]))
+        rest = sum(values[i] for i in order[_ROWS:])
         rows.append([f"{len(order) - _ROWS} others", f"{rest:+.3g}", share(rest, found.total)])
     minus = "" if found.against is None else f" - {visible(found.against)}"
     capped = ", before the model caps its logits" if found.capped else ""
@@ -96,7 +98,7 @@ def _listed(
     rows: Sequence[list[str]],
     values: Sequence[float],
 ) -> str:
-    order = sorted(range(len(rows)), key=lambda i: (-abs(values[i]), i))
+    order = _largest_first(values)
     other = "" if found.corrupted is None else f", corrupted {number(found.corrupted)}"
     lines = [
         line("model", readable(found.model)),
@@ -109,9 +111,12 @@ def _listed(
     return "\n".join(lines) + "\n"
 
 
+def _largest_first(values: Sequence[float]) -> list[int]:
+    return sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))
+
+
 def _table(rows: list[list[str]]) -> list[str]:
-    names = 2 if rows[0][:2] == ["source", "target"] else 1
-    right = tuple(range(names, len(rows[0])))
+    right = tuple(i for i, name in enumerate(rows[0]) if name not in _NAMES)
     return ["", *(row.rstrip() for row in table(rows, right=right))]
 
 

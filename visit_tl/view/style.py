@@ -157,7 +157,7 @@ def promoted_rank(node: Node, d_vocab: int) -> int:
 
     A vector of zeros promotes and suppresses nothing: it has the rank in the middle.
     """
-    if node.norm == 0:
+    if node.is_zero:
         return d_vocab // 2
     return d_vocab - 1 - node.rank if node.negative else node.rank
 

@@ -179,8 +179,7 @@ def check_features(
     Raises:
         DecompositionError: it is above `tolerance`.
     """
-    largest = max(float(whole.norm()), float(error.norm()), 1e-12)
-    worst = float((parts - whole).norm()) / largest
+    worst = relative(parts, whole, error)
     if not worst <= tolerance(view):
         raise DecompositionError(
             f"the features of {name} in block {layer} of {view.name} do not come apart: features x "
@@ -242,6 +241,7 @@ def lens_cause(view: ModelView, resid_post: Tensor, own: Tensor) -> str:
     return why_lens(view, ours, own, tolerance(view))
 
 
-def relative(parts: Tensor, whole: Tensor) -> float:
-    """L2 norm of the difference over that of the whole."""
-    return float((parts - whole).norm() / whole.norm().clamp_min(1e-12))
+def relative(parts: Tensor, whole: Tensor, *others: Tensor) -> float:
+    """L2 norm of the difference over that of the whole, or over the largest of it and others."""
+    largest = torch.stack([vector.norm() for vector in (whole, *others)]).amax()
+    return float((parts - whole).norm() / largest.clamp_min(1e-12))

@@ -133,8 +133,6 @@ class Channel(Drawn):
         """The directions that were read, as text."""
         return self._drawn("text")
 
-    __str__ = text
-
     @checked
     def figure(self, theme: Theme = "light") -> go.Figure:
         """The share of each direction, and the words of the first ones."""

@@ -46,18 +46,18 @@ function makePrompt(about, talk, act) {
     segments.value = state.segments;
     model.value = String(state.model);
     shown = JSON.stringify(firstRun(state));
-    hide();
+    hideWhatWasRun();
     live();
   }
 
   /** What was run stands above its picture, with its tokens. At once, not when the server has answered:
    * what lies below would move under a hand that is about to click. */
-  function hide() { chips.hidden = JSON.stringify(firstRun(read(usualState()))) === shown; }
+  function hideWhatWasRun() { chips.hidden = JSON.stringify(firstRun(read(usualState()))) === shown; }
 
   const live = liveTokens(talk, () => firstRun(read(usualState())), (found) => {
     chips.replaceChildren(...chipList(found.tokens, found.count, -1, null));
     chips.dataset.count = found.count;
-    hide();
+    hideWhatWasRun();
     if (found.count > about.limits.tokens) act.note("the explorer takes " + about.limits.tokens + " tokens", true);
   }, (why) => act.note(why, true));
 

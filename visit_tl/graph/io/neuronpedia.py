@@ -214,7 +214,7 @@ def _is_embedding(node: NodeId) -> bool:
 
 
 def _label(node: Node) -> str:
-    reads = node.promoted[:3] if node.norm else ()
+    reads = () if node.is_zero else node.promoted[:3]
     says = "  ".join(f"“{_safe(read.token)}”" for read in reads) or promoted_label(node)
     if node.explanation is not None:
         says = f"{_safe(node.explanation)} · {says}"

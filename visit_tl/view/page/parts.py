@@ -246,7 +246,7 @@ def _head_row(
         for node in values
     ]
     tokens = [_tokens(reads) for reads in (head.promoted, head.suppressed)]
-    if head.norm == 0:
+    if head.is_zero:
         tokens = [promoted_label(head), ""]
     colour = node_colour(head, graph.d_vocab, theme)
     numbers = (number(head.prob), number(head.norm), number(head.entropy))
